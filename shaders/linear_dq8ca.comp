@@ -1,0 +1,147 @@
+#version 450
+// y[m, n] = scale[m] * sum_s w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n] - w_zp[s, n] * group_sums[m, s]) + bias[n]
+// q [M, Kp] int8, w int4 or int8 in chunks of 32 (section 4 of the design). The parenthesis is exact in int32; the sum over
+// steps of STEP positions is f32. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
+// reduction are added in a fixed order. Serves linear_dq8ca_q4gsw and linear_dq8ca_q8gsw, GEMV and tiled.
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "int8_dot.glsl"
+
+layout(local_size_x = TILE_N, local_size_y = SPLIT_K) in;
+
+layout(constant_id = 0) const uint STEP = 32;
+layout(constant_id = 1) const uint ROWS = 1;
+
+layout(push_constant) uniform Push {
+  uint rows;
+  uint outputs;
+  uint steps;
+  uint packed_length;
+};
+
+layout(std430, binding = Q_BINDING) readonly buffer Q { Q_TYPE q[]; };
+#ifdef SCALE_IMAGE
+layout(binding = SCALE_BINDING, SCALE_FORMAT) uniform readonly SCALE_IMAGE_TYPE scale;
+#else
+layout(std430, binding = SCALE_BINDING) readonly buffer Scale { SCALE_TYPE scale[]; };
+#endif
+#ifdef ZP_IMAGE
+layout(binding = ZP_BINDING, ZP_FORMAT) uniform readonly ZP_IMAGE_TYPE zp;
+#else
+layout(std430, binding = ZP_BINDING) readonly buffer Zp { ZP_TYPE zp[]; };
+#endif
+layout(std430, binding = W_BINDING) readonly buffer W { W_TYPE w[]; };
+layout(std430, binding = W_SCALE_BINDING) readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
+layout(std430, binding = W_SUM_BINDING) readonly buffer WSum { W_SUM_TYPE w_sum[]; };
+#ifndef W_ZP_NONE
+layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; };
+layout(std430, binding = GROUP_SUMS_BINDING) readonly buffer GroupSums { GROUP_SUMS_TYPE group_sums[]; };
+#endif
+#ifndef BIAS_NONE
+layout(std430, binding = BIAS_BINDING) readonly buffer Bias { BIAS_TYPE bias[]; };
+#endif
+layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+
+#include "qparams.glsl"
+#include "packed_weight.glsl"
+
+#if SPLIT_K > 1
+shared float partial[SPLIT_K][MAX_ROWS][TILE_N];
+#endif
+
+float sums[MAX_ROWS];
+int dots[MAX_ROWS];
+int zero_points[MAX_ROWS];
+uint row_index[MAX_ROWS];
+
+// Adds the finished integer sums of step s to every row's float sum.
+void finish_step(uint s, uint n) {
+  float step_scale = float(w_scale[s * outputs + n]);
+  int step_sum = w_sum[s * outputs + n];
+#ifndef W_ZP_NONE
+  int step_zero_point = w_zp[s * outputs + n];
+#endif
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+    int value = (dots[r] >> kWeightShift) - zero_points[r] * step_sum;
+#ifndef W_ZP_NONE
+    value -= step_zero_point * group_sums[row_index[r] * steps + s];
+#endif
+    sums[r] += step_scale * float(value);
+    dots[r] = 0;
+  }
+}
+
+void add_words(uint c, int words[8], uint first, uint count) {
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+    uint base = (row_index[r] * packed_length + c * 32u) / 16u;
+    uvec4 low = q[base];
+    uvec4 high = q[base + 1u];
+    int dot = dots[r];
+    [[unroll]] for (uint j = 0; j < 8u; ++j) {
+      if (j >= first && j < first + count) dot = dot4(int(j < 4u ? low[j & 3u] : high[j & 3u]), words[j], dot);
+    }
+    dots[r] = dot;
+  }
+}
+
+void accumulate(uint n, uint slice) {
+  int words[8];
+  if (STEP >= 32u) {
+    for (uint s = slice; s < steps; s += SPLIT_K) {
+      for (uint c = s * (STEP / 32u); c < (s + 1u) * (STEP / 32u); ++c) {
+        load_weight_chunk(c, n, outputs, words);
+        add_words(c, words, 0u, 8u);
+      }
+      finish_step(s, n);
+    }
+    return;
+  }
+  for (uint c = slice; c < packed_length / 32u; c += SPLIT_K) {
+    load_weight_chunk(c, n, outputs, words);
+    [[unroll]] for (uint first = 0; first < 8u; first += STEP / 4u) {
+      uint s = c * (32u / STEP) + first / (STEP / 4u);
+      if (s < steps) {
+        add_words(c, words, first, STEP / 4u);
+        finish_step(s, n);
+      }
+    }
+  }
+}
+
+void store(uint row, uint n, float sum) {
+  float token_scale = load_scale(row);
+  float value = token_scale * sum;
+#ifndef BIAS_NONE
+  value += bias[n];
+#endif
+  // A scale that overflowed dequantizes to inf * 0 in torch: the row is NaN.
+  if ((floatBitsToUint(token_scale) & 0x7f800000u) == 0x7f800000u) value = uintBitsToFloat(0x7fc00000u);
+  y[row * outputs + n] = Y_TYPE(value);
+}
+
+void main() {
+  uint column = gl_WorkGroupID.x * TILE_N + gl_LocalInvocationID.x;
+  uint n = min(column, outputs - 1u);
+  uint slice = gl_LocalInvocationID.y;
+  uint first_row = (gl_WorkGroupID.y + gl_WorkGroupID.z * gl_NumWorkGroups.y) * ROWS;
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+    row_index[r] = min(first_row + r, rows - 1u);
+    zero_points[r] = load_zero_point(row_index[r]);
+    sums[r] = 0.0;
+    dots[r] = 0;
+  }
+  accumulate(n, slice);
+#if SPLIT_K > 1
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) partial[slice][r][gl_LocalInvocationID.x] = sums[r];
+  barrier();
+  for (uint r = slice; r < ROWS; r += SPLIT_K) {
+    float sum = 0.0;
+    [[unroll]] for (uint i = 0; i < SPLIT_K; ++i) sum += partial[i][r][gl_LocalInvocationID.x];
+    if (column < outputs && first_row + r < rows) store(first_row + r, column, sum);
+  }
+#else
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+    if (column < outputs && first_row + r < rows) store(first_row + r, column, sums[r]);
+  }
+#endif
+}
