@@ -1,0 +1,30 @@
+"""Linear of dynamically quantized activations and 4-bit group-wise weights, exact in integers, summed in f64."""
+
+from __future__ import annotations
+
+import torch
+
+from . import Attrs, Outputs, Tensors
+from .packing import unpack_weight
+
+
+def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
+    """q, scale, zp, w, w_scale, w_sum and optional w_zp, group_sums, bias -> y [..., N] (section 4 of docs/design.md)."""
+    step = int(attrs["step"])
+    w_scale = inputs["w_scale"].double()
+    steps = w_scale.shape[0]
+    q = inputs["q"].reshape(-1, inputs["q"].shape[-1])[:, : steps * step].double()
+    w = unpack_weight(inputs["w"])[:, : steps * step].double()
+    # Integers below 2**53 are exact in f64.
+    dots = torch.einsum("msk,nsk->msn", q.reshape(len(q), steps, step), w.reshape(len(w), steps, step))
+    zero_point = inputs["zp"].reshape(-1, 1, 1).double()
+    total = dots - zero_point * inputs["w_sum"].double()
+    if "w_zp" in inputs:
+        sums = inputs["group_sums"].reshape(len(q), steps, 1).double()
+        total = total - inputs["w_zp"].double() * sums
+    scale = inputs["scale"].reshape(-1, 1).double()
+    y = scale * (w_scale * total).sum(1)
+    if "bias" in inputs:
+        y = y + inputs["bias"].double()
+    y = torch.where(torch.isfinite(scale), y, torch.nan)
+    return {"y": y.reshape(outputs["y"].shape)}
