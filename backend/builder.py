@@ -1,0 +1,173 @@
+"""Builds a Program call by call: used by the rules, and by tests that need a small Program by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from . import __version__
+from .dtypes import DType, Storage
+from .errors import ProgramError
+from .memory import Lifetime, plan_arena
+from .program import (
+    ARENA_ALIGN,
+    Arg,
+    Attr,
+    Call,
+    Dim,
+    HostDType,
+    Input,
+    Memory,
+    Output,
+    Program,
+    Symbol,
+    Tensor,
+    live_ranges,
+    size_bytes,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    ConstantData = np.ndarray | bytes | Callable[[], np.ndarray | bytes]
+
+
+class ProgramBuilder:
+    """Collects tensors and calls; `build()` plans memory, packs the constants and verifies.
+
+    Tensors are plain integers (indices into Program.tensors). Dtypes and storages are given as enums or by name, and a
+    dimension as an integer or as the Dim that `symbol()` returned. Names are made unique by a suffix.
+    """
+
+    def __init__(self) -> None:
+        self._symbols: list[Symbol] = []
+        self._tensors: list[Tensor] = []
+        self._data: dict[int, ConstantData] = {}
+        self._calls: list[Call] = []
+        self._inputs: list[Input] = []
+        self._outputs: list[Output] = []
+        self._names: set[str] = set()
+
+    def symbol(self, name: str, low: int, high: int) -> Dim:
+        """Declares a run-time size in [low, high] and returns it as a dimension."""
+        self._symbols.append(Symbol(name, low, high))
+        return Dim(0, ((1, len(self._symbols) - 1),))
+
+    def tensor(
+        self,
+        name: str,
+        dtype: DType | str,
+        dims: Sequence[int | Dim],
+        *,
+        storage: Storage | str = Storage.BUFFER,
+    ) -> int:
+        """Declares an arena tensor."""
+        return self._add(name, DType(dtype), dims, storage=Storage(storage), memory=Memory.ARENA)
+
+    def constant(self, name: str, dtype: DType | str, dims: Sequence[int], *, data: ConstantData) -> int:
+        """Declares a constant. data: its packed bytes or array, or a packer that build() runs once to get them."""
+        index = self._add(name, DType(dtype), dims, storage=Storage.BUFFER, memory=Memory.CONSTANT)
+        self._data[index] = data
+        return index
+
+    def call(
+        self,
+        kernel: str,
+        args: Mapping[str, int | None],
+        attrs: Mapping[str, int | float] | None = None,
+        *,
+        name: str = "",
+        debug_handles: Sequence[int] = (),
+    ) -> None:
+        """Appends a kernel call. args: slot -> tensor, None for an optional slot that is not bound."""
+        bound = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
+        values = tuple(Attr(key, value) for key, value in (attrs or {}).items())
+        self._calls.append(Call(self._unique(name or kernel), kernel, bound, values, tuple(debug_handles)))
+
+    def input(self, tensor: int, host_dtype: HostDType | str | None = None) -> None:
+        """Appends a delegate argument; its host dtype defaults to the tensor's."""
+        self._inputs.append(Input(tensor, -1, self._host(tensor, host_dtype)))
+
+    def input_symbol(self, dim: Dim) -> None:
+        """Appends an integer argument that gives a symbol its value."""
+        self._inputs.append(Input(-1, dim.terms[0][1], HostDType.I64))
+
+    def output(self, tensors: int | Sequence[int], host_dtype: HostDType | str | None = None) -> None:
+        """Appends a delegate result: one tensor, or column pieces laid side by side."""
+        pieces = (tensors,) if isinstance(tensors, int) else tuple(tensors)
+        self._outputs.append(Output(pieces, self._host(pieces[0], host_dtype)))
+
+    def tensor_info(self, tensor: int) -> Tensor:
+        """The declared tensor; offset and constant key are filled in by build()."""
+        return self._tensors[tensor]
+
+    def build(self, *, reuse_memory: bool = True) -> tuple[Program, dict[str, bytes]]:
+        """Returns the verified Program and its constants' bytes by key.
+
+        reuse_memory=False gives every arena tensor its own bytes, so that all of them can be read back after a run.
+        """
+        constants: dict[str, bytes] = {}
+        tensors = list(self._tensors)
+        for index, data in self._data.items():
+            payload = _payload(tensors[index], data)
+            key = hashlib.sha256(payload).hexdigest()
+            constants[key] = payload
+            tensors[index] = replace(tensors[index], constant=key)
+        offsets, arena_bytes = self._plan(reuse_memory)
+        for index, offset in offsets.items():
+            tensors[index] = replace(tensors[index], offset=offset)
+        program = Program(
+            producer=f"zeropoint {__version__}",
+            arena_bytes=arena_bytes,
+            symbols=tuple(self._symbols),
+            tensors=tuple(tensors),
+            calls=tuple(self._calls),
+            inputs=tuple(self._inputs),
+            outputs=tuple(self._outputs),
+        )
+        program.verify()
+        return program, constants
+
+    def _plan(self, reuse_memory: bool) -> tuple[dict[int, int], int]:
+        ranges = live_ranges(len(self._tensors), self._calls, inputs=self._inputs, outputs=self._outputs)
+        planned, lifetimes = [], []
+        for index, (tensor, live) in enumerate(zip(self._tensors, ranges, strict=True)):
+            if live is None or tensor.memory is not Memory.ARENA or tensor.storage is not Storage.BUFFER:
+                continue
+            first, last = live if reuse_memory else (0, len(self._calls) + 2)
+            planned.append(index)
+            lifetimes.append(Lifetime(first, last, tensor.size_bytes))
+        arena = plan_arena(lifetimes, align=ARENA_ALIGN)
+        return dict(zip(planned, arena.offsets, strict=True)), arena.size_bytes
+
+    def _add(
+        self, name: str, dtype: DType, dims: Sequence[int | Dim], *, storage: Storage, memory: Memory
+    ) -> int:
+        full = tuple(Dim(dim) if isinstance(dim, int) else dim for dim in dims)
+        n_bytes = size_bytes(dtype, full, self._symbols)
+        self._tensors.append(Tensor(self._unique(name), dtype, storage, full, memory, 0, n_bytes))
+        return len(self._tensors) - 1
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self._names:
+            unique, count = f"{name}_{count}", count + 1
+        self._names.add(unique)
+        return unique
+
+    def _host(self, tensor: int, host_dtype: HostDType | str | None) -> HostDType:
+        return HostDType(host_dtype if host_dtype is not None else self._tensors[tensor].dtype.value)
+
+
+def _payload(tensor: Tensor, data: ConstantData) -> bytes:
+    """The constant's bytes, zero-padded to size_bytes."""
+    value = data() if callable(data) else data
+    payload = value if isinstance(value, bytes) else value.tobytes()
+    if not tensor.size_bytes - 16 < len(payload) <= tensor.size_bytes:
+        raise ProgramError(
+            f"constant {tensor.name}: {len(payload)} bytes; its dtype and dimensions need {tensor.size_bytes} "
+            "(or up to 15 fewer, which are padded)"
+        )
+    return payload.ljust(tensor.size_bytes, b"\0")

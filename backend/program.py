@@ -1,0 +1,185 @@
+"""The Program: what one delegate of a .pte computes, as frozen data.
+
+Mirrors serialization/program.fbs. Importable without torch. `Program.verify()` states every invariant that the player
+relies on; `str(program)` is the golden text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+from .dtypes import DType, Storage
+
+VERSION = 1
+ARENA_ALIGN = 256
+SIZE_ALIGN = 16
+
+
+class HostDType(Enum):
+    """Element type of a method input or output as ExecuTorch passes it; the player converts on copy."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    I64 = "i64"
+    I32 = "i32"
+    I8 = "i8"
+    U8 = "u8"
+    BOOLEAN = "boolean"
+
+
+class Memory(Enum):
+    """Where a tensor's bytes come from: planned scratch memory, or named data found by content hash."""
+
+    ARENA = "arena"
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A size known at run time only; min and max are inclusive."""
+
+    name: str
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A dimension: base + sum(coefficient * symbol). terms are (coefficient, index into Program.symbols)."""
+
+    base: int
+    terms: tuple[tuple[int, int], ...] = ()
+
+    def range(self, symbols: Sequence[Symbol]) -> tuple[int, int]:
+        """Smallest and largest value over the symbols' ranges."""
+        low = high = self.base
+        for coefficient, index in self.terms:
+            ends = (coefficient * symbols[index].min, coefficient * symbols[index].max)
+            low, high = low + min(ends), high + max(ends)
+        return low, high
+
+    def value(self, symbol_values: Sequence[int]) -> int:
+        """The dimension for one value per symbol."""
+        return self.base + sum(coefficient * symbol_values[index] for coefficient, index in self.terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One device allocation. offset and size_bytes: see serialization/README.md."""
+
+    name: str
+    dtype: DType
+    storage: Storage
+    dims: tuple[Dim, ...]
+    memory: Memory
+    offset: int
+    size_bytes: int
+    constant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """A tensor bound to a kernel's slot. An optional slot that is not bound has no Arg."""
+
+    slot: str
+    tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """A kernel attribute; int and float are different kinds."""
+
+    name: str
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call. Calls run in order; the player finds the dependencies."""
+
+    name: str
+    kernel: str
+    args: tuple[Arg, ...]
+    attrs: tuple[Attr, ...] = ()
+    debug_handles: tuple[int, ...] = ()
+
+    def tensor(self, slot: str) -> int:
+        """Index of the tensor bound to `slot`; KeyError when the slot is not bound."""
+        return {arg.slot: arg.tensor for arg in self.args}[slot]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One delegate argument: a tensor, or an integer that gives a symbol its value. The other index is -1."""
+
+    tensor: int
+    symbol: int
+    host_dtype: HostDType
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One delegate result: the tensors' last dimensions laid side by side."""
+
+    tensors: tuple[int, ...]
+    host_dtype: HostDType
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything the player needs besides the constants' bytes."""
+
+    producer: str
+    arena_bytes: int
+    symbols: tuple[Symbol, ...]
+    tensors: tuple[Tensor, ...]
+    calls: tuple[Call, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    version: int = VERSION
+
+    def verify(self) -> None:
+        """Raises ProgramError at the first broken invariant, naming call, slot and tensor."""
+        from .program_checks import verify
+
+        verify(self)
+
+    def __str__(self) -> str:
+        from .program_text import program_text
+
+        return program_text(self)
+
+
+def size_bytes(dtype: DType, dims: Sequence[Dim], symbols: Sequence[Symbol]) -> int:
+    """Bytes of a tensor at the symbols' maxima, rounded up to 16."""
+    return size_bytes_of(dtype, [dim.range(symbols)[1] for dim in dims])
+
+
+def size_bytes_of(dtype: DType, shape: Sequence[int]) -> int:
+    """Bytes of a tensor of this shape, rounded up to 16."""
+    n_bytes = (prod(shape) * dtype.bits + 7) // 8
+    return -(-n_bytes // SIZE_ALIGN) * SIZE_ALIGN
+
+
+def live_ranges(
+    n_tensors: int, calls: Sequence[Call], *, inputs: Sequence[Input], outputs: Sequence[Output]
+) -> list[tuple[int, int] | None]:
+    """Half-open [first, last) time a tensor's bytes matter; None when nothing names it.
+
+    Inputs are copied in at time 0, call i runs at time i + 1, outputs are copied out at time len(calls) + 1.
+    """
+    uses: list[list[int]] = [[] for _ in range(n_tensors)]
+    for item in inputs:
+        if item.tensor >= 0:
+            uses[item.tensor].append(0)
+    for time, call in enumerate(calls, start=1):
+        for arg in call.args:
+            uses[arg.tensor].append(time)
+    for output in outputs:
+        for tensor in output.tensors:
+            uses[tensor].append(len(calls) + 1)
+    return [(min(times), max(times) + 1) if times else None for times in uses]

@@ -1,0 +1,74 @@
+"""The golden text of a Program: one line per thing, in order, without weights' bytes or the producer's version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .program import Call, Dim, Memory, Program, Symbol, Tensor
+
+
+def program_text(program: Program) -> str:
+    """Readable, diffable text; equal Programs give equal text."""
+    lines = [f"program version {program.version}, arena {program.arena_bytes} bytes"]
+    lines += _section("symbols", (f"{s.name} in [{s.min}, {s.max}]" for s in program.symbols))
+    lines += _section("inputs", (_input(program, i) for i in range(len(program.inputs))))
+    lines += _section("tensors", (_tensor(program, i) for i in range(len(program.tensors))))
+    lines += _section("calls", (_call(program, call) for call in program.calls))
+    lines += _section("outputs", (_output(program, i) for i in range(len(program.outputs))))
+    return "\n".join(lines) + "\n"
+
+
+def dim_text(dim: Dim, symbols: tuple[Symbol, ...]) -> str:
+    """`12`, `s0`, `2*s0+1`."""
+    parts = []
+    for coefficient, index in dim.terms:
+        factor = "" if coefficient == 1 else "-" if coefficient == -1 else f"{coefficient}*"
+        parts.append(factor + symbols[index].name)
+    if dim.base or not parts:
+        parts.append(str(dim.base))
+    return "+".join(parts).replace("+-", "-")
+
+
+def type_text(tensor: Tensor, symbols: tuple[Symbol, ...]) -> str:
+    """`f32[s0, 64]:buffer`."""
+    dims = ", ".join(dim_text(dim, symbols) for dim in tensor.dims)
+    return f"{tensor.dtype.value}[{dims}]:{tensor.storage.value}"
+
+
+def _section(title: str, rows: Iterable[str]) -> list[str]:
+    body = [f"  {row}" for row in rows]
+    return [f"{title}:", *body] if body else []
+
+
+def _name(program: Program, index: int) -> str:
+    return f"%{program.tensors[index].name}"
+
+
+def _tensor(program: Program, index: int) -> str:
+    tensor = program.tensors[index]
+    if tensor.memory is Memory.CONSTANT:
+        where = f"constant {tensor.constant[:16]}"
+    elif tensor.storage.value == "image":
+        where = "arena image"
+    else:
+        where = f"arena @{tensor.offset}"
+    return f"{_name(program, index)}: {type_text(tensor, program.symbols)} {where}, {tensor.size_bytes} bytes"
+
+
+def _input(program: Program, index: int) -> str:
+    item = program.inputs[index]
+    if item.symbol >= 0:
+        return f"{index}: {item.host_dtype.value} -> symbol {program.symbols[item.symbol].name}"
+    return f"{index}: {item.host_dtype.value} -> {_name(program, item.tensor)}"
+
+
+def _output(program: Program, index: int) -> str:
+    item = program.outputs[index]
+    return f"{index}: {', '.join(_name(program, t) for t in item.tensors)} -> {item.host_dtype.value}"
+
+
+def _call(program: Program, call: Call) -> str:
+    args = ", ".join(f"{arg.slot}={_name(program, arg.tensor)}" for arg in call.args)
+    attrs = ", ".join(f"{attr.name}={attr.value!r}" for attr in call.attrs)
+    handles = f" handles {list(call.debug_handles)}" if call.debug_handles else ""
+    return f"{call.name}: {call.kernel}({args})" + (f" {{{attrs}}}" if attrs else "") + handles

@@ -1,0 +1,1 @@
+"""The byte formats: the Program in a .pte, and the kernel library."""

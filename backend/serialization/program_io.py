@@ -1,0 +1,172 @@
+"""The one writer and the one reader of the Program flatbuffer. Byte layout: README.md beside this file."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import flatbuffers
+
+from ..dtypes import DType, Storage
+from ..errors import ProgramError
+from ..program import (
+    VERSION,
+    Arg,
+    Attr,
+    Call,
+    Dim,
+    HostDType,
+    Input,
+    Memory,
+    Output,
+    Program,
+    Symbol,
+    Tensor,
+)
+from ._generated import common_generated as common
+from ._generated import program_generated as fb
+
+IDENTIFIER = b"ZPP1"
+
+
+def write_program(program: Program) -> bytes:
+    """Verifies and serializes a Program. Equal Programs give equal bytes."""
+    program.verify()
+    root = fb.ProgramT()
+    root.version, root.producer, root.arenaBytes = program.version, program.producer, program.arena_bytes
+    root.symbols = [_make(fb.SymbolT, name=s.name, min=s.min, max=s.max) for s in program.symbols]
+    root.tensors = [_write_tensor(tensor) for tensor in program.tensors]
+    root.calls = [_write_call(call) for call in program.calls]
+    root.inputs = [
+        _make(fb.InputT, tensor=item.tensor, symbol=item.symbol, hostDtype=getattr(fb.HostDType, item.host_dtype.value))
+        for item in program.inputs
+    ]
+    root.outputs = [
+        _make(fb.OutputT, tensors=list(item.tensors), hostDtype=getattr(fb.HostDType, item.host_dtype.value))
+        for item in program.outputs
+    ]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(root.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def read_program(data: bytes) -> Program:
+    """Reads and verifies a Program. Raises ProgramError on anything that write_program would not have written."""
+    if data[4:8] != IDENTIFIER:
+        raise ProgramError(f"program: identifier {data[4:8]!r}; need {IDENTIFIER!r}; not a Zeropoint delegate blob")
+    try:
+        root = fb.Program.GetRootAs(data)
+        if root.Version() != VERSION:
+            raise ProgramError(f"program: version {root.Version()}; this package knows {VERSION}; export again")
+        program = _read_root(fb.ProgramT.InitFromObj(root))
+    except (struct.error, IndexError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+        raise ProgramError(f"program: malformed flatbuffer ({error}); the bytes are damaged; export again") from error
+    program.verify()
+    return program
+
+
+def _make(cls: type, **fields: object) -> object:
+    item = cls()
+    for name, value in fields.items():
+        setattr(item, name, value)
+    return item
+
+
+def _write_tensor(tensor: Tensor) -> object:
+    return _make(
+        fb.TensorT,
+        name=tensor.name,
+        dtype=getattr(common.DType, tensor.dtype.value),
+        storage=getattr(common.Storage, tensor.storage.value),
+        dims=[_write_dim(dim) for dim in tensor.dims],
+        memory=getattr(fb.Memory, tensor.memory.value),
+        offset=tensor.offset,
+        sizeBytes=tensor.size_bytes,
+        constant=tensor.constant or None,
+    )
+
+
+def _write_dim(dim: Dim) -> object:
+    terms = [_make(fb.TermT, coefficient=coefficient, symbol=symbol) for coefficient, symbol in dim.terms]
+    return _make(fb.DimT, base=dim.base, terms=terms or None)
+
+
+def _write_call(call: Call) -> object:
+    return _make(
+        fb.CallT,
+        name=call.name,
+        kernel=call.kernel,
+        args=[_make(fb.ArgT, slot=arg.slot, tensor=arg.tensor) for arg in call.args],
+        attrs=[_write_attr(attr) for attr in call.attrs],
+        debugHandles=list(call.debug_handles) or None,
+    )
+
+
+def _write_attr(attr: Attr) -> object:
+    if isinstance(attr.value, int):
+        return _make(fb.AttrT, name=attr.name, kind=fb.AttrKind.integer, integer=int(attr.value))
+    return _make(fb.AttrT, name=attr.name, kind=fb.AttrKind.real, real=attr.value)
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8")
+
+
+def _name_of(enum: type, value: int) -> str:
+    for name, number in vars(enum).items():
+        if number == value and not name.startswith("_"):
+            return name
+    raise ValueError(f"{enum.__name__} {value} is unknown")
+
+
+def _list(values: Sequence[object] | None) -> Sequence[object]:
+    return () if values is None else values
+
+
+def _read_root(root: fb.ProgramT) -> Program:
+    return Program(
+        version=root.version,
+        producer=_text(root.producer),
+        arena_bytes=root.arenaBytes,
+        symbols=tuple(Symbol(_text(item.name), item.min, item.max) for item in _list(root.symbols)),
+        tensors=tuple(_read_tensor(item) for item in _list(root.tensors)),
+        calls=tuple(_read_call(item) for item in _list(root.calls)),
+        inputs=tuple(
+            Input(item.tensor, item.symbol, HostDType(_name_of(fb.HostDType, item.hostDtype)))
+            for item in _list(root.inputs)
+        ),
+        outputs=tuple(
+            Output(tuple(int(t) for t in _list(item.tensors)), HostDType(_name_of(fb.HostDType, item.hostDtype)))
+            for item in _list(root.outputs)
+        ),
+    )
+
+
+def _read_tensor(item: fb.TensorT) -> Tensor:
+    return Tensor(
+        name=_text(item.name),
+        dtype=DType(_name_of(common.DType, item.dtype)),
+        storage=Storage(_name_of(common.Storage, item.storage)),
+        dims=tuple(_read_dim(dim) for dim in _list(item.dims)),
+        memory=Memory(_name_of(fb.Memory, item.memory)),
+        offset=item.offset,
+        size_bytes=item.sizeBytes,
+        constant=_text(item.constant),
+    )
+
+
+def _read_call(item: fb.CallT) -> Call:
+    return Call(
+        name=_text(item.name),
+        kernel=_text(item.kernel),
+        args=tuple(Arg(_text(arg.slot), arg.tensor) for arg in _list(item.args)),
+        attrs=tuple(
+            Attr(_text(attr.name), attr.integer if attr.kind == fb.AttrKind.integer else float(attr.real))
+            for attr in _list(item.attrs)
+        ),
+        debug_handles=tuple(int(handle) for handle in _list(item.debugHandles)),
+    )
+
+
+def _read_dim(item: fb.DimT) -> Dim:
+    return Dim(item.base, tuple((term.coefficient, term.symbol) for term in _list(item.terms)))
