@@ -1,0 +1,12 @@
+# What the wheel holds: the Python package, the player and the runner. `backend/` becomes the package `zeropoint`.
+
+# Installed, executorch/ lies beside zeropoint/ in site-packages; in a build folder CMake adds where it was found.
+set_target_properties(zeropoint zeropoint-run PROPERTIES
+  INSTALL_RPATH "$ORIGIN/../../executorch/lib"
+  LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}"
+  RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")
+install(TARGETS zeropoint zeropoint-run
+  LIBRARY DESTINATION zeropoint/lib
+  RUNTIME DESTINATION zeropoint/lib)
+install(DIRECTORY backend/ DESTINATION zeropoint
+  FILES_MATCHING PATTERN "*.py" PATTERN "__pycache__" EXCLUDE PATTERN "native" EXCLUDE)

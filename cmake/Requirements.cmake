@@ -1,0 +1,64 @@
+# Finds all that the build needs; what is missing stops here with the Debian package that has it.
+
+function(zeropoint_require_header variable header package)
+  find_path(${variable} "${header}")
+  if(NOT ${variable})
+    message(FATAL_ERROR "zeropoint: no header ${header}; install the Debian package ${package} (apt-get install ${package})")
+  endif()
+endfunction()
+
+include(CheckLanguage)
+check_language(CXX)
+if(NOT CMAKE_CXX_COMPILER)
+  message(FATAL_ERROR "zeropoint: no C++ compiler; install the Debian package g++ (apt-get install g++), or set CXX")
+endif()
+enable_language(CXX)
+
+zeropoint_require_header(ZEROPOINT_VULKAN_INCLUDE vulkan/vulkan.h libvulkan-dev)
+zeropoint_require_header(ZEROPOINT_VOLK_INCLUDE volk.h libvulkan-volk-dev)
+zeropoint_require_header(ZEROPOINT_FLATBUFFERS_INCLUDE flatbuffers/base.h libflatbuffers-dev)
+
+# Generated C++ must come from the flatc of the headers' version. ExecuTorch's wheel puts another one on a
+# virtual environment's PATH, so the system's is looked for first.
+find_program(ZEROPOINT_FLATC flatc PATHS /usr/bin /usr/local/bin NO_DEFAULT_PATH)
+find_program(ZEROPOINT_FLATC flatc)
+if(NOT ZEROPOINT_FLATC)
+  message(FATAL_ERROR "zeropoint: no flatc; install the Debian package flatbuffers-compiler (apt-get install flatbuffers-compiler)")
+endif()
+execute_process(COMMAND "${ZEROPOINT_FLATC}" --version OUTPUT_VARIABLE zeropoint_flatc_version COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" zeropoint_flatc_version "${zeropoint_flatc_version}")
+set(zeropoint_header_version)
+foreach(part MAJOR MINOR REVISION)
+  file(STRINGS "${ZEROPOINT_FLATBUFFERS_INCLUDE}/flatbuffers/base.h" line REGEX "define FLATBUFFERS_VERSION_${part} ")
+  string(REGEX MATCH "[0-9]+$" line "${line}")
+  list(APPEND zeropoint_header_version "${line}")
+endforeach()
+list(JOIN zeropoint_header_version "." zeropoint_header_version)
+if(NOT zeropoint_flatc_version VERSION_EQUAL zeropoint_header_version)
+  message(FATAL_ERROR "zeropoint: ${ZEROPOINT_FLATC} is version ${zeropoint_flatc_version}, the headers in "
+    "${ZEROPOINT_FLATBUFFERS_INCLUDE} are ${zeropoint_header_version}; they must agree: set -DZEROPOINT_FLATC=, or install "
+    "flatbuffers-compiler and libflatbuffers-dev together")
+endif()
+
+find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
+
+# The one pin of executorch stands in pyproject.toml.
+file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/pyproject.toml" line REGEX "\"executorch==" LIMIT_COUNT 1)
+string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" ZEROPOINT_EXECUTORCH_VERSION "${line}")
+execute_process(
+  COMMAND "${Python_EXECUTABLE}" -c "import importlib.metadata as m; print(m.distribution('executorch').locate_file('executorch'))"
+  OUTPUT_VARIABLE ZEROPOINT_EXECUTORCH OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+find_package(executorch ${ZEROPOINT_EXECUTORCH_VERSION} EXACT QUIET CONFIG
+  PATHS "${ZEROPOINT_EXECUTORCH}/share/cmake" NO_DEFAULT_PATH)
+if(NOT executorch_FOUND)
+  message(FATAL_ERROR "zeropoint: ${Python_EXECUTABLE} has no executorch ${ZEROPOINT_EXECUTORCH_VERSION} (got "
+    "'${ZEROPOINT_EXECUTORCH}' ${executorch_CONSIDERED_VERSIONS}); pip install executorch==${ZEROPOINT_EXECUTORCH_VERSION}")
+endif()
+# Its targets add run paths with this machine's absolute paths, ahead of ours; Packaging.cmake sets the run path.
+foreach(name runtime threadpool kernels_optimized etdump)
+  get_target_property(options executorch::${name} INTERFACE_LINK_OPTIONS)
+  if(options)
+    list(FILTER options EXCLUDE REGEX "rpath")
+    set_target_properties(executorch::${name} PROPERTIES INTERFACE_LINK_OPTIONS "${options}")
+  endif()
+endforeach()
