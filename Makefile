@@ -1,0 +1,45 @@
+# `make help` lists the targets. Each does the set-up it needs; the second time that takes a second.
+PY := .venv/bin/python
+# Tests run with the Vulkan validation layers, on the software device unless ZEROPOINT_DEVICE names another one.
+TEST_ENV = ZEROPOINT_VALIDATION=1 ZEROPOINT_DEVICE=$${ZEROPOINT_DEVICE:-cpu}
+NATIVE = $(wildcard backend/runtime/native/*.h backend/runtime/native/*.cpp)
+.DEFAULT_GOAL := help
+
+.PHONY: setup
+setup: ## Debian packages, virtual environment, player and kernel library (scripts/setup.sh)
+	@scripts/setup.sh
+
+.PHONY: demo
+demo: setup ## Export SmolLM2-135M as 8da4w and let it answer a question through Vulkan
+	$(PY) examples/02_smollm2.py
+
+.PHONY: test
+test: setup ## All tests but those marked slow, on the software device
+	$(TEST_ENV) $(PY) -m pytest -m "not slow"
+
+.PHONY: test-all
+test-all: setup ## All tests
+	$(TEST_ENV) $(PY) -m pytest
+
+.PHONY: check
+check: setup ## Format, lint, types, unit tests, shaders, golden files
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/clang-format --dry-run -Werror $(NATIVE)
+	$(PY) -m backend.kernels build --shaders shaders --out build/check/kernels.zpl
+	$(TEST_ENV) $(PY) -m pytest tests/unit tests/golden
+
+.PHONY: format
+format: setup ## Rewrite Python and C++ in the house format
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+	.venv/bin/clang-format -i $(NATIVE)
+
+.PHONY: clean
+clean: ## Remove build/ and .venv/
+	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: help
+help: ## This list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
