@@ -1,5 +1,7 @@
 # What the wheel holds: the Python package, the player and the runner. `backend/` becomes the package `zeropoint`.
 
+set(CMAKE_INSTALL_MESSAGE NEVER)
+
 # Installed, executorch/ lies beside zeropoint/ in site-packages; in a build folder CMake adds where it was found.
 set_target_properties(zeropoint zeropoint-run PROPERTIES
   INSTALL_RPATH "$ORIGIN/../../executorch/lib"

@@ -42,7 +42,8 @@ def imported_packages() -> dict[str, Path]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = [bare(r) for r in [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["llm"]]]
+    project = PROJECT["project"]
+    declared = [bare(r) for r in [*project["dependencies"], *project["optional-dependencies"]["llm"]]]
     providers = packages_distributions()
     undeclared = {
         name: str(path)
@@ -128,7 +129,8 @@ def test_flatc_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_other_executorch_is_refused(tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then case "$2" in *locate_file*) exit 1; esac; fi\nexec {sys.executable} "$@"\n')
+    without = 'if [ "$1" = -c ]; then case "$2" in *locate_file*) exit 1; esac; fi'
+    python.write_text(f'#!/bin/sh\n{without}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     text = configure(tmp_path / "build", f"-DPython_EXECUTABLE={python}")
     version = PROJECT["project"]["dependencies"][0].removeprefix("executorch==")
