@@ -103,6 +103,10 @@ class ProgramBuilder:
         """The declared tensor; offset and constant key are filled in by build()."""
         return self._tensors[tensor]
 
+    def size_bytes(self, dtype: DType, dims: Sequence[int | Dim]) -> int:
+        """Bytes a tensor would have at the symbols' maxima."""
+        return size_bytes(dtype, _full(dims), self._symbols)
+
     def build(self, *, reuse_memory: bool = True) -> tuple[Program, dict[str, bytes]]:
         """Returns the verified Program and its constants' bytes by key.
 
@@ -145,7 +149,7 @@ class ProgramBuilder:
     def _add(
         self, name: str, dtype: DType, dims: Sequence[int | Dim], *, storage: Storage, memory: Memory
     ) -> int:
-        full = tuple(Dim(dim) if isinstance(dim, int) else dim for dim in dims)
+        full = _full(dims)
         n_bytes = size_bytes(dtype, full, self._symbols)
         self._tensors.append(Tensor(self._unique(name), dtype, storage, full, memory, 0, n_bytes))
         return len(self._tensors) - 1
@@ -159,6 +163,10 @@ class ProgramBuilder:
 
     def _host(self, tensor: int, host_dtype: HostDType | str | None) -> HostDType:
         return HostDType(host_dtype if host_dtype is not None else self._tensors[tensor].dtype.value)
+
+
+def _full(dims: Sequence[int | Dim]) -> tuple[Dim, ...]:
+    return tuple(Dim(dim) if isinstance(dim, int) else dim for dim in dims)
 
 
 def _payload(tensor: Tensor, data: ConstantData) -> bytes:

@@ -1,0 +1,65 @@
+"""CompileOptions: everything a user may choose at export. They travel to preprocess as one canonical JSON text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from .errors import OptionError
+
+MIB = 1024 * 1024
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "compute_dtype": ("model", "f32", "f16"),
+    "qparams_storage": ("buffer", "image"),
+    "float_zero_point": ("model", "compute"),
+    "leftover_quantization": ("error", "keep"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """Export options; an unknown name or value raises OptionError.
+
+    compute_dtype: storage dtype of activations on the device; "model" follows the graph (bf16 becomes f32).
+    qparams_storage: where per-token scales and zero points live.
+    float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the compute dtype.
+    max_binding_bytes: no constant or activation is larger; matrices and outputs are split into column pieces.
+    leftover_quantization: what to do about quantization ops that stay outside the delegate and have no ExecuTorch
+    kernel: raise, or keep them because another partitioner follows.
+    """
+
+    compute_dtype: str = "model"
+    qparams_storage: str = "buffer"
+    float_zero_point: str = "model"
+    max_binding_bytes: int = 128 * MIB
+    leftover_quantization: str = "error"
+
+    def __new__(cls, *args: object, **options: object) -> CompileOptions:
+        known = {field.name for field in fields(cls)}
+        for name in options:
+            if name not in known:
+                raise OptionError(f"CompileOptions: {name}: unknown option; offered {', '.join(sorted(known))}")
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise OptionError(f"CompileOptions: {name}: {getattr(self, name)!r}; offered {', '.join(choices)}")
+        size = self.max_binding_bytes
+        if isinstance(size, bool) or not isinstance(size, int) or not MIB <= size < 4096 * MIB:
+            raise OptionError(f"CompileOptions: max_binding_bytes: {size!r}; need an integer from {MIB} to {4096 * MIB - 1}")
+
+    def to_json(self) -> str:
+        """Canonical text: sorted keys, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> CompileOptions:
+        """The inverse of to_json. Raises OptionError on anything else."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise OptionError(f"CompileOptions: {text[:60]!r} is no JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise OptionError(f"CompileOptions: {text[:60]!r}; need a JSON object")
+        return cls(**values)

@@ -1,0 +1,70 @@
+"""ZeropointPartitioner: tags exactly the nodes whose rule lowers them, and keeps a reason for every other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from executorch.exir.backend.partitioner import DelegationSpec, Partitioner, PartitionResult
+from executorch.exir.backend.utils import tag_constant_data
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from .errors import Unsupported
+from .matching import Matching, group_anchors, is_leftover, match_program
+from .options import CompileOptions
+from .preprocess import BACKEND_ID, compile_specs
+from .rules.graph import op_name
+
+
+@final
+class ZeropointPartitioner(Partitioner):
+    """For `to_edge_transform_and_lower(..., partitioner=[ZeropointPartitioner(options)])`, or `to_backend`.
+
+    reasons: after a run, the name of every operator node left outside -> why.
+    """
+
+    def __init__(self, options: CompileOptions | None = None) -> None:
+        super().__init__()
+        self.options = options or CompileOptions()
+        self.reasons: dict[str, str] = {}
+        self.delegation_spec = DelegationSpec(BACKEND_ID, compile_specs(self.options))
+        self._weights: dict[str, torch.Tensor] = {}
+
+    def ops_to_not_decompose(
+        self, ep: ExportedProgram
+    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
+        """Keeps whole the linears that a rule takes. Also remembers the real weights: partition() is given fake ones."""
+        for name, tensor in ep.state_dict.items():
+            if not isinstance(tensor, torch._subclasses.FakeTensor):
+                self._weights[name] = tensor
+        lowered = match_program(ep, self.options, self._weights).lowered
+        return [torch.ops.aten.linear.default], lowered.__contains__
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        """Tags the nodes. Raises Unsupported when a quantization op would be left without any kernel to run it."""
+        matching = match_program(exported_program, self.options, self._weights)
+        self._weights = {}
+        self.reasons = {node.name: reason for node, reason in matching.reasons.items()}
+        if self.options.leftover_quantization == "error":
+            _refuse_leftovers(matching)
+        tags: dict[str, DelegationSpec] = {}
+        for index, anchors in enumerate(group_anchors(exported_program, matching)):
+            tag = f"zeropoint_{index:04}"
+            tags[tag] = self.delegation_spec
+            for anchor in anchors:
+                for node in matching.lowered[anchor].nodes:
+                    node.meta["delegation_tag"] = tag
+        tag_constant_data(exported_program)
+        return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+
+def _refuse_leftovers(matching: Matching) -> None:
+    for node, reason in matching.reasons.items():
+        if is_leftover(node):
+            raise Unsupported(
+                f"{node.name}: {op_name(node)} stays outside the delegate ({reason}) and ExecuTorch has no kernel for it; "
+                "call zeropoint.decompose_unsupported(exported_program, options) before lowering, or set "
+                "CompileOptions(leftover_quantization='keep') when another partitioner follows"
+            )

@@ -1,0 +1,100 @@
+"""ZeropointBackend: turns one partition into a delegate blob and named data. Orchestration only."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from executorch.exir._serialize._named_data_store import NamedDataStore
+from executorch.exir.backend.backend_details import BackendDetails, CompileSpec, PreprocessResult
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from .builder import ProgramBuilder
+from .errors import OptionError, Unsupported
+from .options import CompileOptions
+from .program import Program
+from .rules import Lowering, find_rule
+from .rules.lowering import HOST_DTYPES
+from .serialization.program_io import write_program
+
+BACKEND_ID = "ZeropointBackend"
+OPTIONS_KEY = "options"
+CONSTANT_ALIGN = 16
+
+
+def compile_specs(options: CompileOptions) -> list[CompileSpec]:
+    """The options as ExecuTorch carries them to preprocess."""
+    return [CompileSpec(OPTIONS_KEY, options.to_json().encode())]
+
+
+def read_options(specs: list[CompileSpec]) -> CompileOptions:
+    """The inverse of compile_specs. Raises OptionError on an unknown spec."""
+    text = "{}"
+    for spec in specs:
+        if spec.key != OPTIONS_KEY:
+            raise OptionError(f"compile spec {spec.key!r}: unknown; offered {OPTIONS_KEY}")
+        text = spec.value.decode()
+    return CompileOptions.from_json(text)
+
+
+def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tuple[Program, dict[str, bytes]]:
+    """Lowers every node of a partition. Returns the Program and its constants by key."""
+    lowering = Lowering(edge_program, options)
+    signature = edge_program.graph_signature
+    inputs = [node for node in edge_program.graph.nodes if node.name in signature.user_inputs]
+    for node in inputs:
+        _declare_input(node, lowering)
+    absorbed: set[Node] = set()
+    for node in edge_program.graph.nodes:
+        rule = find_rule(node)
+        if rule is not None:
+            try:
+                absorbed.update(rule(node, lowering).nodes)
+            except Unsupported as error:
+                raise Unsupported(f"{node.name}: accepted by the partitioner, but with the real weights: {error}") from error
+    for node in edge_program.graph.nodes:
+        assert node.op != "call_function" or node in absorbed, f"{node.name} is tagged but no rule consumed it"
+    _declare_ends(edge_program, inputs, lowering)
+    return lowering.builder.build()
+
+
+def _declare_input(node: Node, lowering: Lowering) -> None:
+    value = node.meta["val"]
+    if isinstance(value, torch.Tensor):
+        lowering.dims(value.shape)  # the symbols' order is the inputs' order
+    elif isinstance(value, torch.SymInt):
+        lowering.integer_input(value)
+
+
+def _declare_ends(edge_program: ExportedProgram, inputs: list[Node], lowering: Lowering) -> None:
+    builder: ProgramBuilder = lowering.builder
+    for node in inputs:
+        value = node.meta["val"]
+        if isinstance(value, torch.Tensor):
+            builder.input(lowering.operand(node), HOST_DTYPES[value.dtype])
+        else:
+            builder.input_symbol(lowering.integer_input(value))
+    (outputs,) = edge_program.graph.output_node().args
+    assert isinstance(outputs, (list, tuple))
+    for node in outputs:
+        assert isinstance(node, Node)
+        builder.output(lowering.result(node), HOST_DTYPES[node.meta["val"].dtype])
+
+
+@final
+class ZeropointBackend(BackendDetails):
+    """Called by ExecuTorch's to_backend for every partition; its class name is the backend id in the .pte."""
+
+    @staticmethod
+    def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
+        """The Program as bytes, its constants as named data, and call names as delegate debug ids."""
+        program, constants = lower_program(edge_program, read_options(compile_specs))
+        store = NamedDataStore()
+        for key in sorted(constants):
+            store.add_named_data(key, constants[key], alignment=CONSTANT_ALIGN)
+        return PreprocessResult(
+            processed_bytes=write_program(program),
+            debug_handle_map={call.name: call.debug_handles for call in program.calls if call.debug_handles},
+            data_store_output=store.get_named_data_store_output(),
+        )

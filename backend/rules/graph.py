@@ -1,0 +1,144 @@
+"""Reads torch.export graphs, in the ATen and in the edge dialect alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch._export.utils import get_buffer, get_lifted_tensor_constant, get_param, is_buffer, is_param
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from ..errors import Unsupported
+
+_COPIES = {
+    "aten.lift_fresh.default",
+    "aten.detach.default",
+    "aten.alias.default",
+    "aten.clone.default",
+}
+# A schema default of type ScalarType is a number of c10::ScalarType.
+_SCALAR_TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 5: torch.float16, 6: torch.float32, 15: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A constant operand. data is None while only its shape and dtype are known; nodes lead from it to the user."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    data: torch.Tensor | None
+    nodes: tuple[Node, ...]
+
+    def array(self) -> torch.Tensor:
+        """The data, dense and detached. Only after lowering has real weights."""
+        assert self.data is not None, f"constant {self.name} has no data"
+        return self.data.detach().contiguous()
+
+
+def operator_of(node: Node) -> torch._ops.OpOverload | None:
+    """The ATen-level operator of a node of either dialect; None for what is no operator."""
+    target = node.target
+    if node.op == "call_function" and not isinstance(target, torch._ops.OpOverload):
+        target = getattr(target, "_op", None)
+    return target if isinstance(target, torch._ops.OpOverload) else None
+
+
+def op_name(node: Node) -> str:
+    """`aten.view.default` for aten.view, aten.view_copy and their edge twins; "" for what is no operator."""
+    if node.op != "call_function":
+        return ""
+    target = operator_of(node)
+    if target is None:
+        return getattr(node.target, "__name__", str(node.target))
+    name = str(target)
+    return name if "_to_copy" in name else name.replace("_copy.", ".")
+
+
+def arguments(node: Node) -> dict[str, object]:
+    """Every argument by its schema name, defaults filled in, dtypes as torch dtypes."""
+    target = operator_of(node)
+    assert target is not None, node.target
+    values: dict[str, object] = {}
+    for index, parameter in enumerate(target._schema.arguments):
+        if index < len(node.args):
+            values[parameter.name] = node.args[index]
+        elif parameter.name in node.kwargs:
+            values[parameter.name] = node.kwargs[parameter.name]
+        elif parameter.has_default_value():
+            values[parameter.name] = parameter.default_value
+        if str(parameter.real_type) == "ScalarType" and isinstance(values[parameter.name], int):
+            values[parameter.name] = _SCALAR_TYPES[values[parameter.name]]
+    return values
+
+
+def node_argument(values: Mapping[str, object], name: str) -> Node:
+    """The argument as a node. Raises Unsupported when it is anything else."""
+    value = values[name]
+    if not isinstance(value, Node):
+        raise Unsupported(f"argument {name} is {value!r}; need a tensor")
+    return value
+
+
+def tensor_of(node: Node) -> torch.Tensor:
+    """The node's value as the export traced it: shape and dtype."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        raise Unsupported(f"{node.name} is no tensor ({type(value).__name__})")
+    return value
+
+
+def static_dim(node: Node, axis: int) -> int:
+    """A dimension that must be known at export."""
+    size = tensor_of(node).shape[axis]
+    if not isinstance(size, int):
+        raise Unsupported(f"{node.name}: dimension {axis} is dynamic ({size}); it must be static")
+    return size
+
+
+def find_constant(program: ExportedProgram, node: Node, weights: Mapping[str, torch.Tensor]) -> Constant | None:
+    """The constant a node stands for, or None when it is computed, an input or mutated.
+
+    weights: real parameters and buffers by qualified name, for programs that carry fake ones.
+    """
+    nodes: list[Node] = []
+    inner = ""
+    while op_name(node) in _COPIES or op_name(node) == "export.access_subclass_inner_tensor.default":
+        nodes.append(node)
+        if not op_name(node).startswith("aten"):
+            inner = str(node.args[1])
+        source = node.args[0]
+        assert isinstance(source, Node)
+        node = source
+    found = _stored(program, node, weights)
+    if found is None:
+        return None
+    name, data = found
+    if inner:
+        name, data = f"{name}.{inner}", getattr(data, inner)
+    real = None if isinstance(data, torch._subclasses.FakeTensor) else data
+    return Constant(name, tuple(data.shape), data.dtype, real, (*nodes, node))
+
+
+def _stored(
+    program: ExportedProgram, node: Node, weights: Mapping[str, torch.Tensor]
+) -> tuple[str, torch.Tensor] | None:
+    signature = program.graph_signature
+    if node.op == "get_attr":
+        data = getattr(program.graph_module, str(node.target), None)
+        return (str(node.target), data) if isinstance(data, torch.Tensor) else None
+    if node.op != "placeholder":
+        return None
+    if is_param(program, node):
+        name = signature.inputs_to_parameters[node.name]
+        return name, weights.get(name, get_param(program, node))
+    if is_buffer(program, node):
+        name = signature.inputs_to_buffers[node.name]
+        if name in signature.buffers_to_mutate.values():
+            return None
+        return name, weights.get(name, get_buffer(program, node))
+    if node.name in signature.inputs_to_lifted_tensor_constants:
+        return signature.inputs_to_lifted_tensor_constants[node.name], get_lifted_tensor_constant(program, node)
+    return None

@@ -1,0 +1,125 @@
+"""Linears with quantized weights: 8da4w, 8da8w and weight-only, in every form that export leaves them.
+
+`aten.linear` when the partitioner kept it whole, otherwise `mm`, `addmm` or `bmm` of reshaped operands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+from ..errors import Unsupported
+from ..packing import Layout
+from .activation import is_dequantize, read_activation
+from .graph import Constant, arguments, node_argument, op_name, static_dim, tensor_of
+from .linear_calls import Linear, emit_linear
+from .lowering import Lowered, Lowering
+from .weight import Weight, read_weight
+
+_RESHAPES = ("aten.view.default", "aten.unsqueeze.default", "aten.expand.default", "aten.clone.default")
+_TRANSPOSES = ("aten.t.default", "aten.permute.default", "aten.transpose.int")
+
+
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """y = x @ weight.T + bias. nodes: what lies between the operands and the product."""
+
+    x: Node
+    weight: Node
+    bias: Node | None
+    nodes: tuple[Node, ...]
+
+
+def lower_linear(node: Node, lowering: Lowering) -> Lowered:
+    """Lowers one linear, or raises Unsupported."""
+    operands = _read_operands(node)
+    weight = read_weight(operands.weight, lowering)
+    source, between = _skip_reshapes(operands.x)
+    activation = read_activation(source) if is_dequantize(source) else None
+    x = operands.x if activation is None else activation.x
+    if lowering.constant(x) is not None:
+        raise Unsupported(f"activation {x.name} is a constant")
+    if static_dim(x, -1) != weight.row_length:
+        raise Unsupported(f"{x.name} has rows of {static_dim(x, -1)} for a weight of {weight.row_length} inputs")
+    bias = _read_bias(operands.bias, weight, lowering)
+    layout = Layout.of(weight.row_length, weight.group_size)
+    pieces, kernels = emit_linear(Linear(node, x, activation, weight, bias, layout), lowering)
+    lowering.bind(node, pieces)
+    nodes = (*operands.nodes, *weight.nodes, node)
+    if activation is not None:
+        nodes = (*activation.nodes, *between, *nodes)
+    return Lowered(tuple(dict.fromkeys(nodes)), kernels, len(pieces))
+
+
+RULES = {
+    "aten.linear.default": lower_linear,
+    "aten.mm.default": lower_linear,
+    "aten.addmm.default": lower_linear,
+    "aten.bmm.default": lower_linear,
+}
+
+
+def _read_operands(node: Node) -> _Operands:
+    values = arguments(node)
+    match op_name(node):
+        case "aten.linear.default":
+            bias = values["bias"]
+            weight = node_argument(values, "weight")
+            return _Operands(node_argument(values, "input"), weight, bias if isinstance(bias, Node) else None, ())
+        case "aten.mm.default":
+            weight, nodes = _untranspose(node_argument(values, "mat2"))
+            return _Operands(node_argument(values, "self"), weight, None, nodes)
+        case "aten.addmm.default":
+            if values["beta"] != 1 or values["alpha"] != 1:
+                raise Unsupported(f"addmm with beta {values['beta']}, alpha {values['alpha']}; offered 1, 1")
+            weight, nodes = _untranspose(node_argument(values, "mat2"))
+            return _Operands(node_argument(values, "mat1"), weight, node_argument(values, "self"), nodes)
+        case _:
+            weight, nodes = _untranspose(node_argument(values, "mat2"))
+            return _Operands(node_argument(values, "self"), weight, None, nodes)
+
+
+def _skip_reshapes(node: Node) -> tuple[Node, tuple[Node, ...]]:
+    """The first node upstream that is no reshape keeping every row whole and in order, and the reshapes skipped."""
+    skipped: list[Node] = []
+    while op_name(node) in _RESHAPES and isinstance(node.args[0], Node):
+        before, after = tensor_of(node.args[0]), tensor_of(node)
+        if before.dim() == 0 or before.shape[-1] != after.shape[-1] or before.numel() != after.numel():
+            break
+        skipped.append(node)
+        node = node.args[0]
+    return node, tuple(skipped)
+
+
+def _untranspose(node: Node) -> tuple[Node, tuple[Node, ...]]:
+    """Undoes [N, K] -> [.., K, N]: leading dimensions that only repeat the matrix, and its transposition."""
+    skipped: list[Node] = []
+    matrix = tensor_of(node).shape[-2:]
+    while op_name(node) in _RESHAPES and isinstance(node.args[0], Node):
+        if tensor_of(node.args[0]).shape[-2:] != matrix:
+            break
+        skipped.append(node)
+        node = node.args[0]
+    if op_name(node) not in _TRANSPOSES or tensor_of(node).dim() != 2:
+        raise Unsupported(f"weight {node.name} is {op_name(node) or node.op}; need a transposed quantized weight")
+    order = node.args[1:]
+    if op_name(node) == "aten.permute.default" and list(order[0]) not in ([1, 0], [-1, -2]):
+        raise Unsupported(f"weight {node.name} is permuted by {order[0]}; need [1, 0]")
+    if op_name(node) == "aten.transpose.int" and {int(axis) % 2 for axis in order} != {0, 1}:
+        raise Unsupported(f"weight {node.name} transposes axes {list(order)}; need 0 and 1")
+    source = node.args[0]
+    assert isinstance(source, Node)
+    return source, (*skipped, node)
+
+
+def _read_bias(node: Node | None, weight: Weight, lowering: Lowering) -> Constant | None:
+    if node is None:
+        return None
+    bias = lowering.constant(node)
+    if bias is None:
+        raise Unsupported(f"bias {node.name} is not a constant")
+    if bias.shape != (weight.n_outputs,) or not bias.dtype.is_floating_point or bias.dtype is torch.float64:
+        raise Unsupported(f"bias {bias.name} is {bias.dtype} {list(bias.shape)}; need half or float [{weight.n_outputs}]")
+    return bias
