@@ -1,0 +1,175 @@
+"""Which SPIR-V capabilities and extensions a module needs, from the types and instructions it uses.
+
+Covers exactly the capabilities that the player has a device fact for; any other one is refused.
+Source: SPIR-V specification, section 3.31, and spirv-val's rules for small types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .spirv import Decoration, Instruction, Module, Opcode, StorageClass
+
+SHADER, MATRIX, IMAGE_QUERY = 1, 0, 50
+FLOAT16, INT64, INT16, INT8 = 9, 11, 22, 39
+STORAGE_16BIT, STORAGE_8BIT = 4433, 4448
+VULKAN_MEMORY_MODEL, COOPERATIVE_MATRIX = 5345, 6022
+DOT_INPUT_ALL, DOT_INPUT_4X8, DOT_INPUT_PACKED, DOT_PRODUCT = 6016, 6017, 6018, 6019
+GROUP_BASIC, GROUP_VOTE, GROUP_ARITHMETIC, GROUP_BALLOT = 61, 62, 63, 64
+GROUP_SHUFFLE, GROUP_SHUFFLE_RELATIVE, GROUP_CLUSTERED = 65, 66, 67
+
+NAMES = {
+    SHADER: "Shader",
+    MATRIX: "Matrix",
+    IMAGE_QUERY: "ImageQuery",
+    FLOAT16: "Float16",
+    INT64: "Int64",
+    INT16: "Int16",
+    INT8: "Int8",
+    GROUP_BASIC: "GroupNonUniform",
+    GROUP_VOTE: "GroupNonUniformVote",
+    GROUP_ARITHMETIC: "GroupNonUniformArithmetic",
+    GROUP_BALLOT: "GroupNonUniformBallot",
+    GROUP_SHUFFLE: "GroupNonUniformShuffle",
+    GROUP_SHUFFLE_RELATIVE: "GroupNonUniformShuffleRelative",
+    GROUP_CLUSTERED: "GroupNonUniformClustered",
+    STORAGE_16BIT: "StorageBuffer16BitAccess",
+    STORAGE_8BIT: "StorageBuffer8BitAccess",
+    VULKAN_MEMORY_MODEL: "VulkanMemoryModel",
+    DOT_INPUT_ALL: "DotProductInputAll",
+    DOT_INPUT_4X8: "DotProductInput4x8Bit",
+    DOT_INPUT_PACKED: "DotProductInput4x8BitPacked",
+    DOT_PRODUCT: "DotProduct",
+    COOPERATIVE_MATRIX: "CooperativeMatrixKHR",
+}
+# An extension is needed when one of these capabilities is. Those that SPIR-V 1.3 took in never are.
+EXTENSIONS = {
+    "SPV_KHR_8bit_storage": (STORAGE_8BIT,),
+    "SPV_KHR_vulkan_memory_model": (VULKAN_MEMORY_MODEL,),
+    "SPV_KHR_integer_dot_product": (DOT_INPUT_ALL, DOT_INPUT_4X8, DOT_INPUT_PACKED, DOT_PRODUCT),
+    "SPV_KHR_cooperative_matrix": (COOPERATIVE_MATRIX,),
+}
+
+_SMALL = {(Opcode.TYPE_FLOAT, 16): FLOAT16, (Opcode.TYPE_INT, 16): INT16, (Opcode.TYPE_INT, 8): INT8}
+# Without the arithmetic capability a small value may only be loaded, stored, converted and copied.
+_SMALL_SOURCES = (Opcode.LOAD, Opcode.COPY_OBJECT, Opcode.FCONVERT, Opcode.SCONVERT, Opcode.UCONVERT)
+_SMALL_USERS = (Opcode.STORE, Opcode.COPY_OBJECT, Opcode.FCONVERT, Opcode.SCONVERT, Opcode.UCONVERT)
+_OWN_STORAGE = (StorageClass.FUNCTION, StorageClass.PRIVATE, StorageClass.WORKGROUP)
+_REDUCE, _CLUSTERED_REDUCE = (0, 1, 2), 3  # group operations
+_MEMORY_MODEL_VULKAN = 3
+_FIRST_DOT_ACC_SAT = 4453
+_UNDEF, _EXT_INST = 1, 12
+_SUBGROUP_BUILTINS = (36, 38, 40, 41)  # SubgroupSize, NumSubgroups, SubgroupId, SubgroupLocalInvocationId
+
+
+def needed(module: Module) -> frozenset[int]:
+    """Capabilities of NAMES that the module cannot do without."""
+    found = {SHADER, MATRIX}
+    small = {target: capability for target in module.types if (capability := _small(module, target)) is not None}
+    values: dict[int, int] = {}
+    for item in module.instructions:
+        found |= set(_of_instruction(module, item))
+        if item.operands and item.operands[0] in small and _has_value(item):
+            values[item.operands[1]] = small[item.operands[0]]
+            if item.opcode not in _SMALL_SOURCES:
+                found.add(small[item.operands[0]])
+        if item.opcode == Opcode.VARIABLE and item.operands[2] in _OWN_STORAGE:
+            found |= {small[part] for part in _parts(module, _pointee(module, item.operands[0])) if part in small}
+    for item in module.instructions:
+        if item.opcode not in _SMALL_USERS and not _is_declaration(item):
+            found |= {values[operand] for operand in item.operands[2 if _has_value(item) else 0 :] if operand in values}
+    return frozenset(found)
+
+
+def needed_extensions(capabilities: frozenset[int]) -> frozenset[str]:
+    return frozenset(name for name, uses in EXTENSIONS.items() if any(use in capabilities for use in uses))
+
+
+def _has_value(item: Instruction) -> bool:
+    """True where a result type and a result id come first."""
+    is_store = item.opcode in (Opcode.STORE, Opcode.IMAGE_WRITE, Opcode.ATOMIC_STORE, Opcode.COOPERATIVE_MATRIX_STORE)
+    return not _is_declaration(item) and not is_store and len(item.operands) >= 2
+
+
+def _is_declaration(item: Instruction) -> bool:
+    """Debug, mode, type and annotation instructions: their operands are no values."""
+    code = item.opcode
+    is_type = Opcode.TYPE_VOID <= code <= 39 or code == Opcode.TYPE_COOPERATIVE_MATRIX
+    is_annotation = code in (Opcode.DECORATE, Opcode.MEMBER_DECORATE, Opcode.EXECUTION_MODE_ID)
+    return is_type or is_annotation or (code < Opcode.TYPE_VOID and code not in (_UNDEF, _EXT_INST))
+
+
+def _of_instruction(module: Module, item: Instruction) -> Iterator[int]:
+    code, ops = item.opcode, item.operands
+    if code == Opcode.TYPE_INT and ops[1] == 64:
+        yield INT64
+    elif code == Opcode.VARIABLE and ops[2] == StorageClass.STORAGE_BUFFER:
+        parts = [_small(module, part) for part in _parts(module, _pointee(module, ops[0]))]
+        yield from (STORAGE_8BIT if part == INT8 else STORAGE_16BIT for part in parts if part is not None)
+    elif 103 <= code <= 107:  # OpImageQueryFormat .. OpImageQuerySamples
+        yield IMAGE_QUERY
+    elif code == Opcode.MEMORY_MODEL and ops[1] == _MEMORY_MODEL_VULKAN:
+        yield VULKAN_MEMORY_MODEL
+    elif code == Opcode.TYPE_COOPERATIVE_MATRIX:
+        yield COOPERATIVE_MATRIX
+    elif 4450 <= code <= 4455:  # OpSDot .. OpSUDotAccSat
+        yield DOT_PRODUCT
+        yield _dot_input(module, code, ops)
+    elif code == Opcode.DECORATE and ops[1] == Decoration.BUILT_IN and ops[2] in _SUBGROUP_BUILTINS:
+        yield GROUP_BASIC
+    elif 333 <= code <= 366:
+        yield from _of_group(code, ops)
+
+
+def _dot_input(module: Module, code: int, ops: tuple[int, ...]) -> int:
+    """The input capability of a dot product: packed words carry a format after the operands, vectors do not."""
+    if len(ops) > (4 if code < _FIRST_DOT_ACC_SAT else 5):
+        return DOT_INPUT_PACKED
+    for item in module.instructions:
+        if _has_value(item) and item.operands[1] == ops[2]:
+            return DOT_INPUT_4X8 if _small(module, item.operands[0]) == INT8 else DOT_INPUT_ALL
+    return DOT_INPUT_ALL
+
+
+def _of_group(code: int, ops: tuple[int, ...]) -> Iterator[int]:
+    yield GROUP_BASIC
+    if 334 <= code <= 336:  # All, Any, AllEqual
+        yield GROUP_VOTE
+    elif 337 <= code <= 344:  # Broadcast, BroadcastFirst, Ballot ...
+        yield GROUP_BALLOT
+    elif code in (345, 346):
+        yield GROUP_SHUFFLE
+    elif code in (347, 348):
+        yield GROUP_SHUFFLE_RELATIVE
+    elif 349 <= code <= 364 and ops[3] in _REDUCE:
+        yield GROUP_ARITHMETIC
+    elif 349 <= code <= 364 and ops[3] == _CLUSTERED_REDUCE:
+        yield GROUP_CLUSTERED
+
+
+def _small(module: Module, target: int) -> int | None:
+    """The arithmetic capability of a 16- or 8-bit scalar or vector type."""
+    kind = module.types[target]
+    if kind.opcode == Opcode.TYPE_VECTOR:
+        return _small(module, kind.operands[0])
+    if kind.opcode not in (Opcode.TYPE_INT, Opcode.TYPE_FLOAT):
+        return None
+    for (opcode, width), capability in _SMALL.items():
+        if (kind.opcode, kind.operands[0]) == (opcode, width):
+            return capability
+    return None
+
+
+def _pointee(module: Module, pointer: int) -> int:
+    return module.types[pointer].operands[1]
+
+
+def _parts(module: Module, target: int) -> Iterator[int]:
+    """The type and, through structs and arrays, the types in it."""
+    yield target
+    kind = module.types[target]
+    if kind.opcode == Opcode.TYPE_STRUCT:
+        for member in kind.operands:
+            yield from _parts(module, member)
+    elif kind.opcode in (Opcode.TYPE_ARRAY, Opcode.TYPE_RUNTIME_ARRAY):
+        yield from _parts(module, kind.operands[0])

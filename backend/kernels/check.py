@@ -1,0 +1,142 @@
+"""A variant's SPIR-V against its key and its manifest: what is declared must be what the key says, and be used."""
+
+from __future__ import annotations
+
+from ..dtypes import DType, Storage
+from ..errors import ShaderError
+from .capabilities import NAMES, needed, needed_extensions
+from .keys import SlotKey, VariantKey
+from .manifest import Algorithm, Io, Manifest, Slot
+from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type
+from .reflect import Binding, Interface, reflect
+from .spirv import Module
+from .usage import Usage, usage
+
+_INTEGERS = ("i32", "u32")
+_SPEC_TYPES = ("i32", "u32", "bool")
+
+
+def check_variant(
+    manifest: Manifest, algorithm: Algorithm, key: VariantKey, *, compiled: Module, optimized: Module
+) -> Interface:
+    """Compares declarations (`compiled`, with names) and uses (`optimized`) with the key.
+
+    Returns the interface with the capabilities of the optimized module. Raises ShaderError that opens with the
+    source file and the key and says what is declared and what was found.
+    """
+    return _Check(manifest, algorithm, key, reflect(compiled), usage(optimized)).run(optimized)
+
+
+class _Check:
+    def __init__(
+        self, manifest: Manifest, algorithm: Algorithm, key: VariantKey, found: Interface, used: Usage
+    ) -> None:
+        self.manifest = manifest
+        self.algorithm = algorithm
+        self.key = key
+        self.found = found
+        self.used = used
+
+    def error(self, what: str) -> ShaderError:
+        return ShaderError(f"{self.algorithm.source.name}: {self.key}: {what}")
+
+    def run(self, optimized: Module) -> Interface:
+        self.check_unknown_bindings()
+        for index, (slot, choice) in enumerate(zip(self.manifest.slots, self.key.slots, strict=True)):
+            self.check_slot(index, slot, choice)
+        self.check_pushes()
+        self.check_specs()
+        self.check_local()
+        self.check_needs(optimized)
+        return self.found
+
+    def check_unknown_bindings(self) -> None:
+        names = [slot.name for slot in self.manifest.slots]
+        seen: set[int] = set()
+        for binding in self.found.bindings:
+            if binding.set != 0:
+                raise self.error(f"{binding.name}: descriptor set 0 declared; found set {binding.set}")
+            if binding.name in names and names.index(binding.name) != binding.binding:
+                declared = names.index(binding.name)
+                raise self.error(f"slot {binding.name}: binding {declared} declared; found binding {binding.binding}")
+            if binding.name not in names:
+                raise self.error(f"binding {binding.binding}: no slot is called {binding.name!r}; slots: {', '.join(names)}")
+            if binding.binding in seen:
+                raise self.error(f"slot {binding.name}: binding {binding.binding} is declared twice; one variable a slot")
+            seen.add(binding.binding)
+
+    def check_slot(self, index: int, slot: Slot, choice: SlotKey) -> None:
+        found = next((binding for binding in self.found.bindings if binding.binding == index), None)
+        where = f"slot {slot.name}"
+        if choice.dtype is DType.NONE:
+            if found is not None:
+                raise self.error(f"{where}: none declared; found binding {index} of {found.kind} {found.element}")
+            return
+        if found is None:
+            raise self.error(f"{where}: {choice.dtype.value}:{choice.storage.value} declared; found no binding {index}")
+        declared = self.declared(slot, choice)
+        if f"{found.kind} of {found.element}" != declared:
+            raise self.error(f"{where}: {declared} declared; found {found.kind} of {found.element}")
+        self.check_direction(index, slot, found)
+
+    def declared(self, slot: Slot, choice: SlotKey) -> str:
+        if choice.storage is Storage.IMAGE:
+            return f"image of {IMAGE_FORMATS[choice.dtype]} of {IMAGE_SAMPLED[choice.dtype]}"
+        return f"buffer of {element_type(slot, choice)}"
+
+    def check_direction(self, index: int, slot: Slot, found: Binding) -> None:
+        where = f"slot {slot.name}"
+        if slot.io is Io.IN:
+            if found.writable or index in self.used.written:
+                raise self.error(f"{where}: io in declared; found a binding that may be written; make it readonly")
+            if not found.readable or index not in self.used.read:
+                raise self.error(f"{where}: io in declared; found a binding that is never read; read it or drop the slot")
+            return
+        if found.readable or index in self.used.read:
+            raise self.error(f"{where}: io out declared; found a binding that may be read; make it writeonly")
+        if not found.writable or index not in self.used.written:
+            raise self.error(f"{where}: io out declared; found a binding that is never written; write it or drop the slot")
+
+    def check_pushes(self) -> None:
+        found = [f"{field.name} {_kind(field.type)} at {field.offset}" for field in self.found.pushes]
+        declared = [
+            f"{push.name} {'float' if push.value is None else 'int'} at {4 * i}"
+            for i, push in enumerate(self.algorithm.pushes)
+        ]
+        if found != declared:
+            raise self.error(f"push constants: [{', '.join(declared)}] declared; found [{', '.join(found)}]")
+        for field in self.found.pushes:
+            if field.offset not in self.used.pushes:
+                raise self.error(f"push constant {field.name}: never read; use it or drop it from shader and manifest")
+
+    def check_specs(self) -> None:
+        found = [f"{spec.name} = id {spec.id}" for spec in self.found.specs]
+        declared = [f"{spec.name} = id {i}" for i, spec in enumerate(self.algorithm.specs)]
+        if found != declared:
+            raise self.error(f"specialization constants: [{', '.join(declared)}] declared; found [{', '.join(found)}]")
+        for spec in self.found.specs:
+            if spec.type not in _SPEC_TYPES:
+                raise self.error(f"specialization constant {spec.name}: {spec.type}; need one of {', '.join(_SPEC_TYPES)}")
+            if spec.id not in self.used.specs:
+                raise self.error(f"specialization constant {spec.name}: never used; use it or drop it from shader and manifest")
+
+    def check_local(self) -> None:
+        if self.found.local_size_specs or self.found.shared_specs:
+            what = "the local size" if self.found.local_size_specs else "shared memory"
+            raise self.error(f"{what} depends on specialization constants; size it by a macro of [constants] or defines")
+
+    def check_needs(self, optimized: Module) -> None:
+        need = needed(optimized)
+        for capability in self.found.capabilities:
+            if capability not in NAMES:
+                raise self.error(f"capability {capability}: the player has no device fact for it; add one or do without")
+            if capability not in need:
+                raise self.error(f"capability {NAMES[capability]}: not needed; drop the extension or the code that asks for it")
+        needed_names = needed_extensions(need)
+        for extension in self.found.extensions:
+            if extension not in needed_names:
+                raise self.error(f"extension {extension}: not needed; drop the #extension that asks for it")
+
+
+def _kind(text: str) -> str:
+    return "int" if text in _INTEGERS else "float" if text == "f32" else text

@@ -1,0 +1,69 @@
+"""Variant keys: the dtype and storage of every slot, for one algorithm of one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from ..dtypes import DType, Storage
+from ..errors import ManifestError
+from .manifest import Algorithm, Manifest, Slot
+from .where import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class SlotKey:
+    slot: str
+    dtype: DType
+    storage: Storage
+
+    def __str__(self) -> str:
+        bound = self.dtype is not DType.NONE
+        return f"{self.slot}={self.dtype.value}:{self.storage.value}" if bound else f"{self.slot}=none"
+
+
+@dataclass(frozen=True, slots=True)
+class VariantKey:
+    """`kernel/algorithm[x=f16:buffer,zp=i8:image,bias=none]`; `slots` is in slot order."""
+
+    kernel: str
+    algorithm: str
+    slots: tuple[SlotKey, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kernel}/{self.algorithm}[{','.join(str(slot) for slot in self.slots)}]"
+
+
+def slot_choices(manifest: Manifest) -> tuple[tuple[SlotKey, ...], ...]:
+    """Every combination of dtypes and storages that `where` accepts, in slot order, the last slot fastest.
+
+    Raises ManifestError when none is left, or when a dtype or storage a slot declares occurs in no combination.
+    """
+    rows = tuple(_combinations(manifest))
+    if not rows:
+        conditions = "; ".join(where.text for where in manifest.where)
+        raise ManifestError(f"{manifest.path.name}: variants.where: no combination is left ({conditions})")
+    for i, slot in enumerate(manifest.slots):
+        for choice in _choices(slot):
+            if not any((row[i].dtype, row[i].storage) == choice for row in rows):
+                key = SlotKey(slot.name, *choice)
+                raise ManifestError(f"{manifest.path.name}: slots.{slot.name}: {key} is in no variant; widen where or drop it")
+    return rows
+
+
+def variant_keys(manifest: Manifest, algorithm: Algorithm) -> tuple[VariantKey, ...]:
+    return tuple(VariantKey(manifest.name, algorithm.name, row) for row in slot_choices(manifest))
+
+
+def _choices(slot: Slot) -> list[Choice]:
+    choices = list(product(slot.dtypes, slot.storages))
+    return [*choices, (DType.NONE, Storage.NONE)] if slot.optional else choices
+
+
+def _combinations(manifest: Manifest) -> Iterator[tuple[SlotKey, ...]]:
+    names = [slot.name for slot in manifest.slots]
+    for row in product(*(_choices(slot) for slot in manifest.slots)):
+        key = dict(zip(names, row, strict=True))
+        if all(where.accepts(key) for where in manifest.where):
+            yield tuple(SlotKey(name, dtype, storage) for name, (dtype, storage) in key.items())

@@ -1,0 +1,212 @@
+"""The one writer and the one reader of the kernel library flatbuffer (library.fbs)."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import flatbuffers
+
+from ..dtypes import DType, Storage
+from ..errors import ShaderError
+from ..kernels.cache import CompiledVariant
+from ..kernels.expr import Expr, OpCode
+from ..kernels.keys import SlotKey, VariantKey
+from ..kernels.manifest import Algorithm, Io, Manifest, Push, ValueKind
+from ._generated import common_generated as common
+from ._generated import library_generated as fb
+
+IDENTIFIER = b"ZPL1"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LibrarySummary:
+    """What a kernel library holds: its content hash, the device facts its guards use, and its variants in picking order."""
+
+    version: int
+    hash: str
+    facts: tuple[str, ...]
+    variants: tuple[VariantKey, ...]
+    n_modules: int
+    spirv_bytes: int
+
+
+def write_library(manifests: Sequence[Manifest], variants: Mapping[VariantKey, CompiledVariant]) -> bytes:
+    """Serializes the kernels. Equal inputs give equal bytes. Identical SPIR-V is stored once.
+
+    variants: every key of every algorithm, see kernels.keys.variant_keys.
+    """
+    return _Writer(manifests, variants).run()
+
+
+def read_library(data: bytes) -> LibrarySummary:
+    """Raises ShaderError on bytes that are no kernel library of this version."""
+    if data[4:8] != IDENTIFIER:
+        raise ShaderError(f"kernel library: identifier {data[4:8]!r}; need {IDENTIFIER!r}; not a kernel library")
+    try:
+        root = fb.Library.GetRootAs(data)
+        if root.Version() != VERSION:
+            raise ShaderError(f"kernel library: version {root.Version()}; this package reads {VERSION}; build it again")
+        return _summary(root)
+    except (struct.error, IndexError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
+        raise ShaderError(f"kernel library: malformed flatbuffer ({error}); the bytes are damaged; build it again") from error
+
+
+def _summary(root: fb.Library) -> LibrarySummary:
+    keys = []
+    for kernel in (root.Kernels(i) for i in range(root.KernelsLength())):
+        slots = [kernel.Slots(i).Name().decode() for i in range(kernel.SlotsLength())]
+        for algorithm in (kernel.Algorithms(i) for i in range(kernel.AlgorithmsLength())):
+            for variant in (algorithm.Variants(i) for i in range(algorithm.VariantsLength())):
+                choices = tuple(
+                    SlotKey(slot, DType(_DTYPES[variant.Dtypes(i)]), Storage(_STORAGES[variant.Storages(i)]))
+                    for i, slot in enumerate(slots)
+                )
+                keys.append(VariantKey(kernel.Name().decode(), algorithm.Name().decode(), choices))
+    modules = [root.Modules(i).SpirvLength() for i in range(root.ModulesLength())]
+    return LibrarySummary(
+        version=root.Version(),
+        hash=root.Hash().decode(),
+        facts=tuple(root.Facts(i).decode() for i in range(root.FactsLength())),
+        variants=tuple(keys),
+        n_modules=len(modules),
+        spirv_bytes=4 * sum(modules),
+    )
+
+
+def _names(enum: type) -> dict[int, str]:
+    return {value: name for name, value in vars(enum).items() if not name.startswith("_")}
+
+
+_DTYPES = _names(common.DType)
+_STORAGES = _names(common.Storage)
+
+
+def _make(cls: type, **fields: object) -> object:
+    item = cls()
+    for name, value in fields.items():
+        setattr(item, name, value)
+    return item
+
+
+class _Words(fb.ModuleT):  # type: ignore[misc]
+    """A module whose words are copied in one piece: the generated code takes one call a word."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        builder.StartVector(4, len(self.data) // 4, 4)
+        head = builder.Head() - len(self.data)
+        builder.head = head
+        builder.Bytes[head : head + len(self.data)] = self.data
+        words = builder.EndVector()
+        fb.ModuleStart(builder)
+        fb.ModuleAddSpirv(builder, words)
+        return int(fb.ModuleEnd(builder))
+
+
+class _Writer:
+    def __init__(self, manifests: Sequence[Manifest], variants: Mapping[VariantKey, CompiledVariant]) -> None:
+        self.manifests = manifests
+        self.variants = variants
+        self.facts: list[str] = []
+        self.modules: dict[bytes, int] = {}
+
+    def run(self) -> bytes:
+        root = fb.LibraryT()
+        root.version = VERSION
+        root.kernels = [self.kernel(manifest) for manifest in self.manifests]
+        root.facts = self.facts
+        root.modules = [_Words(data) for data in self.modules]
+        root.hash = hashlib.sha256(_pack(root)).hexdigest()
+        return _pack(root)
+
+    def kernel(self, manifest: Manifest) -> object:
+        slots = [slot.name for slot in manifest.slots]
+        attrs = [attr.name for attr in manifest.attrs]
+        directions = {Io.IN: fb.Io.input, Io.OUT: fb.Io.output}
+        kinds = {ValueKind.INT: fb.ValueKind.integer, ValueKind.FLOAT: fb.ValueKind.real}
+        return _make(
+            fb.KernelT,
+            name=manifest.name,
+            doc=manifest.doc,
+            slots=[
+                _make(fb.SlotT, name=slot.name, io=directions[slot.io], optional=slot.optional)
+                for slot in manifest.slots
+            ],
+            attrs=[_make(fb.AttrDeclT, name=attr.name, kind=kinds[attr.kind]) for attr in manifest.attrs],
+            algorithms=[self.algorithm(manifest, algorithm, slots, attrs) for algorithm in manifest.algorithms],
+        )
+
+    def algorithm(self, manifest: Manifest, algorithm: Algorithm, slots: list[str], attrs: list[str]) -> object:
+        compiled = [
+            variant
+            for key, variant in self.variants.items()
+            if (key.kernel, key.algorithm) == (manifest.name, algorithm.name)
+        ]
+        return _make(
+            fb.AlgorithmT,
+            name=algorithm.name,
+            when=None if algorithm.when is None else self.expr(algorithm.when, slots, attrs),
+            grid=[self.expr(expr, slots, attrs) for expr in algorithm.grid],
+            localSize=list(compiled[0].local_size),
+            specs=[
+                _make(fb.SpecT, id=i, name=spec.name, value=self.expr(spec.value, slots, attrs))
+                for i, spec in enumerate(algorithm.specs)
+            ],
+            push=[self.push(i, push, slots, attrs) for i, push in enumerate(algorithm.pushes)],
+            variants=[self.variant(variant) for variant in compiled],
+        )
+
+    def push(self, index: int, push: Push, slots: list[str], attrs: list[str]) -> object:
+        if push.value is None:
+            kind, attr = fb.ValueKind.real, attrs.index(push.attr)
+            return _make(fb.PushT, name=push.name, offset=4 * index, kind=kind, attr=attr)
+        value = self.expr(push.value, slots, attrs)
+        return _make(fb.PushT, name=push.name, offset=4 * index, kind=fb.ValueKind.integer, value=value)
+
+    def variant(self, variant: CompiledVariant) -> object:
+        return _make(
+            fb.VariantT,
+            dtypes=[getattr(common.DType, choice.dtype.value) for choice in variant.key.slots],
+            storages=[getattr(common.Storage, choice.storage.value) for choice in variant.key.slots],
+            bindings=[_make(fb.BindingT, slot=index, binding=index) for index in variant.bindings],
+            capabilities=list(variant.capabilities),
+            pushBytes=variant.push_bytes,
+            sharedBytes=variant.shared_bytes,
+            module=self.modules.setdefault(variant.spirv, len(self.modules)),
+        )
+
+    def expr(self, expr: Expr, slots: list[str], attrs: list[str]) -> object:
+        ops = []
+        for op in expr.ops:
+            arg = 0
+            if op.code is OpCode.ATTR:
+                arg = attrs.index(op.name)
+            elif op.code is OpCode.FACT:
+                arg = self.fact(op.name)
+            elif op.name:
+                arg = slots.index(op.name)
+            ops.append(_make(fb.OpT, value=op.value, arg=arg, code=getattr(fb.OpCode, op.code.value)))
+        return _make(fb.ExprT, ops=ops, text=expr.text)
+
+    def fact(self, name: str) -> int:
+        if name not in self.facts:
+            self.facts.append(name)
+        return self.facts.index(name)
+
+
+def _pack(root: fb.LibraryT) -> bytes:
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(root.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def list_variants(variants: Iterable[VariantKey]) -> tuple[str, ...]:
+    """Keys as text, in the order given."""
+    return tuple(str(key) for key in variants)
