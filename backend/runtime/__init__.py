@@ -1,0 +1,1 @@
+"""Reaches the player from Python: devices, programs, ExecuTorch registration. Importing it loads nothing."""

@@ -1,0 +1,252 @@
+// ExecuTorch's BackendInterface over Delegate.
+#include <executorch/runtime/backend/interface.h>
+#include <executorch/runtime/core/event_tracer_hooks_delegate.h>
+#include <executorch/runtime/core/exec_aten/util/tensor_util.h>
+#include <executorch/runtime/platform/log.h>
+#include <executorch/runtime/platform/platform.h>
+
+#include <algorithm>
+#include <cstring>
+#include <list>
+
+#include "delegate.h"
+
+namespace zeropoint {
+
+int report(const Status& status);  // c_api.cpp: keeps the text for zp_last_error()
+
+namespace {
+
+namespace et = executorch::runtime;
+using executorch::aten::ScalarType;
+
+constexpr size_t kLogLine = 200;  // ExecuTorch cuts a log message at 256 bytes
+
+et::Error mapped(Code code) {
+  switch (code) {
+    case Code::kOk:
+      return et::Error::Ok;
+    case Code::kInvalidArgument:
+      return et::Error::InvalidArgument;
+    case Code::kInvalidProgram:
+      return et::Error::InvalidProgram;
+    case Code::kIncompatible:
+      return et::Error::DelegateInvalidCompatibility;
+    case Code::kOutOfMemory:
+      return et::Error::MemoryAllocationFailed;
+    case Code::kNotFound:
+      return et::Error::NotFound;
+    case Code::kDevice:
+      break;
+  }
+  return et::Error::AccessFailed;
+}
+
+et::Error logged(const Status& status) {
+  report(status);
+  const std::string& text = status.message();
+  for (size_t at = 0; at < text.size(); at += kLogLine) {
+    ET_LOG(Error, "%s%s", at == 0 ? "" : "... ", text.substr(at, kLogLine).c_str());
+  }
+  return mapped(status.code());
+}
+
+bool host_dtype(ScalarType type, int32_t* dtype) {
+  switch (type) {
+    case ScalarType::Float:
+      *dtype = ZP_F32;
+      return true;
+    case ScalarType::Half:
+      *dtype = ZP_F16;
+      return true;
+    case ScalarType::BFloat16:
+      *dtype = ZP_BF16;
+      return true;
+    case ScalarType::Long:
+      *dtype = ZP_I64;
+      return true;
+    case ScalarType::Int:
+      *dtype = ZP_I32;
+      return true;
+    case ScalarType::Char:
+      *dtype = ZP_I8;
+      return true;
+    case ScalarType::Byte:
+      *dtype = ZP_U8;
+      return true;
+    case ScalarType::Bool:
+      *dtype = ZP_BOOL;
+      return true;
+    default:
+      return false;
+  }
+}
+
+// What ExecuTorch holds as the delegate handle.
+struct Handle {
+  uint64_t id = 0;
+  std::shared_ptr<Delegate> delegate;
+  std::mutex mutex;  // guards what follows
+  std::vector<zp_tensor> inputs;
+  std::vector<int64_t> integers;
+};
+
+Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
+  if (!value.isTensor()) return Status(Code::kInvalidArgument, "no tensor");
+  const executorch::aten::Tensor& tensor = value.toTensor();
+  if (!host_dtype(tensor.scalar_type(), &result->dtype)) {
+    return fail(Code::kInvalidArgument, "scalar type %d; need f32, f16, bf16, i64, i32, i8, u8 or bool",
+                static_cast<int>(tensor.scalar_type()));
+  }
+  if (tensor.dim() > ZP_MAX_RANK) {
+    return fail(Code::kInvalidArgument, "%d dimensions; at most %d", static_cast<int>(tensor.dim()),
+                ZP_MAX_RANK);
+  }
+  result->rank = static_cast<int32_t>(tensor.dim());
+  for (int32_t i = 0; i < result->rank; ++i) {
+    if (tensor.dim_order()[static_cast<size_t>(i)] != i) {
+      return Status(Code::kInvalidArgument, "not contiguous in the default dimension order");
+    }
+    result->dims[i] = tensor.size(i);
+  }
+  result->size_bytes = tensor.nbytes();
+  result->data = const_cast<void*>(tensor.const_data_ptr());
+  return Status();
+}
+
+struct Outputs {
+  et::Span<et::EValue*> values;
+};
+
+Status place_output(void* user, size_t index, zp_tensor* output) {
+  et::EValue& value = *static_cast<Outputs*>(user)->values[index];
+  std::string where;
+  zp_tensor given{};
+  if (Status status = read_tensor_argument(value, &given); !status.ok())
+    return status.in(format("output[%zu]", index));
+  if (given.dtype != output->dtype) {
+    return fail(Code::kInvalidArgument, "output[%zu]: host dtype %d; the program gives %d", index,
+                given.dtype, output->dtype);
+  }
+  executorch::aten::Tensor& tensor = value.toTensor();
+  executorch::aten::SizesType sizes[ZP_MAX_RANK];
+  for (int32_t i = 0; i < output->rank; ++i) {
+    if (output->dims[i] > INT32_MAX) return fail(Code::kInvalidArgument, "output[%zu]: too large", index);
+    sizes[i] = static_cast<executorch::aten::SizesType>(output->dims[i]);
+  }
+  et::Error error = et::resize_tensor(tensor, executorch::aten::ArrayRef<executorch::aten::SizesType>(
+                                                  sizes, static_cast<size_t>(output->rank)));
+  if (error != et::Error::Ok || tensor.nbytes() < output->size_bytes) {
+    return fail(Code::kInvalidArgument, "output[%zu]: cannot be resized (ExecuTorch error %d)", index,
+                static_cast<int>(error));
+  }
+  output->data = tensor.mutable_data_ptr();
+  return Status();
+}
+
+class Backend final : public et::BackendInterface {
+ public:
+  bool is_available() const override { return true; }
+
+  et::Result<et::DelegateHandle*> init(et::BackendInitContext& context, et::FreeableBuffer* processed,
+                                       et::ArrayRef<et::CompileSpec> compile_specs) const override {
+    static_cast<void>(compile_specs);
+    auto handle = std::make_unique<Handle>();
+    Status status = load(context, *processed, handle.get());
+    if (!status.ok()) return logged(status);
+    processed->Free();
+    return handle.release();
+  }
+
+  et::Error execute(et::BackendExecutionContext& context, et::DelegateHandle* opaque,
+                    et::Span<et::EValue*> args) const override {
+    auto* handle = static_cast<Handle*>(opaque);
+    et::EventTracer* tracer = context.event_tracer();
+    et_timestamp_t start = tracer == nullptr ? 0 : et_pal_current_ticks();
+    Status status = run(handle, args, tracer != nullptr);
+    if (!status.ok()) return logged(status);
+    if (tracer != nullptr) log_calls(*handle->delegate, tracer, start);
+    return et::Error::Ok;
+  }
+
+  void destroy(et::DelegateHandle* opaque) const override {
+    auto* handle = static_cast<Handle*>(opaque);
+    forget_delegate(handle->id);
+    delete handle;
+  }
+
+ private:
+  static Status load(et::BackendInitContext& context, const et::FreeableBuffer& processed, Handle* handle) {
+    auto blob = processed.data_safe();
+    if (!blob.ok()) return Status(Code::kInvalidProgram, "program: the delegate blob is not in memory");
+    const Library* library = nullptr;
+    ZP_TRY(Library::embedded(&library));
+    const et::NamedDataMap* named_data = context.get_named_data_map();
+    std::list<et::FreeableBuffer> loaded;
+    auto find = [&](const std::string& key, const void** data, size_t* size) -> Status {
+      if (named_data == nullptr) return Status(Code::kNotFound, "the .pte has no named data");
+      auto found = named_data->get_data(key);
+      if (!found.ok()) {
+        return fail(Code::kNotFound,
+                    "not in the program's named data (ExecuTorch error %d); is a .ptd missing?",
+                    static_cast<int>(found.error()));
+      }
+      loaded.push_back(std::move(found.get()));
+      auto bytes = loaded.back().data_safe();
+      if (!bytes.ok()) return Status(Code::kNotFound, "the named data is not in memory");
+      *data = bytes.get();
+      *size = loaded.back().size();
+      return Status();
+    };
+    ZP_TRY(Delegate::load(blob.get(), processed.size(), *library, find, 0, &handle->delegate));
+    handle->delegate->owned_by_executorch = true;
+    if (context.get_method_name() != nullptr) handle->delegate->method = context.get_method_name();
+    handle->id = register_delegate(handle->delegate);
+    return Status();
+  }
+
+  static Status run(Handle* handle, et::Span<et::EValue*> args, bool profile) {
+    const Program& program = handle->delegate->program();
+    size_t n_inputs = program.inputs.size();
+    if (args.size() != n_inputs + program.outputs.size()) {
+      return fail(Code::kInvalidArgument, "%zu arguments; the program has %zu inputs and %zu outputs",
+                  args.size(), n_inputs, program.outputs.size());
+    }
+    std::lock_guard<std::mutex> lock(handle->mutex);
+    handle->inputs.resize(n_inputs);
+    handle->integers.resize(n_inputs);
+    for (size_t i = 0; i < n_inputs; ++i) {
+      zp_tensor& input = handle->inputs[i];
+      if (args[i]->isInt()) {
+        handle->integers[i] = args[i]->toInt();
+        input = {ZP_I64, 0, {}, &handle->integers[i], sizeof(int64_t)};
+      } else if (Status status = read_tensor_argument(*args[i], &input); !status.ok()) {
+        return status.in(format("input[%zu]", i));
+      }
+    }
+    Outputs outputs{{args.data() + n_inputs, program.outputs.size()}};
+    return handle->delegate->execute(handle->inputs.data(), n_inputs, place_output, &outputs, profile);
+  }
+
+  // One event per kernel call; the delegate debug identifier is the call's index in the Program.
+  static void log_calls(Delegate& delegate, et::EventTracer* tracer, et_timestamp_t start) {
+    et_tick_ratio_t ratio = et_pal_ticks_to_ns_multiplier();
+    auto ticks = [&](uint64_t ns) {
+      return start + ns * ratio.denominator / std::max<uint64_t>(ratio.numerator, 1);
+    };
+    std::vector<std::pair<uint64_t, uint64_t>> times = delegate.call_times();
+    for (size_t i = 0; i < times.size(); ++i) {
+      et::event_tracer_log_profiling_delegate(tracer, nullptr, static_cast<et::DebugHandle>(i),
+                                              ticks(times[i].first), ticks(times[i].second));
+    }
+  }
+};
+
+// Only registers; the first init() makes the first Vulkan call.
+[[maybe_unused]] const et::Error registered = [] {
+  static Backend backend;
+  return et::register_backend({"ZeropointBackend", &backend});
+}();
+
+}  // namespace
+}  // namespace zeropoint

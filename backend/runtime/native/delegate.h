@@ -1,0 +1,108 @@
+// A loaded Program: memory, variants, recordings, execution. Knows neither ExecuTorch nor any operator.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "picker.h"
+#include "zeropoint.h"
+
+namespace zeropoint {
+
+// Gives the bytes of a constant by key. The view must stay valid until load() returns.
+using FindConstant = std::function<Status(const std::string& key, const void** data, size_t* size_bytes)>;
+
+// Called once per output, with dtype, rank, dims and size_bytes set; sets data. Execution then writes there.
+using PlaceOutput = Status (*)(void* user, size_t index, zp_tensor* output);
+
+class Delegate {
+ public:
+  static Status load(const void* blob, size_t size, const Library& library, const FindConstant& find,
+                     uint32_t flags, std::shared_ptr<Delegate>* delegate);
+  ~Delegate();
+
+  // Thread-safe; calls on one delegate and on one device run one after the other. After the first call with
+  // the same symbol values it neither allocates nor looks anything up by name.
+  Status execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput place, void* user, bool profile);
+  Status output_shapes(const zp_tensor* inputs, size_t n_inputs, zp_tensor* outputs, size_t n_outputs);
+
+  const Program& program() const { return program_; }
+  uint32_t flags() const { return flags_; }
+  // GPU time of each call of the last profiled execute, in nanoseconds from its start; empty otherwise.
+  std::vector<std::pair<uint64_t, uint64_t>> call_times();
+
+  std::string describe();
+  std::string picks();
+  Status read_tensor(uint32_t index, void* data, uint64_t* size_bytes);
+
+  std::string method;  // ExecuTorch's name; set before the delegate is shared
+  bool owned_by_executorch = false;
+
+ private:
+  struct Recording {
+    ~Recording();
+    Context* context = nullptr;
+    std::vector<int64_t> symbols;
+    bool profile = false;
+    uint64_t last_used = 0;
+    VkCommandBuffer commands = VK_NULL_HANDLE;
+    VkDescriptorPool descriptors = VK_NULL_HANDLE;
+    VkQueryPool queries = VK_NULL_HANDLE;
+    std::shared_ptr<Buffer> arena;
+    std::shared_ptr<Buffer> staging;  // null when the arena is read and written in place
+    std::vector<Pick> picks;
+  };
+  class Recorder;
+
+  Delegate() = default;
+  Status open(const FindConstant& find);
+  void unalias();
+  Status load_constants(const FindConstant& find);
+  Status check_device();
+  Status bind_inputs(const zp_tensor* inputs, size_t n_inputs);
+  Status bind_symbols(const zp_tensor* inputs);
+  void output_shape(const Output& output, zp_tensor* tensor) const;
+  int64_t numel(const Tensor& tensor) const;
+  Status run(const zp_tensor* inputs, const zp_tensor* outputs, bool profile);
+  Status find_recording(bool profile, Recording** result);
+  Status record(Recording* recording);
+  Status copy_in(const zp_tensor* inputs, const Recording& recording);
+  void copy_out(const zp_tensor* outputs, const Recording& recording);
+  Status read_times(const Recording& recording);
+  Status read_image(const Image& image, size_t element_bytes, size_t bytes, void* data);
+  Status pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks);
+
+  Program program_;
+  uint32_t flags_ = 0;
+  Context* context_ = nullptr;
+  bool needs_added_ = false;
+  uint64_t staging_bytes_ = 0;
+  std::vector<uint64_t> staging_offsets_;           // per tensor, of those that the host reads or writes
+  std::vector<std::shared_ptr<Buffer>> constants_;  // per tensor, null unless constant
+  std::vector<std::unique_ptr<Image>> images_;      // per tensor, null unless an image
+  std::vector<std::vector<Candidate>> candidates_;  // per call
+  std::shared_ptr<Buffer> own_arena_;               // ZP_KEEP_ALL
+
+  std::mutex mutex_;  // held by execute(); taken before Context::mutex. Guards what follows
+  std::vector<int64_t> symbols_;
+  std::vector<zp_tensor> outputs_;
+  std::vector<std::unique_ptr<Recording>> recordings_;
+  Recording* last_ = nullptr;
+  uint64_t clock_ = 0;
+  std::vector<uint64_t> ticks_;
+  std::vector<std::pair<uint64_t, uint64_t>> times_;
+};
+
+// Live programs by id, for the C interface.
+uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate);
+std::shared_ptr<Delegate> find_delegate(uint64_t id);
+std::vector<std::pair<uint64_t, std::shared_ptr<Delegate>>> live_delegates();
+// Returns what the id named; null when unknown.
+std::shared_ptr<Delegate> forget_delegate(uint64_t id);
+uint32_t default_flags();
+void set_default_flags(uint32_t flags);
+
+}  // namespace zeropoint

@@ -1,0 +1,198 @@
+// Pipelines of a Context, and their cache on disk: removable, keyed by driver and library, never trusted.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "context.h"
+
+namespace zeropoint {
+namespace {
+
+constexpr uint64_t kMagic = 0x314350'5a50'0001;  // "ZPPC1"
+constexpr size_t kMaxCacheBytes = 256 << 20;
+
+struct CacheHeader {
+  uint64_t magic;
+  uint64_t size_bytes;  // of what follows
+  uint64_t checksum;    // FNV-1a of what follows
+};
+
+uint64_t fnv1a(const uint8_t* data, size_t size) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (size_t i = 0; i < size; ++i) hash = (hash ^ data[i]) * 0x100000001b3u;
+  return hash;
+}
+
+// The directory for cache files, made when missing; empty when the cache is off or no directory can be made.
+std::string cache_directory() {
+  if (const char* chosen = std::getenv("ZEROPOINT_CACHE_DIR"); chosen != nullptr) {
+    if (*chosen != '\0') mkdir(chosen, 0700);
+    return chosen;
+  }
+  std::string base;
+  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg == '/') {
+    base = xdg;
+  } else if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/') {
+    base = std::string(home) + "/.cache";
+  } else {
+    return "";
+  }
+  mkdir(base.c_str(), 0700);
+  base += "/zeropoint";
+  mkdir(base.c_str(), 0700);
+  return base;
+}
+
+bool read_exactly(int file, void* target, size_t size) {
+  auto* bytes = static_cast<uint8_t*>(target);
+  while (size > 0) {
+    ssize_t got = read(file, bytes, size);
+    if (got <= 0) return false;
+    bytes += got;
+    size -= static_cast<size_t>(got);
+  }
+  return true;
+}
+
+bool write_exactly(int file, const void* source, size_t size) {
+  const auto* bytes = static_cast<const uint8_t*>(source);
+  while (size > 0) {
+    ssize_t put = write(file, bytes, size);
+    if (put <= 0) return false;
+    bytes += put;
+    size -= static_cast<size_t>(put);
+  }
+  return true;
+}
+
+// The file's payload when it is ours, whole, unchanged and made by this driver; otherwise empty.
+std::vector<uint8_t> read_cache(const std::string& path, const uint8_t* uuid) {
+  std::vector<uint8_t> data;
+  int file = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (file < 0) return data;
+  struct stat info{};
+  CacheHeader header{};
+  VkPipelineCacheHeaderVersionOne driver{};
+  bool good = fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid() &&
+              static_cast<uint64_t>(info.st_size) <= kMaxCacheBytes &&
+              read_exactly(file, &header, sizeof(header)) && header.magic == kMagic &&
+              header.size_bytes >= sizeof(driver) &&
+              header.size_bytes == static_cast<uint64_t>(info.st_size) - sizeof(header);
+  if (good) {
+    data.resize(header.size_bytes);
+    good = read_exactly(file, data.data(), data.size()) && fnv1a(data.data(), data.size()) == header.checksum;
+  }
+  if (good) {
+    std::memcpy(&driver, data.data(), sizeof(driver));
+    good = driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
+           std::memcmp(driver.pipelineCacheUUID, uuid, VK_UUID_SIZE) == 0;
+  }
+  close(file);
+  if (!good) data.clear();
+  return data;
+}
+
+}  // namespace
+
+std::string Context::cache_path() const {
+  const Library* library = nullptr;
+  std::string directory = cache_directory();
+  if (directory.empty() || !Library::embedded(&library).ok()) return "";
+  return directory + "/" + info_.cache_id + "-" + printable(library->hash()).substr(0, 16) + ".pipelines";
+}
+
+void Context::load_pipeline_cache() {
+  std::string path = cache_path();
+  std::vector<uint8_t> data;
+  if (!path.empty()) data = read_cache(path, info_.cache_uuid);
+  VkPipelineCacheCreateInfo info{VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
+  info.initialDataSize = data.size();
+  info.pInitialData = data.data();
+  if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
+  info.initialDataSize = 0;
+  if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) != VK_SUCCESS)
+    pipeline_cache_ = VK_NULL_HANDLE;
+}
+
+void Context::save_pipelines() {
+  if (!std::exchange(pipelines_changed_, false) || pipeline_cache_ == VK_NULL_HANDLE) return;
+  std::string path = cache_path();
+  size_t size = 0;
+  if (path.empty() || vkGetPipelineCacheData(device_, pipeline_cache_, &size, nullptr) != VK_SUCCESS) return;
+  std::vector<uint8_t> data(size);
+  if (vkGetPipelineCacheData(device_, pipeline_cache_, &size, data.data()) != VK_SUCCESS) return;
+  CacheHeader header{kMagic, size, fnv1a(data.data(), size)};
+  std::string temporary = path + ".XXXXXX";
+  int file = mkstemp(temporary.data());
+  if (file < 0) return;
+  bool good = write_exactly(file, &header, sizeof(header)) && write_exactly(file, data.data(), size);
+  good = close(file) == 0 && good;
+  if (!good || rename(temporary.c_str(), path.c_str()) != 0) unlink(temporary.c_str());
+}
+
+Status Context::pipeline(const Algorithm& algorithm, const Variant& variant,
+                         const std::vector<int32_t>& specs, const Pipeline** pipeline) {
+  auto found = pipelines_.find({&variant, specs});
+  if (found == pipelines_.end()) {
+    Pipeline created;
+    Status status = create_pipeline(algorithm, variant, specs, &created);
+    if (!status.ok()) {
+      vkDestroyPipelineLayout(device_, created.layout, nullptr);
+      vkDestroyDescriptorSetLayout(device_, created.set_layout, nullptr);
+      return status;
+    }
+    found = pipelines_.emplace(std::pair(&variant, specs), created).first;
+    pipelines_changed_ = true;
+    ++counters_.pipelines;
+  }
+  *pipeline = &found->second;
+  return Status();
+}
+
+Status Context::create_pipeline(const Algorithm& algorithm, const Variant& variant,
+                                const std::vector<int32_t>& specs, Pipeline* pipeline) {
+  std::vector<VkDescriptorSetLayoutBinding> bindings;
+  for (const fb::Binding& binding : variant.bindings) {
+    bool image = variant.storages[binding.slot()] == fb::Storage::image;
+    VkDescriptorType type = image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+    bindings.push_back({binding.binding(), type, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
+  }
+  VkDescriptorSetLayoutCreateInfo set{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO};
+  set.bindingCount = static_cast<uint32_t>(bindings.size());
+  set.pBindings = bindings.data();
+  ZP_VK(vkCreateDescriptorSetLayout, device_, &set, nullptr, &pipeline->set_layout);
+  VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes + 3) / 4 * 4};
+  VkPipelineLayoutCreateInfo layout{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO};
+  layout.setLayoutCount = 1;
+  layout.pSetLayouts = &pipeline->set_layout;
+  layout.pushConstantRangeCount = range.size == 0 ? 0 : 1;
+  layout.pPushConstantRanges = &range;
+  ZP_VK(vkCreatePipelineLayout, device_, &layout, nullptr, &pipeline->layout);
+  VkShaderModuleCreateInfo code{VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
+  code.codeSize = variant.spirv_bytes;
+  code.pCode = variant.spirv;
+  VkShaderModule shader = VK_NULL_HANDLE;
+  ZP_VK(vkCreateShaderModule, device_, &code, nullptr, &shader);
+  std::vector<VkSpecializationMapEntry> entries;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    entries.push_back({algorithm.specs[i].id, static_cast<uint32_t>(i * sizeof(int32_t)), sizeof(int32_t)});
+  }
+  VkSpecializationInfo values{static_cast<uint32_t>(entries.size()), entries.data(),
+                              specs.size() * sizeof(int32_t), specs.data()};
+  VkComputePipelineCreateInfo create{VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
+  create.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
+  create.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
+  create.stage.module = shader;
+  create.stage.pName = "main";
+  create.stage.pSpecializationInfo = &values;
+  create.layout = pipeline->layout;
+  VkResult result =
+      vkCreateComputePipelines(device_, pipeline_cache_, 1, &create, nullptr, &pipeline->handle);
+  vkDestroyShaderModule(device_, shader, nullptr);
+  return result == VK_SUCCESS ? Status() : vk_failure("vkCreateComputePipelines", result);
+}
+
+}  // namespace zeropoint

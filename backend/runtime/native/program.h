@@ -1,0 +1,93 @@
+// A Program as plain data, decoded from a delegate blob.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "library.h"
+#include "program_generated.h"
+#include "status.h"
+
+namespace zeropoint {
+
+inline constexpr uint32_t kProgramVersion = 1;
+inline constexpr int kMaxRank = 8;
+inline constexpr uint64_t kArenaAlign = 256;
+inline constexpr uint64_t kSizeAlign = 16;
+
+struct Symbol {
+  std::string name;
+  int64_t min = 0;
+  int64_t max = 0;
+};
+
+// base + sum(coefficient * symbol); in [0, 2^31) for all symbol values in range.
+struct Dim {
+  int64_t base = 0;
+  std::vector<fb::Term> terms;
+
+  int64_t value(const std::vector<int64_t>& symbols) const {
+    int64_t result = base;
+    for (const fb::Term& term : terms) result += term.coefficient() * symbols[term.symbol()];
+    return result;
+  }
+};
+
+struct Tensor {
+  std::string name;
+  fb::DType dtype = fb::DType::none;
+  fb::Storage storage = fb::Storage::none;
+  fb::Memory memory = fb::Memory::arena;
+  std::vector<Dim> dims;
+  uint64_t offset = 0;      // into the arena
+  uint64_t size_bytes = 0;  // at the symbols' maxima, a multiple of 16
+  uint64_t data_bytes = 0;  // the same, not rounded up
+  int64_t max_numel = 0;
+  std::string constant;
+
+  bool in_arena() const { return memory == fb::Memory::arena && storage == fb::Storage::buffer; }
+};
+
+struct Call {
+  std::string name;
+  const Kernel* kernel = nullptr;
+  std::vector<int32_t> tensors;        // one per slot, -1 when not bound
+  std::vector<int64_t> integer_attrs;  // one per declared attribute, 0 where it is real
+  std::vector<float> real_attrs;       // one per declared attribute, 0 where it is an integer
+  std::vector<uint32_t> debug_handles;
+};
+
+struct Input {
+  int32_t tensor = -1;
+  int32_t symbol = -1;
+  fb::HostDType host_dtype = fb::HostDType::f32;
+};
+
+struct Output {
+  std::vector<uint32_t> tensors;
+  fb::HostDType host_dtype = fb::HostDType::f32;
+};
+
+// Where a symbol's value comes from: an integer input (axis < 0), or
+// (dimension `axis` of input `input` - base) / coefficient.
+struct SymbolSource {
+  uint32_t input = 0;
+  int32_t axis = -1;
+  int64_t base = 0;
+  int64_t coefficient = 1;
+};
+
+struct Program {
+  uint64_t arena_bytes = 0;
+  std::vector<Symbol> symbols;
+  std::vector<SymbolSource> sources;  // one per symbol
+  std::vector<Tensor> tensors;
+  std::vector<Call> calls;
+  std::vector<Input> inputs;
+  std::vector<Output> outputs;
+};
+
+int bits_of(fb::DType dtype);
+
+}  // namespace zeropoint
