@@ -1,0 +1,148 @@
+"""The 8da4w family of recipes, all of torchao: this project has no quantizer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor, quantize_
+from torchao.quantization.granularity import PerAxis, PerGroup
+from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
+from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
+from torchao.quantization.quant_primitives import MappingType
+from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
+
+from .errors import OptionError
+
+RECIPES = ("8da4w", "8da4w-float-zp", "8da8w", "4w", "8w")
+ALGORITHMS = ("affine", "hqq_scale_only")
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """How weights are quantized. group_size None: one group per output channel."""
+
+    bits: int
+    group_size: int | None
+    algorithm: IntxChooseQParamsAlgorithm
+    mapping: MappingType
+
+    @property
+    def granularity(self) -> PerGroup | PerAxis:
+        return PerAxis(0) if self.group_size is None else PerGroup(self.group_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.int4 if self.bits == 4 else torch.int8
+
+
+def quantize(
+    model: nn.Module,
+    *,
+    recipe: str = "8da4w",
+    group_size: int | None = 32,
+    algorithm: str = "affine",
+    asymmetric_weights: bool = False,
+    lm_head: str | None = None,
+) -> nn.Module:
+    """Quantizes every nn.Linear of a model in place, and returns the model. Embeddings are not touched.
+
+    | recipe | activations | weights | zero point in the exported graph |
+    |---|---|---|---|
+    | `8da4w` | int8 per token | int4 per group | int8 |
+    | `8da4w-float-zp` | int8 per token | int4 per group | float32 |
+    | `8da8w` | int8 per token | int8 per group | int8 |
+    | `4w` | not quantized | int4 per group | none |
+    | `8w` | not quantized | int8 per group | none |
+
+    `8da4w` is torchao's Int8DynamicActivationIntxWeightConfig (export_llama's `-qmode 8da4w`), `8da4w-float-zp` its
+    Int8DynActInt4WeightLinear (pre-quantized and QAT checkpoints), `4w` and `8w` its IntxWeightOnlyConfig.
+
+    group_size: inputs that share a scale; None for one scale per output channel. algorithm: "affine", or
+    "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone.
+    Raises OptionError on an unknown recipe or algorithm, or a group size that does not divide a linear's inputs.
+    """
+    for name in (recipe, *((lm_head,) if lm_head is not None else ())):
+        if name not in RECIPES:
+            raise OptionError(f"quantize: recipe {name!r}; offered {', '.join(RECIPES)}")
+    if algorithm not in ALGORITHMS:
+        raise OptionError(f"quantize: algorithm {algorithm!r}; offered {', '.join(ALGORITHMS)}")
+    names = {name for name, module in model.named_modules() if _is_float_linear(module)}
+    _check_groups(model, names, group_size)
+    heads = {name for name in names if name.split(".")[-1] == "lm_head"} if lm_head is not None else set()
+    for chosen, modules in ((recipe, names - heads), (lm_head, heads)):
+        if chosen is not None and modules:
+            weights = _Weights(
+                bits=8 if chosen in ("8da8w", "8w") else 4,
+                group_size=group_size,
+                algorithm=IntxChooseQParamsAlgorithm(algorithm),
+                mapping=MappingType.ASYMMETRIC if asymmetric_weights else MappingType.SYMMETRIC,
+            )
+            _apply(model, modules, chosen, weights=weights)
+    return model
+
+
+def _is_float_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and not isinstance(module.weight, IntxUnpackedToInt8Tensor)
+
+
+def _check_groups(model: nn.Module, names: set[str], group_size: int | None) -> None:
+    for name in sorted(names):
+        inputs = model.get_submodule(name).in_features
+        if group_size is not None and (group_size < 1 or inputs % group_size):
+            raise OptionError(
+                f"quantize: {name or 'the model'}: {inputs} inputs, group_size {group_size}; "
+                "choose a divisor, or None for one group per channel"
+            )
+
+
+def _apply(model: nn.Module, names: set[str], recipe: str, *, weights: _Weights) -> None:
+    if recipe == "8da4w-float-zp":
+        for name in sorted(names):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _float_zero_point(model.get_submodule(name), weights))
+        return
+    config: Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig
+    if recipe in ("4w", "8w"):
+        config = IntxWeightOnlyConfig(
+            weight_dtype=weights.dtype,
+            granularity=weights.granularity,
+            mapping_type=weights.mapping,
+            intx_choose_qparams_algorithm=weights.algorithm,
+        )
+    else:
+        config = Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=weights.dtype,
+            weight_granularity=weights.granularity,
+            weight_mapping_type=weights.mapping,
+            intx_choose_qparams_algorithm=weights.algorithm,
+        )
+    wanted: Callable[[nn.Module, str], bool] = lambda module, name: name in names  # noqa: E731
+    quantize_(model, config, filter_fn=wanted)
+
+
+def _float_zero_point(linear: nn.Linear, weights: _Weights) -> Int8DynActInt4WeightLinear:
+    """torchao's module whose per-token zero points are float32, with weights that torchao quantized."""
+    group_size = linear.in_features if weights.group_size is None else weights.group_size
+    packed = IntxUnpackedToInt8Tensor.from_hp(
+        linear.weight.detach(),
+        (1, group_size),
+        weights.dtype,
+        mapping_type=weights.mapping,
+        intx_choose_qparams_algorithm=weights.algorithm,
+    )
+    made = Int8DynActInt4WeightLinear(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        groupsize=group_size,
+        precision=linear.weight.dtype,
+    )
+    made.weight.copy_(packed.qdata)
+    made.scales.copy_(packed.scale)
+    made.zeros.copy_(packed.zero_point)
+    if linear.bias is not None:
+        made.bias.copy_(linear.bias.detach())
+    return made
