@@ -13,7 +13,8 @@ from ..errors import ShaderError
 from . import spirv
 from .cache import CompiledVariant, Job, ShaderCache
 from .check import check_variant
-from .prelude import prelude
+from .glslang_library import load_library, preamble_text
+from .prelude import Prelude, prelude
 from .toolchain import TARGET, Toolchain, run_tool
 
 # Inlining, scalars for arrays, dead code. Not -O: its folding breaks 8-bit constants (spirv-val: "Cannot form
@@ -82,11 +83,7 @@ def _cached(job: Job, toolchain: Toolchain, cache: ShaderCache, scratch: Path) -
 def _compile(job: Job, toolchain: Toolchain, scratch: Path) -> CompiledVariant:
     before = prelude(job.manifest, job.algorithm, job.key)
     compiled, optimized = scratch.with_suffix(".spv"), scratch.with_suffix(".opt.spv")
-    source = job.algorithm.source
-    glslang = [toolchain.glslang, "--quiet", "--target-env", TARGET, "-S", "comp", f"-I{job.manifest.path.parent / 'lib'}"]
-    glslang += [f"-D{name}={value}" for name, value in before.macros]
-    glslang += [f"-P#extension {name} : require" for name in before.extensions]
-    _run(job, [*glslang, "-o", str(compiled), str(source)])
+    _glslang(job, before, toolchain, compiled)
     passes = [f"--{name}" for name in _PASSES]
     _run(job, [toolchain.spirv_opt, f"--target-env={TARGET}", *passes, str(compiled), "-o", str(optimized)])
     _run(job, [toolchain.spirv_val, "--target-env", TARGET, str(optimized)])
@@ -109,6 +106,19 @@ def _compile(job: Job, toolchain: Toolchain, scratch: Path) -> CompiledVariant:
         push_bytes=4 * len(found.pushes),
         shared_bytes=found.shared_bytes,
     )
+
+
+def _glslang(job: Job, before: Prelude, toolchain: Toolchain, out: Path) -> None:
+    source, include = job.algorithm.source, job.manifest.path.parent / "lib"
+    library = load_library(Path(toolchain.glslang).parent.parent / "lib")
+    data = library and library.compile(source, preamble_text(before.macros, before.extensions), include)
+    if data:
+        out.write_bytes(data)
+        return
+    command = [toolchain.glslang, "--quiet", "--target-env", TARGET, "-S", "comp", f"-I{include}"]
+    command += [f"-D{name}={value}" for name, value in before.macros]
+    command += [f"-P#extension {name} : require" for name in before.extensions]
+    _run(job, [*command, "-o", str(out), str(source)])
 
 
 def _run(job: Job, command: Sequence[str]) -> None:
