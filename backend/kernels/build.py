@@ -10,7 +10,8 @@ from ..serialization.library import LibrarySummary, read_library, write_library
 from .cache import CompiledVariant, Job, default_cache_dir
 from .compile import compile_variants
 from .keys import variant_keys
-from .manifest import Manifest, load_manifests
+from .manifest import Manifest
+from .manifest_reader import load_manifests
 from .toolchain import find_toolchain
 
 

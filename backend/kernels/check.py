@@ -58,11 +58,15 @@ class _Check:
                 raise self.error(f"{binding.name}: descriptor set 0 declared; found set {binding.set}")
             if binding.name in names and names.index(binding.name) != binding.binding:
                 declared = names.index(binding.name)
-                raise self.error(f"slot {binding.name}: binding {declared} declared; found binding {binding.binding}")
+                raise self.error(f"slot {binding.name}: binding {declared} declared; found {binding.binding}")
             if binding.name not in names:
-                raise self.error(f"binding {binding.binding}: no slot is called {binding.name!r}; slots: {', '.join(names)}")
+                raise self.error(
+                    f"binding {binding.binding}: no slot is called {binding.name!r}; slots: {', '.join(names)}"
+                )
             if binding.binding in seen:
-                raise self.error(f"slot {binding.name}: binding {binding.binding} is declared twice; one variable a slot")
+                raise self.error(
+                    f"slot {binding.name}: binding {binding.binding} is declared twice; one variable a slot"
+                )
             seen.add(binding.binding)
 
     def check_slot(self, index: int, slot: Slot, choice: SlotKey) -> None:
@@ -90,12 +94,16 @@ class _Check:
             if found.writable or index in self.used.written:
                 raise self.error(f"{where}: io in declared; found a binding that may be written; make it readonly")
             if not found.readable or index not in self.used.read:
-                raise self.error(f"{where}: io in declared; found a binding that is never read; read it or drop the slot")
+                raise self.error(
+                    f"{where}: io in declared; found a binding that is never read; read it or drop the slot"
+                )
             return
         if found.readable or index in self.used.read:
             raise self.error(f"{where}: io out declared; found a binding that may be read; make it writeonly")
         if not found.writable or index not in self.used.written:
-            raise self.error(f"{where}: io out declared; found a binding that is never written; write it or drop the slot")
+            raise self.error(
+                f"{where}: io out declared; found a binding that is never written; write it or drop the slot"
+            )
 
     def check_pushes(self) -> None:
         found = [f"{field.name} {_kind(field.type)} at {field.offset}" for field in self.found.pushes]
@@ -116,22 +124,32 @@ class _Check:
             raise self.error(f"specialization constants: [{', '.join(declared)}] declared; found [{', '.join(found)}]")
         for spec in self.found.specs:
             if spec.type not in _SPEC_TYPES:
-                raise self.error(f"specialization constant {spec.name}: {spec.type}; need one of {', '.join(_SPEC_TYPES)}")
+                raise self.error(
+                    f"specialization constant {spec.name}: {spec.type}; need one of {', '.join(_SPEC_TYPES)}"
+                )
             if spec.id not in self.used.specs:
-                raise self.error(f"specialization constant {spec.name}: never used; use it or drop it from shader and manifest")
+                raise self.error(
+                    f"specialization constant {spec.name}: never used; use it or drop it from shader and manifest"
+                )
 
     def check_local(self) -> None:
         if self.found.local_size_specs or self.found.shared_specs:
             what = "the local size" if self.found.local_size_specs else "shared memory"
-            raise self.error(f"{what} depends on specialization constants; size it by a macro of [constants] or defines")
+            raise self.error(
+                f"{what} depends on specialization constants; size it by a macro of [constants] or defines"
+            )
 
     def check_needs(self, optimized: Module) -> None:
         need = needed(optimized)
         for capability in self.found.capabilities:
             if capability not in NAMES:
-                raise self.error(f"capability {capability}: the player has no device fact for it; add one or do without")
+                raise self.error(
+                    f"capability {capability}: the player has no device fact for it; add one or do without"
+                )
             if capability not in need:
-                raise self.error(f"capability {NAMES[capability]}: not needed; drop the extension or the code that asks for it")
+                raise self.error(
+                    f"capability {NAMES[capability]}: not needed; drop the extension or the code that asks for it"
+                )
         needed_names = needed_extensions(need)
         for extension in self.found.extensions:
             if extension not in needed_names:

@@ -125,7 +125,9 @@ def _run(job: Job, command: Sequence[str]) -> None:
     done = run_tool(command)
     if done.returncode != 0:
         output = (done.stdout + done.stderr).strip()
-        raise ShaderError(f"{job.algorithm.source.name}: {job.key}: exit {done.returncode}\n{output}\ncommand: {_quoted(command)}")
+        raise ShaderError(
+            f"{job.algorithm.source.name}: {job.key}: exit {done.returncode}\n{output}\ncommand: {_quoted(command)}"
+        )
 
 
 def _quoted(command: Sequence[str]) -> str:

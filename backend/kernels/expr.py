@@ -216,10 +216,10 @@ class _Compiler:
 
     def node(self, node: ast.expr) -> tuple[Op, ...]:
         match node:
-            case ast.Constant(value=bool()):
-                raise self.error(f"{node.value}; write 0 or 1")
-            case ast.Constant(value=int()):
-                return self.fold(Op(OpCode.PUSH, value=node.value))
+            case ast.Constant(value=bool() as flag):
+                raise self.error(f"{flag}; write 0 or 1")
+            case ast.Constant(value=int() as number):
+                return self.fold(Op(OpCode.PUSH, value=number))
             case ast.Name():
                 return self.constant(node.id)
             case ast.Attribute(value=ast.Name(id="device"), attr=fact):

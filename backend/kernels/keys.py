@@ -48,7 +48,9 @@ def slot_choices(manifest: Manifest) -> tuple[tuple[SlotKey, ...], ...]:
         for choice in _choices(slot):
             if not any((row[i].dtype, row[i].storage) == choice for row in rows):
                 key = SlotKey(slot.name, *choice)
-                raise ManifestError(f"{manifest.path.name}: slots.{slot.name}: {key} is in no variant; widen where or drop it")
+                raise ManifestError(
+                    f"{manifest.path.name}: slots.{slot.name}: {key} is in no variant; widen where or drop it"
+                )
     return rows
 
 

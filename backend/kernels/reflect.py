@@ -14,9 +14,9 @@ _LOCAL_SIZE, _LOCAL_SIZE_ID = 17, 38  # execution modes
 _IMAGE_FORMATS = {
     0: "no format", 1: "rgba32f", 2: "rgba16f", 3: "r32f", 4: "rgba8", 5: "rgba8_snorm", 6: "rg32f", 7: "rg16f",
     8: "r11f_g11f_b10f", 9: "r16f", 10: "rgba16", 11: "rgb10_a2", 12: "rg16", 13: "rg8", 14: "r16", 15: "r8",
-    16: "rgba16_snorm", 17: "rg16_snorm", 18: "rg8_snorm", 19: "r16_snorm", 20: "r8_snorm", 21: "rgba32i", 22: "rgba16i",
-    23: "rgba8i", 24: "r32i", 25: "rg32i", 26: "rg16i", 27: "rg8i", 28: "r16i", 29: "r8i", 30: "rgba32ui",
-    31: "rgba16ui", 32: "rgba8ui", 33: "r32ui",
+    16: "rgba16_snorm", 17: "rg16_snorm", 18: "rg8_snorm", 19: "r16_snorm", 20: "r8_snorm", 21: "rgba32i",
+    22: "rgba16i", 23: "rgba8i", 24: "r32i", 25: "rg32i", 26: "rg16i", 27: "rg8i", 28: "r16i", 29: "r8i",
+    30: "rgba32ui", 31: "rgba16ui", 32: "rgba8ui", 33: "r32ui",
 }  # fmt: skip
 
 
@@ -166,7 +166,9 @@ def _specs(module: Module) -> tuple[SpecConstant, ...]:
     for target, item in module.constants.items():
         if (number := module.decoration(target, Decoration.SPEC_ID)) is None:
             continue
-        default = item.operands[2] if item.opcode == Opcode.SPEC_CONSTANT else int(item.opcode == Opcode.SPEC_CONSTANT_TRUE)
+        default = (
+            item.operands[2] if item.opcode == Opcode.SPEC_CONSTANT else int(item.opcode == Opcode.SPEC_CONSTANT_TRUE)
+        )
         name = module.names.get((target, None), "")
         result.append(SpecConstant(number, name, module.scalar_text(item.operands[0]), default))
     return tuple(sorted(result, key=lambda spec: spec.id))
@@ -223,4 +225,6 @@ def _layout(module: Module, type_id: int, specs: list[int]) -> tuple[int, int]:
             total = -(-total // alignment) * alignment + size
             widest = max(widest, alignment)
         return -(-total // widest) * widest, widest
-    raise ShaderError(f"SPIR-V: shared memory of {module.scalar_text(type_id)}; use scalars, vectors, arrays and structs of them")
+    raise ShaderError(
+        f"SPIR-V: shared memory of {module.scalar_text(type_id)}; use scalars, vectors, arrays and structs of them"
+    )

@@ -1,6 +1,6 @@
 """A SPIR-V module as plain data: the word stream, its types, constants, names and decorations.
 
-Reads what the Khronos SPIR-V specification (sections 2.3 and 3) gives a compute shader; it does not validate, spirv-val does.
+Source: Khronos SPIR-V specification, sections 2.3 and 3. It does not validate; spirv-val does.
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ def _instructions(words: Sequence[int]) -> tuple[Instruction, ...]:
     while position < len(words):
         size = words[position] >> 16
         if not 1 <= size <= len(words) - position:
-            raise ShaderError(f"SPIR-V: word {position}: an instruction of {size} words; {len(words) - position} are left")
+            raise ShaderError(
+                f"SPIR-V: word {position}: an instruction of {size} words; {len(words) - position} are left"
+            )
         result.append(Instruction(words[position] & 0xFFFF, tuple(words[position + 1 : position + size])))
         position += size
     return tuple(result)

