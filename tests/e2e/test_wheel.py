@@ -1,0 +1,76 @@
+"""The wheel: what it holds, what its libraries look for, and that it works beside executorch alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+NATIVE = ("zeropoint/lib/libzeropoint.so", "zeropoint/lib/zeropoint-run")
+
+
+def run(*command: str | Path) -> str:
+    """Standard output of a command that must succeed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPO)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this tree; the build folder is kept, so only what changed is compiled."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, REPO)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def test_tag_is_free_of_the_python_version(wheel: Path) -> None:
+    assert re.fullmatch(r"zeropoint-[\d.]+-py3-none-(linux|manylinux)_\w+\.whl", wheel.name)
+
+
+def test_files(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    sources = {
+        f"zeropoint/{path.relative_to(REPO / 'backend')}"
+        for path in (REPO / "backend").rglob("*.py")
+        if "__pycache__" not in path.parts
+    }
+    assert any("_generated/program_generated.py" in name for name in sources)
+    package = {name for name in names if name.startswith("zeropoint/")}
+    assert package == sources | set(NATIVE) | {"zeropoint/include/zeropoint.h"}
+    assert {re.sub(r"^zeropoint-[\d.]+", "", name) for name in names - package} == {
+        ".dist-info/METADATA",
+        ".dist-info/RECORD",
+        ".dist-info/WHEEL",
+        ".dist-info/entry_points.txt",
+        ".dist-info/licenses/LICENSE",
+    }
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_libraries_look_beside_the_package(unpacked: Path, name: str) -> None:
+    dynamic = run("readelf", "-d", unpacked / name)
+    assert re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", dynamic) == ["$ORIGIN/../../executorch/lib"]
+    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
+    assert "libexecutorch.so" in needed
+    assert not {n for n in needed if n.startswith(("libvulkan", "libtorch", "libpython"))}
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_libraries_hold_no_build_path(unpacked: Path, name: str) -> None:
+    content = (unpacked / name).read_bytes()
+    assert str(REPO).encode() not in content
+    assert sys.prefix.encode() not in content
