@@ -1,4 +1,4 @@
-"""A shader that contradicts its key or its manifest does not build; the error says what is declared and what was found."""
+"""A shader that contradicts its key or its manifest does not build; the error says what is declared and found."""
 
 from __future__ import annotations
 
@@ -252,9 +252,7 @@ def test_lies(tmp_path: Path, changes: list[tuple[str, str]], message: str) -> N
 def test_an_image_that_is_no_plain_storage_image(tmp_path: Path) -> None:
     array = IMAGE_LINE.replace("ZP_IMAGE_TYPE", "image2DArray")
     text = refused(tmp_path, (IMAGE_LINE, array), ("ivec2(i, 0)", "ivec3(i, 0, 0)"), zp="f32:image")
-    assert text == (
-        "slot zp: image of rgba32f of f32 declared; found image of rgba32f, not a plain 2-D storage image"
-    )
+    assert text == ("slot zp: image of rgba32f of f32 declared; found image of rgba32f, not a plain 2-D storage image")
 
 
 def test_an_output_that_is_never_written(tmp_path: Path) -> None:

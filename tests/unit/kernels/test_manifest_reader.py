@@ -120,7 +120,10 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ([("LANES = 64", "LANES = true")], "constants.LANES: True; need an integer"),
         ([("LANES = 64", 'LANES = "64"')], "constants.LANES: '64'; need an integer"),
         ([("LANES = 64", "LANES = 64\nlanes = 1")], "constants.lanes: 'lanes' is not a name here"),
-        ([("LANES = 64", "LANES = 64\nZP_TYPE = 1")], "constants.ZP_TYPE: is a macro that the build defines for a slot"),
+        (
+            [("LANES = 64", "LANES = 64\nZP_TYPE = 1")],
+            "constants.ZP_TYPE: is a macro that the build defines for a slot",
+        ),
         ([("[constants]", "[variants]\nwhere = [3]\n[constants]")], "variants.where[0]: 3; need text"),
         (
             [("[constants]", "[variants]\nwhere = ['dtype(q) == 1']\n[constants]")],
@@ -133,9 +136,15 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
             [("[[algorithm]]", '[[algorithm]]\nname = "only"\ngrid = ["1", "1", "1"]\n[[algorithm]]')],
             "algorithm: 'only' occurs twice",
         ),
-        ([('name = "only"', 'name = "only"\nsource = "no.comp"')], "algorithm.only.source: 'no.comp' does not exist in"),
+        (
+            [('name = "only"', 'name = "only"\nsource = "no.comp"')],
+            "algorithm.only.source: 'no.comp' does not exist in",
+        ),
         ([('name = "only"', 'name = "only"\nsource = "../a.comp"')], "'../a.comp' leaves the folder of the shaders"),
-        ([('name = "only"', 'name = "only"\nsource = "/etc/passwd"')], "'/etc/passwd' leaves the folder of the shaders"),
+        (
+            [('name = "only"', 'name = "only"\nsource = "/etc/passwd"')],
+            "'/etc/passwd' leaves the folder of the shaders",
+        ),
         ([('name = "only"', 'name = "only"\ndefines = { LANES = 1 }')], "defines.LANES: is also in [constants]"),
         ([('name = "only"', 'name = "only"\ndefines = { X_BINDING = 1 }')], "defines.X_BINDING: is a macro that the"),
         ([('name = "only"', 'name = "only"\ndefines = { TILE = "4" }')], "defines.TILE: '4'; need an integer"),
