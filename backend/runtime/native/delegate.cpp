@@ -47,6 +47,7 @@ Status Delegate::load(const void* blob, size_t size, const Library& library, con
   std::shared_ptr<Delegate> result(new Delegate());
   result->flags_ = flags | delegates().flags;
   ZP_TRY(decode_program(blob, size, library, &result->program_));
+  ZP_TRY(Context::acquire(&result->context_));
   ZP_TRY(result->open(library, find).in("program"));
   *delegate = std::move(result);
   return Status();
@@ -66,7 +67,6 @@ Delegate::~Delegate() {
 }
 
 Status Delegate::open(const Library& library, const FindConstant& find) {
-  ZP_TRY(Context::acquire(&context_));
   library_ = &library;
   facts_ = library.ordered(context_->facts());
   if ((flags_ & ZP_KEEP_ALL) != 0) unalias();
