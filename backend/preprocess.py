@@ -52,7 +52,9 @@ def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tup
             try:
                 absorbed.update(rule(node, lowering).nodes)
             except Unsupported as error:
-                raise Unsupported(f"{node.name}: accepted by the partitioner, but with the real weights: {error}") from error
+                raise Unsupported(
+                    f"{node.name}: accepted by the partitioner, but with the real weights: {error}"
+                ) from error
     for node in edge_program.graph.nodes:
         assert node.op != "call_function" or node in absorbed, f"{node.name} is tagged but no rule consumed it"
     _declare_ends(edge_program, inputs, lowering)
