@@ -1,9 +1,9 @@
 #version 450
 // y[i] = start + i * step in i32, converted to the element type of y.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(push_constant) uniform Push {
   uint n_elements;

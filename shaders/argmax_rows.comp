@@ -2,10 +2,10 @@
 // y[row] = index of the largest (or smallest) of the row_length elements of a row of x: the first of equal ones; the first
 // NaN when there is one, as in torch. One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "exact.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 

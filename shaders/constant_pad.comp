@@ -2,9 +2,9 @@
 // y, dense over [size0, size1, size2, size3], is x (a strided view of [x_size0, ..]) moved by before0..3, and the value
 // of `bits` (as in fill.comp) where x has nothing. A negative before cuts x off.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint LEVELS = 4;
 

@@ -3,13 +3,13 @@
 // [size0, size1, size2, size3]; a and b are strided views, a stride of 0 repeats (broadcasting).
 // Integer division by zero gives 0. NaN passes through minimum and maximum as in torch.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "math.glsl"
 #include "power.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 layout(constant_id = 1) const uint LEVELS = 4;

@@ -2,9 +2,9 @@
 // y[i] = a[i] OP b[i] as 0 or 1. Logical operators take any element that is not 0 as true, NaN included. y is dense over
 // [size0, size1, size2, size3]; a and b are strided views. With b = a, logical_nand is not and logical_or is a cast to bool.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 layout(constant_id = 1) const uint LEVELS = 4;

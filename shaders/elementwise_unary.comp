@@ -2,7 +2,6 @@
 // y[i] = f(x[i]) with f chosen by OP; alpha and beta are f's scalars. f32 arithmetic; NaN passes through as in torch.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-#include "grid.glsl"
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "math.glsl"
@@ -10,6 +9,7 @@
 #include "trigonometry.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 

@@ -2,9 +2,9 @@
 // y[i] = row ids[i] - first_row of table, for ids in [first_row, first_row + the rows of table); the rows of y for other ids keep
 // their bytes, so that a vocabulary cut into several tables is one call a table.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(push_constant) uniform Push {
   uint n_elements;

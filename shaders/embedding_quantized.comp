@@ -3,9 +3,9 @@
 // [first_row, first_row + the rows of table); the rows of y for other ids keep their bytes. Elements of table are int8, or
 // int4 with the lower nibble first; a row of int4 is padded to an even length. Serves embedding_q8 and embedding_q4.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(push_constant) uniform Push {
   uint n_elements;

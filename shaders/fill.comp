@@ -2,9 +2,9 @@
 // y[i] = the value whose bits are `bits`: an f32 pattern where y is f32 or f16 (so that infinities and NaN can be
 // given), the integer itself otherwise.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(push_constant) uniform Push {
   uint n_elements;

@@ -2,12 +2,12 @@
 // y = f(gate) * up with f chosen by OP: silu (SwiGLU), gelu (GeGLU), gelu_tanh, relu, sigmoid. y is dense in rows of
 // row_length; gate and up may be columns of one wider tensor. f32 arithmetic.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "math.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 

@@ -3,9 +3,9 @@
 // [size0, size1, size2, size3]; y is dense. A negative `at` counts from axis_length; one outside gives 0.
 // gather, index_select, and index by one tensor.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint LEVELS = 4;
 

@@ -2,10 +2,10 @@
 // y = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias over each row of row_length elements, in f32; the variance
 // from the differences, not from the squares. One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "reduce.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(push_constant) uniform Push {
   uint rows;

@@ -3,9 +3,9 @@
 // of k are added in a fixed order. K_LANES = 32 reads b along k, K_LANES = 4 across it.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-#include "grid.glsl"
 
 layout(local_size_x = 32, local_size_y = 4) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint ROWS = 1;
 

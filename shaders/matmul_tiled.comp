@@ -4,9 +4,9 @@
 // A workgroup owns TILE_M x TILE_N of y, an invocation 4 x 4 of them; tiles of TILE_K pass through shared memory.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES_N, local_size_y = LANES_M) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const int A_ALONG_K = 1;
 layout(constant_id = 1) const int B_ALONG_K = 0;

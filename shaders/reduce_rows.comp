@@ -3,10 +3,10 @@
 // one order on every device. A NaN in a row makes its result NaN, as in torch. For bools amax is any and amin is all.
 // One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "exact.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint OP = 0;
 

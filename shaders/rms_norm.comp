@@ -2,10 +2,10 @@
 // y = x / sqrt(mean(x^2) + eps) * (weight_offset + weight) over each row of row_length elements, in f32. Without a weight the
 // factor is weight_offset alone; Gemma's weight_offset is 1. One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "reduce.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(push_constant) uniform Push {
   uint rows;

@@ -4,9 +4,9 @@
 // y keeps its other elements: it is state, written in place (index_copy, index_put, cache writes). Of two writes to one
 // element either may win. x may be f32 or f16 whichever y is.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint LEVELS = 4;
 

@@ -3,13 +3,13 @@
 // (x - max) - log(sum(exp(x - max))). A row that holds a NaN or +inf, or only -inf, becomes NaN, as in torch. f32 arithmetic.
 // One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "math.glsl"
 #include "reduce.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const int LOGARITHM = 0;
 

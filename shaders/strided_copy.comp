@@ -3,9 +3,9 @@
 // y keeps its bytes. Casts are torch's: towards zero from float to integer (a NaN or a value outside i32 gives the
 // smallest i32), modulo 2^8 to the small integers. A copy without a cast keeps every bit.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint LEVELS = 4;
 

@@ -2,9 +2,9 @@
 // y[i] = condition[i] ? a[i] : b[i]. y is dense over [size0, size1, size2, size3]; the others are strided views.
 // Elements are copied, never computed with: every bit survives.
 #extension GL_GOOGLE_include_directive : require
-#include "grid.glsl"
 
 layout(local_size_x = LANES) in;
+#include "grid.glsl"
 
 layout(constant_id = 0) const uint LEVELS = 4;
 

@@ -6,6 +6,7 @@ import torch
 
 from ..opcodes import UnaryOp
 from . import Attrs, Outputs, Tensors
+from .activations import gelu, gelu_tanh
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -41,9 +42,9 @@ def _apply(op: UnaryOp, x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor
         case UnaryOp.LEAKY_RELU:
             return torch.where(x < 0, alpha * x, x)
         case UnaryOp.GELU:
-            return 0.5 * x * torch.special.erfc(-x * 0.5**0.5)
+            return gelu(x)
         case UnaryOp.GELU_TANH:
-            return torch.nn.functional.gelu(x, approximate="tanh")
+            return gelu_tanh(x)
         case UnaryOp.SILU:
             return torch.nn.functional.silu(x)
         case _:

@@ -8,6 +8,7 @@ import torch
 
 from ..opcodes import GateOp
 from . import Attrs, Outputs, Tensors
+from .activations import gelu, gelu_tanh
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -24,9 +25,9 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
         case GateOp.SILU:
             gate = torch.nn.functional.silu(gate)
         case GateOp.GELU:
-            gate = 0.5 * gate * torch.special.erfc(-gate * 0.5**0.5)
+            gate = gelu(gate)
         case GateOp.GELU_TANH:
-            gate = torch.nn.functional.gelu(gate, approximate="tanh")
+            gate = gelu_tanh(gate)
         case GateOp.RELU:
             gate = torch.relu(gate)
         case GateOp.SIGMOID:

@@ -36,7 +36,7 @@ bool is_integer(float y) {
 }
 
 bool is_odd(float y) {
-  return abs(y) < 16777216.0 && (int(y) & 1) != 0;
+  return abs(y) < 16777216.0 && is_integer(y) && (int(y) & 1) != 0;
 }
 
 // |x|^y for finite x, not 0 and not 1, and finite y, not 0.

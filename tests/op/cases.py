@@ -85,8 +85,9 @@ def run(cases: Sequence[Case]) -> list[torch.Tensor]:
     program, constants = slots.builder.build()
     with LoadedProgram(program, constants) as loaded:
         results = loaded.execute(slots.given)
-        for case, pick in zip(cases, loaded.picks(), strict=True):
-            assert case.algorithm in ("", pick.algorithm)
+        picks = loaded.picks()
+    for case, pick in zip(cases, picks, strict=True):
+        assert case.algorithm in ("", pick.algorithm)
     return [torch.from_numpy(result) for result in results]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.op.cases import Case, check, out
-from tests.op.tolerance import DIVISION_UNITS, FUNCTION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS
+from tests.op.tolerance import DIVISION_UNITS, FUNCTION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, gelu_tanh_magnitude
 from tests.op.values import ALL_HALVES, base, bools, floats, integers, normal, size_attrs, view_attrs
 from zeropoint.opcodes import BinaryOp, CompareOp, UnaryOp
 
@@ -31,7 +31,8 @@ def unary_units(op: UnaryOp) -> float:
 
 def unary_case(op: UnaryOp, x: torch.Tensor, alpha: float = 1.5, beta: float = 3.25) -> Case:
     attrs = {"op": int(op), "alpha": alpha, "beta": beta}
-    return Case("elementwise_unary", {"x": x}, out(x.shape, x.dtype), attrs, units=unary_units(op))
+    magnitude = gelu_tanh_magnitude(x) if op is UnaryOp.GELU_TANH else None
+    return Case("elementwise_unary", {"x": x}, out(x.shape, x.dtype), attrs, units=unary_units(op), magnitude=magnitude)
 
 
 def test_unary_f32() -> None:
@@ -81,8 +82,8 @@ def test_many_elements_fold_into_the_grid() -> None:
 
 
 def test_nothing_to_do() -> None:
-    """An empty tensor is no dispatch and no error."""
-    check([unary_case(UnaryOp.EXP, torch.empty(0, 7))])
+    """An empty tensor among others is no error."""
+    check([unary_case(UnaryOp.EXP, torch.empty(0, 7)), unary_case(UnaryOp.EXP, torch.ones(3))])
 
 
 FLOAT_OPS = [BinaryOp.ADD, BinaryOp.SUB, BinaryOp.MUL, BinaryOp.DIV, BinaryOp.MINIMUM, BinaryOp.MAXIMUM, BinaryOp.POW]

@@ -121,7 +121,9 @@ def test_index_outside() -> None:
     x = normal(4, 5) + 10
     index = torch.tensor([[0, -1, 5, -6, 4, 2147483647, -2147483648]] * 4, dtype=torch.int32)
     (y,) = check([gather_case(x, 1, index)])
-    assert torch.equal(y, torch.stack([x[:, 0], x[:, 4], 0 * x[:, 0], 0 * x[:, 0], x[:, 4], 0 * x[:, 0], 0 * x[:, 0]], 1))
+    assert torch.equal(
+        y, torch.stack([x[:, 0], x[:, 4], 0 * x[:, 0], 0 * x[:, 0], x[:, 4], 0 * x[:, 0], 0 * x[:, 0]], 1)
+    )
 
 
 def scatter_case(x: torch.Tensor, axis: int, index: torch.Tensor, y: torch.Tensor) -> Case:
@@ -134,7 +136,9 @@ def scatter_case(x: torch.Tensor, axis: int, index: torch.Tensor, y: torch.Tenso
     return Case("scatter", {"x": base(x), "index": index}, y, attrs)
 
 
-@pytest.mark.parametrize("pair", [*((d, d) for d in ELEMENT_DTYPES), tuple(FLOAT_DTYPES), tuple(reversed(FLOAT_DTYPES))], ids=str)
+@pytest.mark.parametrize(
+    "pair", [*((d, d) for d in ELEMENT_DTYPES), tuple(FLOAT_DTYPES), tuple(reversed(FLOAT_DTYPES))], ids=str
+)
 def test_cache_write(pair: tuple[torch.dtype, torch.dtype]) -> None:
     """Keys [B, T, H, D] into a cache [B, H, S, D] at T positions; the rest of the cache stays."""
     keys = elements(2, 5, 3, 16, dtype=pair[0]).permute(0, 2, 1, 3)

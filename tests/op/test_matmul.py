@@ -6,18 +6,26 @@ import pytest
 import torch
 
 from tests.op.cases import Case, check, out
-from tests.op.tolerance import FUNCTION_UNITS, sum_units
+from tests.op.tolerance import FUNCTION_UNITS, gelu_tanh_magnitude, sum_units
 from tests.op.values import base, floats, normal
 from zeropoint.opcodes import GateOp
 
 FLOAT_DTYPES = [torch.float32, torch.float16]
-SHAPES = [(1, 1, 1), (5, 3, 2), (31, 63, 15), (32, 64, 16), (33, 65, 17), (64, 128, 64), (70, 129, 301), (6, 200, 1009), (97, 7, 576)]
+SHAPES = [
+    (1, 1, 1),
+    (5, 3, 2),
+    (31, 63, 15),
+    (32, 64, 16),
+    (33, 65, 17),
+    (64, 128, 64),
+    (70, 129, 301),
+    (6, 200, 1009),
+    (97, 7, 576),
+]
 FEW_ROWS = [(1, 1, 1), (1, 31, 33), (2, 32, 32), (3, 129, 1009), (4, 4, 2048), (4, 200, 7)]
 
 
-def matmul_case(
-    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None, algorithm: str = ""
-) -> Case:
+def matmul_case(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None, algorithm: str = "") -> Case:
     """a [.., m, k] and b [.., k, n], views whose batches broadcast."""
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     full = (1,) * (2 - len(batch)) + tuple(batch)
@@ -108,6 +116,10 @@ def test_gated_activation(dtype: torch.dtype, length: int) -> None:
     units = FUNCTION_UNITS + 2
     cases = []
     for op in GateOp:
-        cases.append(Case("gated_activation", {"gate": gate, "up": up}, y, {**apart, "op": int(op)}, units=units))
-        cases.append(Case("gated_activation", {"gate": merged, "up": merged}, y, {**halves, "op": int(op)}, units=units))
+        for g, u, attrs in ((gate, up, apart), (merged, merged, halves)):
+            magnitude = None
+            if op is GateOp.GELU_TANH:
+                magnitude = gelu_tanh_magnitude(g[:, :length]) * up.double().abs()
+            attrs = {**attrs, "op": int(op)}
+            cases.append(Case("gated_activation", {"gate": g, "up": u}, y, attrs, units=units, magnitude=magnitude))
     check(cases)

@@ -6,6 +6,8 @@ import math
 
 import torch
 
+from zeropoint.references.activations import gelu_tanh
+
 UNIT = 2.0**-24
 # What storing a value may add: the last bit (f16 may be rounded towards zero), and flushing to zero below.
 STORE_RELATIVE = {torch.float32: 0.0, torch.float16: 2.0**-10}
@@ -22,6 +24,12 @@ def sum_units(length: int) -> float:
     return 4.0 + 2.0 * math.sqrt(length)
 
 
+def gelu_tanh_magnitude(x: torch.Tensor) -> torch.Tensor:
+    """|y| times how much a rounded argument of the exponential moves it."""
+    x = x.double()
+    return (gelu_tanh(x).abs() * (1 + (1.5957691 * (x + 0.044715 * x**3)).abs())).nan_to_num(0.0, 0.0, 0.0)
+
+
 def check_close(
     actual: torch.Tensor, wanted: torch.Tensor, *, units: float, magnitude: torch.Tensor | None = None, what: str = ""
 ) -> None:
@@ -35,7 +43,9 @@ def check_close(
         return
     stored = wanted.to(actual.dtype)
     special = ~torch.isfinite(stored)
-    largest = torch.isfinite(wanted) & (actual.abs() == torch.finfo(actual.dtype).max) & (actual.sign() == wanted.sign())
+    largest = (
+        torch.isfinite(wanted) & (actual.abs() == torch.finfo(actual.dtype).max) & (actual.sign() == wanted.sign())
+    )
     same = (actual == stored) | (torch.isnan(actual) & torch.isnan(stored)) | largest
     bad = special & ~same | ~special & ~torch.isfinite(actual)
     assert not bool(bad.any()), _worst(what, actual, wanted, bad.double())
