@@ -7,7 +7,8 @@ import torch
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
     """x * (1 + erf(x / sqrt(2))) / 2."""
-    return 0.5 * x * torch.special.erfc(-x * 0.5**0.5)
+    y: torch.Tensor = 0.5 * x * torch.special.erfc(-x * 0.5**0.5)
+    return y
 
 
 def gelu_tanh(x: torch.Tensor) -> torch.Tensor:

@@ -170,7 +170,7 @@ def test_layer_norm(shape: tuple[int, int], dtypes: tuple[torch.dtype, torch.dty
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_rows_of_a_slice(dtype: torch.dtype) -> None:
-    """Heads of a merged projection: 5 tokens of 3 heads of 64 in the middle of rows of 1000; and the last token's row."""
+    """Heads of a merged projection: 5 tokens of 3 heads of 64 inside rows of 1000; and the last token's row."""
     x = normal(5, 1000, dtype=dtype)
     heads = {"row_length": 64, "x_offset": 200, "x_inner_rows": 3, "x_outer_stride": 1000, "x_inner_stride": 64}
     last = {"row_length": 1000, "x_offset": 4000, "x_inner_rows": 1, "x_outer_stride": 0, "x_inner_stride": 0}
