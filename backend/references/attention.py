@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
-from .attention_math import attention_heads, join_heads
+from .attention_math import attention_heads
+from .heads import join_heads
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:

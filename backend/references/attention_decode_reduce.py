@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
-from .attention_math import join_heads
+from .heads import join_heads
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:

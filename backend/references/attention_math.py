@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from . import Attrs, Tensors
+from .heads import split_heads
 
 SPLIT_STEP = 64  # splits are multiples of this many keys: SPLIT_STEP of attention_decode_partial.toml
 
@@ -19,19 +20,6 @@ class Heads:
     values: torch.Tensor
     first: list[int]
     last: list[int]
-
-
-def split_heads(x: torch.Tensor, *, layout: int, heads: int, head_dim: int, first: int = 0) -> torch.Tensor:
-    """[B, H, S, D] of a tensor in layout 0, [B, H, S, D], or 1, [B, S, first + H * D or more]."""
-    if layout == 0:
-        return x.double()
-    rows = x.reshape(x.shape[0], x.shape[1], -1)[..., first : first + heads * head_dim]
-    return rows.reshape(*rows.shape[:2], heads, head_dim).transpose(1, 2).double()
-
-
-def join_heads(y: torch.Tensor, shape: tuple[int, ...], *, layout: int) -> torch.Tensor:
-    """[B, H, S, D] as an output of this layout and shape."""
-    return (y if layout == 0 else y.transpose(1, 2)).reshape(shape)
 
 
 def attention_heads(inputs: Tensors, attrs: Attrs) -> Heads:
