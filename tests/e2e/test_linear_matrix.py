@@ -99,6 +99,13 @@ def test_thousands_of_rows() -> None:
     compare(run, model, [rows_of(64, 3000), rows_of(64, 33_000)], tolerance=1e-6)
 
 
+def test_an_empty_input_is_refused() -> None:
+    model = Linears(64, Activations(), (Weights(n=5, group_size=16),))
+    run = Direct(export(model, rows_of(64, 4), max_sizes={0: 40}))
+    with pytest.raises(zeropoint.RuntimeFailure, match=r"^input\[0\]: dimension 0 gives no s0 in \[1, 40\]"):
+        run(torch.zeros(0, 64))
+
+
 @pytest.mark.parametrize("activations", FORMS[:-1], ids=str)
 def test_rows_that_are_constant_zero_huge_or_tiny(activations: Activations) -> None:
     x = torch.zeros(8, 64)
