@@ -48,7 +48,7 @@ _HOME = {
     "quantize": "quantization",
     "register": "runtime.register",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

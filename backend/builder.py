@@ -146,9 +146,7 @@ class ProgramBuilder:
         arena = plan_arena(lifetimes, align=ARENA_ALIGN)
         return dict(zip(planned, arena.offsets, strict=True)), arena.size_bytes
 
-    def _add(
-        self, name: str, dtype: DType, dims: Sequence[int | Dim], *, storage: Storage, memory: Memory
-    ) -> int:
+    def _add(self, name: str, dtype: DType, dims: Sequence[int | Dim], *, storage: Storage, memory: Memory) -> int:
         full = _full(dims)
         n_bytes = size_bytes(dtype, full, self._symbols)
         self._tensors.append(Tensor(self._unique(name), dtype, storage, full, memory, 0, n_bytes))

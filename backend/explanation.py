@@ -39,13 +39,19 @@ class Explanation:
     def __str__(self) -> str:
         """A table of every node, then how often each reason keeps one out."""
         header = ("node", "operator", "delegate", "outcome")
-        cells = [(row.node, row.op, str(row.partition) if row.partition >= 0 else "-", row.outcome) for row in self.rows]
+        cells = [
+            (row.node, row.op, str(row.partition) if row.partition >= 0 else "-", row.outcome) for row in self.rows
+        ]
         widths = [max(len(line[column]) for line in [header, *cells]) for column in range(3)]
-        lines = ["  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[3]])
-                 for line in [header, *cells]]
+        lines = [
+            "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[3]])
+            for line in [header, *cells]
+        ]
         lines.append(f"{len(self.delegated)} of {len(self.rows)} nodes delegated")
         counts = Counter(row.outcome for row in self.left_out)
-        lines += [f"{count:6} left out: {reason}" for reason, count in sorted(counts.items(), key=lambda c: (-c[1], c[0]))]
+        lines += [
+            f"{count:6} left out: {reason}" for reason, count in sorted(counts.items(), key=lambda c: (-c[1], c[0]))
+        ]
         return "\n".join(lines) + "\n"
 
 
@@ -59,9 +65,7 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
         program = program.run_decompositions({})
     matching = match_program(program, options or CompileOptions())
     taken = matching.taken()
-    partition = {
-        anchor: index for index, group in enumerate(group_anchors(program, matching)) for anchor in group
-    }
+    partition = {anchor: index for index, group in enumerate(group_anchors(program, matching)) for anchor in group}
     rows = []
     for node in program.graph.nodes:
         if node.op != "call_function":

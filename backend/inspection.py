@@ -60,5 +60,7 @@ def inspect(source: str | PathLike[str] | bytes) -> Inspection:
             blob = bytes(file.program.backend_delegate_data[delegate.processed.index].data)
             found.append(Delegate(plan.name, index, blob))
     named = file.named_data
-    constants = {} if named is None else {key: bytes(named.buffers[e.buffer_index]) for key, e in named.pte_data.items()}
+    constants = (
+        {} if named is None else {key: bytes(named.buffers[e.buffer_index]) for key, e in named.pte_data.items()}
+    )
     return Inspection(tuple(found), constants)

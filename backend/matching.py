@@ -1,4 +1,4 @@
-"""Which nodes the rules take, into which groups they fall, and why the others stay. Metadata only: nothing is packed."""
+"""Which nodes the rules take, into which groups they fall, and why the others stay. Nothing is packed here."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def _shared(matching: Matching) -> list[list[Node]]:
 
 def _constant_inputs(program: ExportedProgram) -> set[Node]:
     user_inputs = set(program.graph_signature.user_inputs)
-    return {n for n in program.graph.nodes if n.op == "get_attr" or (n.op == "placeholder" and n.name not in user_inputs)}
+    return {
+        n for n in program.graph.nodes if n.op == "get_attr" or (n.op == "placeholder" and n.name not in user_inputs)
+    }
 
 
 def _external(members: set[Node], constant: set[Node]) -> set[Node]:

@@ -22,7 +22,8 @@ class CompileOptions:
 
     compute_dtype: storage dtype of activations on the device; "model" follows the graph (bf16 becomes f32).
     qparams_storage: where per-token scales and zero points live.
-    float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the compute dtype.
+    float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the
+    compute dtype.
     max_binding_bytes: no constant or activation is larger; matrices and outputs are split into column pieces.
     leftover_quantization: what to do about quantization ops that stay outside the delegate and have no ExecuTorch
     kernel: raise, or keep them because another partitioner follows.
@@ -47,7 +48,9 @@ class CompileOptions:
                 raise OptionError(f"CompileOptions: {name}: {getattr(self, name)!r}; offered {', '.join(choices)}")
         size = self.max_binding_bytes
         if isinstance(size, bool) or not isinstance(size, int) or not MIB <= size < 4096 * MIB:
-            raise OptionError(f"CompileOptions: max_binding_bytes: {size!r}; need an integer from {MIB} to {4096 * MIB - 1}")
+            raise OptionError(
+                f"CompileOptions: max_binding_bytes: {size!r}; need an integer from {MIB} to {4096 * MIB - 1}"
+            )
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, no spaces."""

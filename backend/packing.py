@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ _CHUNK = 32
 
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 Floats = npt.NDArray[np.floating]
 
 
@@ -80,7 +82,7 @@ def unpack_weight(packed: npt.NDArray[np.int8] | npt.NDArray[np.uint8], layout: 
 
 def pack_scales(scales: Floats, layout: Layout) -> Floats:
     """scales [N, K/G] -> w_scale [steps, N], in the dtype given."""
-    return np.ascontiguousarray(_per_step(scales, layout))
+    return np.ascontiguousarray(_per_step(scales, layout), dtype=scales.dtype)
 
 
 def pack_zeros(zeros: Int32, layout: Layout) -> Int32:
@@ -94,7 +96,9 @@ def pack_sums(codes: Int8, zeros: Int32, layout: Layout) -> Int32:
     flat = _pad(codes, layout)[:, : layout.steps * layout.step]
     sums = flat.reshape(n_rows, layout.steps, layout.step).sum(axis=2, dtype=np.int32)
     if zeros.any():
-        filled = np.clip(layout.group_size - layout.step * np.arange(layout.group_padded // layout.step), 0, layout.step)
+        filled = np.clip(
+            layout.group_size - layout.step * np.arange(layout.group_padded // layout.step), 0, layout.step
+        )
         counts = np.tile(filled.astype(np.int32), layout.groups)
         sums = sums - _per_step(zeros, layout).T.astype(np.int32) * counts
     return np.ascontiguousarray(sums.T)
@@ -105,8 +109,10 @@ def pack_steps(codes: Int8, zeros: Int32, layout: Layout) -> tuple[Int32, Int32]
     return pack_sums(codes, zeros, layout), pack_zeros(zeros, layout)
 
 
-def _per_step(values: npt.NDArray[np.generic], layout: Layout) -> npt.NDArray[np.generic]:
-    return np.repeat(values, layout.group_padded // layout.step, axis=1).T
+def _per_step(values: npt.NDArray[_Scalar], layout: Layout) -> npt.NDArray[_Scalar]:
+    repeated: npt.NDArray[_Scalar] = np.repeat(values, layout.group_padded // layout.step, axis=1)
+    transposed: npt.NDArray[_Scalar] = np.transpose(repeated)
+    return transposed
 
 
 def _pad(codes: Int8, layout: Layout) -> Int8:

@@ -35,7 +35,7 @@ class ZeropointPartitioner(Partitioner):
     def ops_to_not_decompose(
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
-        """Keeps whole the linears that a rule takes. Also remembers the real weights: partition() is given fake ones."""
+        """Keeps whole the linears that a rule takes. Also remembers the weights: partition() is given fake ones."""
         for name, tensor in ep.state_dict.items():
             if not isinstance(tensor, torch._subclasses.FakeTensor):
                 self._weights[name] = tensor
@@ -64,7 +64,7 @@ def _refuse_leftovers(matching: Matching) -> None:
     for node, reason in matching.reasons.items():
         if is_leftover(node):
             raise Unsupported(
-                f"{node.name}: {op_name(node)} stays outside the delegate ({reason}) and ExecuTorch has no kernel for it; "
-                "call zeropoint.decompose_unsupported(exported_program, options) before lowering, or set "
+                f"{node.name}: {op_name(node)} stays outside the delegate ({reason}) and ExecuTorch has no kernel "
+                "for it; call zeropoint.decompose_unsupported(exported_program, options) before lowering, or set "
                 "CompileOptions(leftover_quantization='keep') when another partitioner follows"
             )

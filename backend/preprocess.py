@@ -52,7 +52,9 @@ def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tup
             try:
                 absorbed.update(rule(node, lowering).nodes)
             except Unsupported as error:
-                raise Unsupported(f"{node.name}: accepted by the partitioner, but with the real weights: {error}") from error
+                raise Unsupported(
+                    f"{node.name}: accepted by the partitioner, but with the real weights: {error}"
+                ) from error
     for node in edge_program.graph.nodes:
         assert node.op != "call_function" or node in absorbed, f"{node.name} is tagged but no rule consumed it"
     _declare_ends(edge_program, inputs, lowering)
@@ -88,13 +90,13 @@ class ZeropointBackend(BackendDetails):
 
     @staticmethod
     def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
-        """The Program as bytes, its constants as named data, and call names as delegate debug ids."""
+        """The Program as bytes, its constants as named data, and the calls' indices as delegate debug ids."""
         program, constants = lower_program(edge_program, read_options(compile_specs))
         store = NamedDataStore()
         for key in sorted(constants):
             store.add_named_data(key, constants[key], alignment=CONSTANT_ALIGN)
         return PreprocessResult(
             processed_bytes=write_program(program),
-            debug_handle_map={call.name: call.debug_handles for call in program.calls if call.debug_handles},
+            debug_handle_map={i: call.debug_handles for i, call in enumerate(program.calls) if call.debug_handles},
             data_store_output=store.get_named_data_store_output(),
         )

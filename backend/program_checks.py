@@ -63,7 +63,9 @@ def _gives(program: Program, tensor: int, symbol: int, wanted: int) -> bool:
 
 def _check_tensor(program: Program, where: str, tensor: Tensor) -> None:
     if tensor.dtype is DType.NONE or tensor.storage is Storage.NONE:
-        raise ProgramError(f"{where}: dtype {tensor.dtype.value}, storage {tensor.storage.value}; none is no allocation")
+        raise ProgramError(
+            f"{where}: dtype {tensor.dtype.value}, storage {tensor.storage.value}; none is no allocation"
+        )
     if len(tensor.dims) > MAX_RANK:
         raise ProgramError(f"{where}: {len(tensor.dims)} dimensions; at most {MAX_RANK}")
     for axis, dim in enumerate(tensor.dims):

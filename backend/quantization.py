@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -35,7 +36,8 @@ class _Weights:
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.int4 if self.bits == 4 else torch.int8
+        dtype: torch.dtype = getattr(torch, f"int{self.bits}")  # torch.int4 is not in torch's type stubs
+        return dtype
 
 
 def quantize(
@@ -69,10 +71,13 @@ def quantize(
             raise OptionError(f"quantize: recipe {name!r}; offered {', '.join(RECIPES)}")
     if algorithm not in ALGORITHMS:
         raise OptionError(f"quantize: algorithm {algorithm!r}; offered {', '.join(ALGORITHMS)}")
-    names = {name for name, module in model.named_modules() if _is_float_linear(module)}
-    _check_groups(model, names, group_size)
-    heads = {name for name in names if name.split(".")[-1] == "lm_head"} if lm_head is not None else set()
-    for chosen, modules in ((recipe, names - heads), (lm_head, heads)):
+    linears = {name: module for name, module in model.named_modules() if _is_float_linear(module)}
+    _check_groups(linears, group_size)
+    heads = {
+        name: module for name, module in linears.items() if lm_head is not None and name.split(".")[-1] == "lm_head"
+    }
+    body = {name: module for name, module in linears.items() if name not in heads}
+    for chosen, modules in ((recipe, body), (lm_head, heads)):
         if chosen is not None and modules:
             weights = _Weights(
                 bits=8 if chosen in ("8da8w", "8w") else 4,
@@ -84,13 +89,13 @@ def quantize(
     return model
 
 
-def _is_float_linear(module: nn.Module) -> bool:
+def _is_float_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     return isinstance(module, nn.Linear) and not isinstance(module.weight, IntxUnpackedToInt8Tensor)
 
 
-def _check_groups(model: nn.Module, names: set[str], group_size: int | None) -> None:
-    for name in sorted(names):
-        inputs = model.get_submodule(name).in_features
+def _check_groups(linears: Mapping[str, nn.Linear], group_size: int | None) -> None:
+    for name, linear in linears.items():
+        inputs = linear.in_features
         if group_size is not None and (group_size < 1 or inputs % group_size):
             raise OptionError(
                 f"quantize: {name or 'the model'}: {inputs} inputs, group_size {group_size}; "
@@ -98,11 +103,11 @@ def _check_groups(model: nn.Module, names: set[str], group_size: int | None) -> 
             )
 
 
-def _apply(model: nn.Module, names: set[str], recipe: str, *, weights: _Weights) -> None:
+def _apply(model: nn.Module, linears: Mapping[str, nn.Linear], recipe: str, *, weights: _Weights) -> None:
     if recipe == "8da4w-float-zp":
-        for name in sorted(names):
+        for name, linear in linears.items():
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _float_zero_point(model.get_submodule(name), weights))
+            setattr(model.get_submodule(parent), child, _float_zero_point(linear, weights))
         return
     config: Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig
     if recipe in ("4w", "8w"):
@@ -119,7 +124,7 @@ def _apply(model: nn.Module, names: set[str], recipe: str, *, weights: _Weights)
             weight_mapping_type=weights.mapping,
             intx_choose_qparams_algorithm=weights.algorithm,
         )
-    wanted: Callable[[nn.Module, str], bool] = lambda module, name: name in names  # noqa: E731
+    wanted: Callable[[nn.Module, str], bool] = lambda module, name: name in linears  # noqa: E731
     quantize_(model, config, filter_fn=wanted)
 
 

@@ -3,15 +3,11 @@
 set(CMAKE_INSTALL_MESSAGE NEVER)
 
 # Installed, executorch/ lies beside zeropoint/ in site-packages; in a build folder CMake adds where it was found.
-set(zeropoint_targets zeropoint)
-if(TARGET zeropoint-run)
-  list(APPEND zeropoint_targets zeropoint-run)
-endif()
-set_target_properties(${zeropoint_targets} PROPERTIES
+set_target_properties(zeropoint zeropoint-run PROPERTIES
   INSTALL_RPATH "$ORIGIN/../../executorch/lib"
   LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}"
   RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")
-install(TARGETS ${zeropoint_targets}
+install(TARGETS zeropoint zeropoint-run
   LIBRARY DESTINATION zeropoint/lib
   RUNTIME DESTINATION zeropoint/lib)
 install(FILES backend/runtime/native/zeropoint.h DESTINATION zeropoint/include)

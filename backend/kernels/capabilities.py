@@ -58,6 +58,11 @@ _OWN_STORAGE = (StorageClass.FUNCTION, StorageClass.PRIVATE, StorageClass.WORKGR
 _REDUCE, _CLUSTERED_REDUCE = (0, 1, 2), 3  # group operations
 _MEMORY_MODEL_VULKAN = 3
 _FIRST_DOT_ACC_SAT = 4453
+_QUERIES = range(103, 108)  # OpImageQueryFormat .. OpImageQuerySamples
+_GROUPS = range(333, 367)  # OpGroupNonUniformElect .. OpGroupNonUniformQuadSwap
+_DOTS = range(4450, 4456)  # OpSDot .. OpSUDotAccSat
+_DECLARES = (Opcode.TYPE_INT, Opcode.VARIABLE, Opcode.MEMORY_MODEL, Opcode.TYPE_COOPERATIVE_MATRIX, Opcode.DECORATE)
+_TELLING = frozenset((*_DECLARES, *_QUERIES, *_GROUPS, *_DOTS))
 _UNDEF, _EXT_INST = 1, 12
 _SUBGROUP_BUILTINS = (36, 38, 40, 41)  # SubgroupSize, NumSubgroups, SubgroupId, SubgroupLocalInvocationId
 
@@ -65,10 +70,20 @@ _SUBGROUP_BUILTINS = (36, 38, 40, 41)  # SubgroupSize, NumSubgroups, SubgroupId,
 def needed(module: Module) -> frozenset[int]:
     """Capabilities of NAMES that the module cannot do without."""
     found = {SHADER, MATRIX}
+    for item in module.instructions:
+        if item.opcode in _TELLING:
+            found.update(_of_instruction(module, item))
     small = {target: capability for target in module.types if (capability := _small(module, target)) is not None}
+    if small:
+        found |= _arithmetic(module, small)
+    return frozenset(found)
+
+
+def _arithmetic(module: Module, small: dict[int, int]) -> set[int]:
+    """Arithmetic capabilities of the 16- and 8-bit values: `small` maps types to capabilities."""
+    found: set[int] = set()
     values: dict[int, int] = {}
     for item in module.instructions:
-        found |= set(_of_instruction(module, item))
         if item.operands and item.operands[0] in small and _has_value(item):
             values[item.operands[1]] = small[item.operands[0]]
             if item.opcode not in _SMALL_SOURCES:
@@ -78,7 +93,7 @@ def needed(module: Module) -> frozenset[int]:
     for item in module.instructions:
         if item.opcode not in _SMALL_USERS and not _is_declaration(item):
             found |= {values[operand] for operand in item.operands[2 if _has_value(item) else 0 :] if operand in values}
-    return frozenset(found)
+    return found
 
 
 def needed_extensions(capabilities: frozenset[int]) -> frozenset[str]:
@@ -106,18 +121,18 @@ def _of_instruction(module: Module, item: Instruction) -> Iterator[int]:
     elif code == Opcode.VARIABLE and ops[2] == StorageClass.STORAGE_BUFFER:
         parts = [_small(module, part) for part in _parts(module, _pointee(module, ops[0]))]
         yield from (STORAGE_8BIT if part == INT8 else STORAGE_16BIT for part in parts if part is not None)
-    elif 103 <= code <= 107:  # OpImageQueryFormat .. OpImageQuerySamples
+    elif code in _QUERIES:
         yield IMAGE_QUERY
     elif code == Opcode.MEMORY_MODEL and ops[1] == _MEMORY_MODEL_VULKAN:
         yield VULKAN_MEMORY_MODEL
     elif code == Opcode.TYPE_COOPERATIVE_MATRIX:
         yield COOPERATIVE_MATRIX
-    elif 4450 <= code <= 4455:  # OpSDot .. OpSUDotAccSat
+    elif code in _DOTS:
         yield DOT_PRODUCT
         yield _dot_input(module, code, ops)
     elif code == Opcode.DECORATE and ops[1] == Decoration.BUILT_IN and ops[2] in _SUBGROUP_BUILTINS:
         yield GROUP_BASIC
-    elif 333 <= code <= 366:
+    elif code in _GROUPS:
         yield from _of_group(code, ops)
 
 

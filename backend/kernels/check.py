@@ -45,8 +45,8 @@ class _Check:
         for index, (slot, choice) in enumerate(zip(self.manifest.slots, self.key.slots, strict=True)):
             self.check_slot(index, slot, choice)
         self.check_pushes()
-        self.check_specs()
         self.check_local()
+        self.check_specs()
         self.check_needs(optimized)
         return self.found
 
@@ -74,7 +74,7 @@ class _Check:
         where = f"slot {slot.name}"
         if choice.dtype is DType.NONE:
             if found is not None:
-                raise self.error(f"{where}: none declared; found binding {index} of {found.kind} {found.element}")
+                raise self.error(f"{where}: none declared; found binding {index}, a {found.kind} of {found.element}")
             return
         if found is None:
             raise self.error(f"{where}: {choice.dtype.value}:{choice.storage.value} declared; found no binding {index}")

@@ -15,7 +15,7 @@ from ..errors import ManifestError, ProgramError
 from .facts import FACTS
 
 MAX_STACK = 32
-MAX_OPS = 1024
+MAX_TEXT = 400  # keeps nesting, and the number of operations, small
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -203,13 +203,13 @@ class _Compiler:
         return ManifestError(f"{self.scope.where}: expression {self.text!r}: {what}")
 
     def run(self) -> tuple[Op, ...]:
+        if len(self.text) > MAX_TEXT:
+            raise self.error(f"{len(self.text)} characters; at most {MAX_TEXT}")
         try:
             tree = ast.parse(self.text.strip(), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self.error(f"does not parse ({error})") from error
         ops = self.node(tree.body)
-        if len(ops) > MAX_OPS:
-            raise self.error(f"{len(ops)} operations; at most {MAX_OPS}")
         if (depth := _max_depth(ops)) > MAX_STACK:
             raise self.error(f"needs a stack of {depth}; at most {MAX_STACK}")
         return ops

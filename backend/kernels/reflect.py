@@ -102,19 +102,18 @@ def capabilities(module: Module) -> tuple[int, ...]:
 
 
 def _binding(module: Module, variable: int, storage: int, pointee: int) -> Binding:
-    kind, element = "", ""
+    kind, element = f"storage class {storage}", f"a type of opcode {module.types[pointee].opcode}"
     declared = module.types[pointee]
     name = module.names.get((variable, None), "")
     flags = {flag for flag in (Decoration.NON_READABLE, Decoration.NON_WRITABLE) if _decorated(module, variable, flag)}
-    if storage == StorageClass.STORAGE_BUFFER and declared.opcode == Opcode.TYPE_STRUCT:
-        kind, element = "buffer", _buffer_element(module, pointee)
+    if declared.opcode == Opcode.TYPE_STRUCT:
         last = len(declared.operands) - 1
         name = module.names.get((pointee, last), "")
         flags |= {f for f in (Decoration.NON_READABLE, Decoration.NON_WRITABLE) if _decorated(module, pointee, f, last)}
+    if declared.opcode == Opcode.TYPE_STRUCT and storage == StorageClass.STORAGE_BUFFER:
+        kind, element = "buffer", _buffer_element(module, pointee)
     elif storage == StorageClass.UNIFORM_CONSTANT and declared.opcode == Opcode.TYPE_IMAGE:
         kind, element = "image", _image_element(module, declared)
-    else:
-        kind = f"storage class {storage}, type opcode {declared.opcode}"
     return Binding(
         name=name,
         set=module.decoration(variable, Decoration.DESCRIPTOR_SET) or 0,

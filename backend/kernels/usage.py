@@ -20,6 +20,11 @@ CHAINS = (
 )
 # OpAtomicExchange .. OpAtomicXor, OpAtomicFMinEXT, OpAtomicFMaxEXT, OpAtomicFAddEXT
 _ATOMICS = (*range(229, 243), 5614, 5615, 6035)
+_READS = (Opcode.IMAGE_READ, Opcode.LOAD, Opcode.COOPERATIVE_MATRIX_LOAD, Opcode.ATOMIC_LOAD)
+_WRITES = (Opcode.IMAGE_WRITE, Opcode.STORE, Opcode.COOPERATIVE_MATRIX_STORE, Opcode.ATOMIC_STORE)
+_USES = frozenset((*CHAINS, *_ATOMICS, *_READS, *_WRITES, Opcode.COPY_MEMORY))
+_PASSES_ON = (Opcode.COPY_OBJECT, Opcode.IMAGE_TEXEL_POINTER)
+_FLOWS = frozenset((*CHAINS, *_PASSES_ON, Opcode.LOAD, Opcode.SELECT, Opcode.PHI, Opcode.FUNCTION_CALL))
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -45,6 +50,8 @@ class _Tracer:
         self.storage: dict[int, int] = {}
         self.roots: dict[int, frozenset[int]] = {}
         self.parameters: dict[int, list[int]] = {}
+        self.uses = [item for item in module.instructions if item.opcode in _USES]
+        self.flows = [item for item in module.instructions if item.opcode in _FLOWS]
         function = 0
         for item in module.instructions:
             if item.opcode == Opcode.VARIABLE and item.operands[2] in _GLOBALS:
@@ -62,17 +69,12 @@ class _Tracer:
         read: set[int] = set()
         written: set[int] = set()
         pushes: set[int] = set()
-        for item in self.module.instructions:
+        for item in self.uses:
             ops = item.operands
-            if item.opcode in (Opcode.IMAGE_READ, Opcode.LOAD, Opcode.COOPERATIVE_MATRIX_LOAD, Opcode.ATOMIC_LOAD):
+            if item.opcode in _READS:
                 loads_handle = item.opcode == Opcode.LOAD and self.is_image(ops[2])
                 read |= _NOTHING if loads_handle else self.of(ops[2])
-            elif item.opcode in (
-                Opcode.IMAGE_WRITE,
-                Opcode.STORE,
-                Opcode.COOPERATIVE_MATRIX_STORE,
-                Opcode.ATOMIC_STORE,
-            ):
+            elif item.opcode in _WRITES:
                 written |= self.of(ops[0])
             elif item.opcode == Opcode.COPY_MEMORY:
                 written |= self.of(ops[0])
@@ -92,7 +94,7 @@ class _Tracer:
     def spread(self) -> bool:
         """One pass over the instructions; true when it found something new."""
         changed = False
-        for item in self.module.instructions:
+        for item in self.flows:
             for target, sources in self.flow(item.opcode, item.operands):
                 found = self.of(target).union(*(self.of(source) for source in sources))
                 if found != self.of(target):
@@ -101,7 +103,7 @@ class _Tracer:
         return changed
 
     def flow(self, opcode: int, ops: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
-        if opcode in CHAINS or opcode in (Opcode.COPY_OBJECT, Opcode.IMAGE_TEXEL_POINTER):
+        if opcode in CHAINS or opcode in _PASSES_ON:
             return [(ops[1], (ops[2],))]
         if opcode == Opcode.LOAD and self.is_image(ops[2]):
             return [(ops[1], (ops[2],))]

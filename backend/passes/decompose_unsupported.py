@@ -56,7 +56,8 @@ def _rewrite(program: ExportedProgram, options: CompileOptions, wanted: Callable
             alias = _alias(operator)
             table[alias] = partial(_implementation, operator)
             node.target = alias
-        return program.run_decompositions(table)
+        decomposed: ExportedProgram = program.run_decompositions(table)
+        return decomposed
     finally:
         for node, target in originals.items():
             node.target = target

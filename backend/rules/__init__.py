@@ -18,8 +18,9 @@ def find_rule(node: Node) -> Rule | None:
     """The rule for a node's operator, or None."""
     name = op_name(node)
     for family in _FAMILIES:
-        if name in family.RULES:
-            return family.RULES[name]
+        rule: Rule | None = family.RULES.get(name)
+        if rule is not None:
+            return rule
     return None
 
 

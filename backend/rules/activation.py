@@ -37,7 +37,7 @@ _ZERO_POINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """x quantized per token. mapping, rounding: docs/design.md section 4. nodes: everything between x and the result."""
+    """x quantized per token. mapping, rounding: docs/design.md section 4. nodes: from choose_qparams to the result."""
 
     x: Node
     mapping: int
@@ -159,7 +159,9 @@ def _qparams(values: Mapping[str, object], scale: str, zero_point: str) -> tuple
     sources = []
     for index, item in enumerate(pair):
         if op_name(item) != "getitem" or item.args[1] != index:
-            raise Unsupported(f"activation {scale if index == 0 else zero_point} {item.name} is no result of choose_qparams")
+            raise Unsupported(
+                f"activation {scale if index == 0 else zero_point} {item.name} is no result of choose_qparams"
+            )
         sources.append(item.args[0])
     if sources[0] is not sources[1] or not isinstance(sources[0], Node):
         raise Unsupported("activation scale and zero point come from different choose_qparams")
@@ -193,7 +195,9 @@ def _range(values: Mapping[str, object]) -> tuple[int, int]:
 
 def _check_eps(eps: object) -> float:
     if not isinstance(eps, (int, float)) or not eps >= SMALLEST_NORMAL:
-        raise Unsupported(f"eps {eps} is below the smallest normal float32, {SMALLEST_NORMAL}; devices may flush it to 0")
+        raise Unsupported(
+            f"eps {eps} is below the smallest normal float32, {SMALLEST_NORMAL}; devices may flush it to 0"
+        )
     return float(eps)
 
 

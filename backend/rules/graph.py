@@ -40,7 +40,7 @@ class Constant:
 
 def operator_of(node: Node) -> torch._ops.OpOverload | None:
     """The ATen-level operator of a node of either dialect; None for what is no operator."""
-    target = node.target
+    target: object = node.target
     if node.op == "call_function" and not isinstance(target, torch._ops.OpOverload):
         target = getattr(target, "_op", None)
     return target if isinstance(target, torch._ops.OpOverload) else None
@@ -69,8 +69,9 @@ def arguments(node: Node) -> dict[str, object]:
             values[parameter.name] = node.kwargs[parameter.name]
         elif parameter.has_default_value():
             values[parameter.name] = parameter.default_value
-        if str(parameter.real_type) == "ScalarType" and isinstance(values[parameter.name], int):
-            values[parameter.name] = _SCALAR_TYPES[values[parameter.name]]
+        number = values.get(parameter.name)
+        if str(parameter.real_type) == "ScalarType" and isinstance(number, int):
+            values[parameter.name] = _SCALAR_TYPES[number]
     return values
 
 
@@ -133,12 +134,19 @@ def _stored(
         return None
     if is_param(program, node):
         name = signature.inputs_to_parameters[node.name]
-        return name, weights.get(name, get_param(program, node))
+        return _named(name, weights.get(name), get_param(program, node))
     if is_buffer(program, node):
         name = signature.inputs_to_buffers[node.name]
         if name in signature.buffers_to_mutate.values():
             return None
-        return name, weights.get(name, get_buffer(program, node))
+        return _named(name, weights.get(name), get_buffer(program, node))
     if node.name in signature.inputs_to_lifted_tensor_constants:
-        return signature.inputs_to_lifted_tensor_constants[node.name], get_lifted_tensor_constant(program, node)
+        name = signature.inputs_to_lifted_tensor_constants[node.name]
+        return _named(name, None, get_lifted_tensor_constant(program, node))
     return None
+
+
+def _named(name: str, real: torch.Tensor | None, stored: torch.Tensor | None) -> tuple[str, torch.Tensor]:
+    data = stored if real is None else real
+    assert data is not None, f"{name} is in the signature but not in the program"
+    return name, data

@@ -19,6 +19,8 @@ from .lowering import Lowered, Lowering
 from .weight import Weight, read_weight
 
 _RESHAPES = ("aten.view.default", "aten.unsqueeze.default", "aten.expand.default", "aten.clone.default")
+_CASTS = ("aten.to.dtype", "aten._to_copy.default", "dim_order_ops._to_dim_order_copy.default")
+_ASSERTION = "aten._assert_tensor_metadata.default"
 _TRANSPOSES = ("aten.t.default", "aten.permute.default", "aten.transpose.int")
 
 
@@ -47,10 +49,10 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     layout = Layout.of(weight.row_length, weight.group_size)
     pieces, kernels = emit_linear(Linear(node, x, activation, weight, bias, layout), lowering)
     lowering.bind(node, pieces)
-    nodes = (*operands.nodes, *weight.nodes, node)
+    nodes = (*operands.nodes, *weight.nodes)
     if activation is not None:
         nodes = (*activation.nodes, *between, *nodes)
-    return Lowered(tuple(dict.fromkeys(nodes)), kernels, len(pieces))
+    return Lowered((*_with_assertions(nodes), node), kernels, len(pieces))
 
 
 RULES = {
@@ -82,15 +84,25 @@ def _read_operands(node: Node) -> _Operands:
 
 
 def _skip_reshapes(node: Node) -> tuple[Node, tuple[Node, ...]]:
-    """The first node upstream that is no reshape keeping every row whole and in order, and the reshapes skipped."""
+    """The first node upstream that is not a mere reshape keeping every row whole and in order, and those skipped."""
     skipped: list[Node] = []
-    while op_name(node) in _RESHAPES and isinstance(node.args[0], Node):
+    while op_name(node) in _RESHAPES + _CASTS and isinstance(node.args[0], Node):
         before, after = tensor_of(node.args[0]), tensor_of(node)
         if before.dim() == 0 or before.shape[-1] != after.shape[-1] or before.numel() != after.numel():
+            break
+        if before.dtype is not after.dtype:
             break
         skipped.append(node)
         node = node.args[0]
     return node, tuple(skipped)
+
+
+def _with_assertions(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Each node once, and the export's assertions about it, which hold by construction."""
+    found = dict.fromkeys(nodes)
+    for node in nodes:
+        found.update(dict.fromkeys(user for user in node.users if op_name(user) == _ASSERTION))
+    return tuple(found)
 
 
 def _untranspose(node: Node) -> tuple[Node, tuple[Node, ...]]:
@@ -104,11 +116,13 @@ def _untranspose(node: Node) -> tuple[Node, tuple[Node, ...]]:
         node = node.args[0]
     if op_name(node) not in _TRANSPOSES or tensor_of(node).dim() != 2:
         raise Unsupported(f"weight {node.name} is {op_name(node) or node.op}; need a transposed quantized weight")
-    order = node.args[1:]
-    if op_name(node) == "aten.permute.default" and list(order[0]) not in ([1, 0], [-1, -2]):
-        raise Unsupported(f"weight {node.name} is permuted by {order[0]}; need [1, 0]")
-    if op_name(node) == "aten.transpose.int" and {int(axis) % 2 for axis in order} != {0, 1}:
-        raise Unsupported(f"weight {node.name} transposes axes {list(order)}; need 0 and 1")
+    values = arguments(node)
+    if op_name(node) == "aten.permute.default" and values["dims"] not in ([1, 0], [-1, -2]):
+        raise Unsupported(f"weight {node.name} is permuted by {values['dims']}; need [1, 0]")
+    if op_name(node) == "aten.transpose.int":
+        axes = [values["dim0"], values["dim1"]]
+        if axes not in ([0, 1], [1, 0], [-2, -1], [-1, -2]):
+            raise Unsupported(f"weight {node.name} transposes axes {axes}; need 0 and 1")
     source = node.args[0]
     assert isinstance(source, Node)
     return source, (*skipped, node)
@@ -121,5 +135,7 @@ def _read_bias(node: Node | None, weight: Weight, lowering: Lowering) -> Constan
     if bias is None:
         raise Unsupported(f"bias {node.name} is not a constant")
     if bias.shape != (weight.n_outputs,) or not bias.dtype.is_floating_point or bias.dtype is torch.float64:
-        raise Unsupported(f"bias {bias.name} is {bias.dtype} {list(bias.shape)}; need half or float [{weight.n_outputs}]")
+        raise Unsupported(
+            f"bias {bias.name} is {bias.dtype} {list(bias.shape)}; need half or float [{weight.n_outputs}]"
+        )
     return bias

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.fx import Node
 
 from ..dtypes import DType
@@ -71,9 +70,7 @@ def emit_linear(linear: Linear, lowering: Lowering) -> tuple[tuple[int, ...], tu
     return tuple(pieces), (*quantizers, kernel)
 
 
-def _columns(
-    linear: Linear, y_dtype: DType, lead: Sequence[Dim], *, lowering: Lowering
-) -> tuple[tuple[int, int], ...]:
+def _columns(linear: Linear, y_dtype: DType, lead: Sequence[Dim], *, lowering: Lowering) -> tuple[tuple[int, int], ...]:
     """Ranges of outputs so small that no constant and no piece of y is larger than max_binding_bytes."""
     layout, n_outputs = linear.layout, linear.weight.n_outputs
     limit = lowering.options.max_binding_bytes // 16 * 16
@@ -95,7 +92,9 @@ def _columns(
 def _check_fits(lowering: Lowering, name: str, size_bytes: int) -> None:
     limit = lowering.options.max_binding_bytes
     if size_bytes > limit:
-        raise Unsupported(f"{name}: {size_bytes} bytes at the largest sizes; max_binding_bytes {limit}; lower the maximum")
+        raise Unsupported(
+            f"{name}: {size_bytes} bytes at the largest sizes; max_binding_bytes {limit}; lower the maximum"
+        )
 
 
 def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lowering) -> dict[str, int | None]:
@@ -116,7 +115,10 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
     def choose() -> tuple[int, ...]:
         scale = builder.tensor(f"{name}.scale", DType.F32, rows, storage=storage)
         zp = builder.tensor(f"{name}.zp", zp_dtype, rows, storage=storage)
-        args, attrs = {"x": x, "scale": scale, "zp": zp}, {"mapping": activation.mapping, **limits, "eps": activation.eps}
+        args, attrs = (
+            {"x": x, "scale": scale, "zp": zp},
+            {"mapping": activation.mapping, **limits, "eps": activation.eps},
+        )
         builder.call("choose_qparams_per_row", args, attrs, name=f"{name}.choose_qparams", debug_handles=linear.handles)
         return scale, zp
 
@@ -150,14 +152,14 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
         return lowering.once(key, make)[0]
 
     def codes() -> npt.NDArray[np.int8]:
-        return _numpy(weight.code_array()[columns])
+        return weight.code_array()[columns].contiguous().numpy()
 
     def zeros() -> npt.NDArray[np.int32]:
-        return _numpy(weight.zero_array()[columns])
+        return weight.zero_array()[columns].contiguous().numpy()
 
     def scales() -> npt.NDArray[np.generic]:
         values = weight.scale_array()[columns]
-        return pack_scales(_numpy(values.half() if half else values), layout)
+        return pack_scales((values.half() if half else values).numpy(), layout)
 
     found: dict[str, int | None] = {
         "w": add(
@@ -180,7 +182,9 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
 def _bias(bias: Constant, name: str, columns: slice, *, lowering: Lowering) -> int:
     def make() -> tuple[int, ...]:
         width = columns.stop - columns.start
-        return (lowering.builder.constant(name, DType.F32, (width,), data=lambda: _numpy(bias.array().float()[columns])),)
+        return (
+            lowering.builder.constant(name, DType.F32, (width,), data=lambda: bias.array().float()[columns].numpy()),
+        )
 
     return lowering.once(("bias", bias.name, columns.start, columns.stop), make)[0]
 
@@ -192,7 +196,3 @@ def _survives_half(weight: Weight) -> bool:
     sizes = weight.scales.data.float().abs()
     normal = (sizes >= _SMALLEST_HALF) & (sizes <= _LARGEST_HALF)
     return bool((normal | (sizes == 0)).all())
-
-
-def _numpy(values: torch.Tensor) -> npt.NDArray[np.generic]:
-    return values.contiguous().numpy()

@@ -74,7 +74,8 @@ class Lowering:
         pieces = self._values[node]
         if len(pieces) > 1:
             raise Unsupported(
-                f"its input {node.name} is computed in {len(pieces)} column pieces; raise max_binding_bytes to join them"
+                f"its input {node.name} is computed in {len(pieces)} column pieces; "
+                "raise max_binding_bytes to join them"
             )
         return pieces[0]
 
@@ -113,7 +114,11 @@ class Lowering:
     def integer_input(self, size: torch.SymInt) -> Dim:
         """The symbol that an integer argument gives a value: its own, whatever expression it traced as."""
         dim = self.symbolic(size)
-        return dim if dim.base == 0 and len(dim.terms) == 1 and dim.terms[0][0] == 1 else self._symbol(size.node.expr, size)
+        return (
+            dim
+            if dim.base == 0 and len(dim.terms) == 1 and dim.terms[0][0] == 1
+            else self._symbol(size.node.expr, size)
+        )
 
     def _symbol(self, expression: sympy.Expr, size: torch.SymInt) -> Dim:
         if expression not in self._symbols:

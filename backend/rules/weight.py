@@ -69,16 +69,18 @@ def is_dequantize(node: Node) -> bool:
 def read_weight(node: Node, lowering: Lowering) -> Weight:
     """The weight that a dequantize node makes. Raises Unsupported with the reason."""
     if not is_dequantize(node):
-        raise Unsupported(f"weight {node.name} is not quantized ({op_name(node) or node.op}); offered {', '.join(DEQUANTIZE)}")
+        raise Unsupported(
+            f"weight {node.name} is not quantized ({op_name(node) or node.op}); offered {', '.join(DEQUANTIZE)}"
+        )
     values = arguments(node)
     names = ("input", "scale", "zero_point") if op_name(node) == _AFFINE else ("input", "scales", "zero_points")
-    if op_name(node) == _PER_GROUP:
-        names = ("w_int8", "scales", "zero_points")
     codes = _constant(lowering, values, names[0])
     scales = _constant(lowering, values, names[1])
     zeros = None if values[names[2]] is None else _constant(lowering, values, names[2])
     if codes.dtype is not torch.int8 or len(codes.shape) != 2:
-        raise Unsupported(f"weight codes {codes.name} are {codes.dtype} of rank {len(codes.shape)}; offered int8 [N, K]")
+        raise Unsupported(
+            f"weight codes {codes.name} are {codes.dtype} of rank {len(codes.shape)}; offered int8 [N, K]"
+        )
     n_outputs, row_length = codes.shape
     block_rows, group_size = _block(op_name(node), values, scales, (n_outputs, row_length))
     _check_scales(scales, n_outputs * row_length // (block_rows * group_size))
@@ -86,7 +88,9 @@ def read_weight(node: Node, lowering: Lowering) -> Weight:
     if zeros is not None:
         _check_zeros(zeros, scales)
         if zeros.dtype is torch.int8 and bits == 8 and op_name(node) != _AFFINE:
-            raise Unsupported(f"weight zero points {zeros.name} are int8: {op_name(node)} lets int8 differences wrap around")
+            raise Unsupported(
+                f"weight zero points {zeros.name} are int8: {op_name(node)} lets int8 differences wrap around"
+            )
     nodes = (*codes.nodes, *scales.nodes, *(zeros.nodes if zeros is not None else ()), node)
     return Weight(
         codes=codes,
@@ -109,9 +113,7 @@ def _constant(lowering: Lowering, values: Mapping[str, object], name: str) -> Co
     return found
 
 
-def _block(
-    op: str, values: Mapping[str, object], scales: Constant, shape: tuple[int, int]
-) -> tuple[int, int]:
+def _block(op: str, values: Mapping[str, object], scales: Constant, shape: tuple[int, int]) -> tuple[int, int]:
     """(rows, inputs) that share one scale."""
     n_outputs, row_length = shape
     if op == _PER_CHANNEL:
@@ -149,12 +151,16 @@ def _check_scales(scales: Constant, count: int) -> None:
 
 def _check_zeros(zeros: Constant, scales: Constant) -> None:
     if torch.Size(zeros.shape).numel() != torch.Size(scales.shape).numel():
-        raise Unsupported(f"weight zero points {zeros.name} {list(zeros.shape)} do not match scales {list(scales.shape)}")
+        raise Unsupported(
+            f"weight zero points {zeros.name} {list(zeros.shape)} do not match scales {list(scales.shape)}"
+        )
     if zeros.data is None:
         return
     values = zeros.data.double()
     if not bool((values == values.round()).all()) or float(values.abs().max()) > MAX_ZERO_POINT:
-        raise Unsupported(f"weight zero points {zeros.name} are not all integers within [-{MAX_ZERO_POINT}, {MAX_ZERO_POINT}]")
+        raise Unsupported(
+            f"weight zero points {zeros.name} are not all integers within [-{MAX_ZERO_POINT}, {MAX_ZERO_POINT}]"
+        )
 
 
 def _bits(codes: Constant, values: Mapping[str, object]) -> int:

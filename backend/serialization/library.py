@@ -94,7 +94,7 @@ def _make(cls: type, **fields: object) -> object:
     return item
 
 
-class _Words(fb.ModuleT):  # type: ignore[misc]
+class _Words(fb.ModuleT):
     """A module whose words are copied in one piece: the generated code takes one call a word."""
 
     def __init__(self, data: bytes) -> None:

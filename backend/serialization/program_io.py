@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import TypeVar
 
 import flatbuffers
 
@@ -27,6 +28,7 @@ from ._generated import common_generated as common
 from ._generated import program_generated as fb
 
 IDENTIFIER = b"ZPP1"
+_Item = TypeVar("_Item")
 
 
 def write_program(program: Program) -> bytes:
@@ -119,7 +121,7 @@ def _name_of(enum: type, value: int) -> str:
     raise ValueError(f"{enum.__name__} {value} is unknown")
 
 
-def _list(values: Sequence[object] | None) -> Sequence[object]:
+def _list(values: Sequence[_Item] | None) -> Sequence[_Item]:
     return () if values is None else values
 
 

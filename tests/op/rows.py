@@ -24,7 +24,7 @@ def quantization_rows(length: int, *, seed: int = 0, dtype: torch.dtype = torch.
     ramp = (torch.arange(length, dtype=torch.float64) % 17 - 8) / 8
     rows += [ramp * tiny, ramp * tiny * 0.5, ramp * tiny * 3, ramp * tiny * 100, ramp.abs() * tiny]
     if dtype == torch.float32:
-        rows += [ramp * 1e38, ramp * 1e-30]
+        rows += [ramp * 1e34, ramp * 1e-30]
     return torch.stack(rows).to(dtype)
 
 

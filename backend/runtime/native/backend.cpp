@@ -13,8 +13,6 @@
 
 namespace zeropoint {
 
-int report(const Status& status);  // c_api.cpp: keeps the text for zp_last_error()
-
 namespace {
 
 namespace et = executorch::runtime;
@@ -24,20 +22,13 @@ constexpr size_t kLogLine = 200;  // ExecuTorch cuts a log message at 256 bytes
 
 et::Error mapped(Code code) {
   switch (code) {
-    case Code::kOk:
-      return et::Error::Ok;
-    case Code::kInvalidArgument:
-      return et::Error::InvalidArgument;
-    case Code::kInvalidProgram:
-      return et::Error::InvalidProgram;
-    case Code::kIncompatible:
-      return et::Error::DelegateInvalidCompatibility;
-    case Code::kOutOfMemory:
-      return et::Error::MemoryAllocationFailed;
-    case Code::kNotFound:
-      return et::Error::NotFound;
-    case Code::kDevice:
-      break;
+    case Code::kOk: return et::Error::Ok;
+    case Code::kInvalidArgument: return et::Error::InvalidArgument;
+    case Code::kInvalidProgram: return et::Error::InvalidProgram;
+    case Code::kIncompatible: return et::Error::DelegateInvalidCompatibility;
+    case Code::kOutOfMemory: return et::Error::MemoryAllocationFailed;
+    case Code::kNotFound: return et::Error::NotFound;
+    case Code::kDevice: break;
   }
   return et::Error::AccessFailed;
 }
@@ -53,32 +44,15 @@ et::Error logged(const Status& status) {
 
 bool host_dtype(ScalarType type, int32_t* dtype) {
   switch (type) {
-    case ScalarType::Float:
-      *dtype = ZP_F32;
-      return true;
-    case ScalarType::Half:
-      *dtype = ZP_F16;
-      return true;
-    case ScalarType::BFloat16:
-      *dtype = ZP_BF16;
-      return true;
-    case ScalarType::Long:
-      *dtype = ZP_I64;
-      return true;
-    case ScalarType::Int:
-      *dtype = ZP_I32;
-      return true;
-    case ScalarType::Char:
-      *dtype = ZP_I8;
-      return true;
-    case ScalarType::Byte:
-      *dtype = ZP_U8;
-      return true;
-    case ScalarType::Bool:
-      *dtype = ZP_BOOL;
-      return true;
-    default:
-      return false;
+    case ScalarType::Float: *dtype = ZP_F32; return true;
+    case ScalarType::Half: *dtype = ZP_F16; return true;
+    case ScalarType::BFloat16: *dtype = ZP_BF16; return true;
+    case ScalarType::Long: *dtype = ZP_I64; return true;
+    case ScalarType::Int: *dtype = ZP_I32; return true;
+    case ScalarType::Char: *dtype = ZP_I8; return true;
+    case ScalarType::Byte: *dtype = ZP_U8; return true;
+    case ScalarType::Bool: *dtype = ZP_BOOL; return true;
+    default: return false;
   }
 }
 
@@ -95,12 +69,10 @@ Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   if (!value.isTensor()) return Status(Code::kInvalidArgument, "no tensor");
   const executorch::aten::Tensor& tensor = value.toTensor();
   if (!host_dtype(tensor.scalar_type(), &result->dtype)) {
-    return fail(Code::kInvalidArgument, "scalar type %d; need f32, f16, bf16, i64, i32, i8, u8 or bool",
-                static_cast<int>(tensor.scalar_type()));
+    return fail(Code::kInvalidArgument, "scalar type ", tensor.scalar_type(), "; no host dtype of ours");
   }
   if (tensor.dim() > ZP_MAX_RANK) {
-    return fail(Code::kInvalidArgument, "%d dimensions; at most %d", static_cast<int>(tensor.dim()),
-                ZP_MAX_RANK);
+    return fail(Code::kInvalidArgument, tensor.dim(), " dimensions; at most ", ZP_MAX_RANK);
   }
   result->rank = static_cast<int32_t>(tensor.dim());
   for (int32_t i = 0; i < result->rank; ++i) {
@@ -114,31 +86,22 @@ Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   return Status();
 }
 
-struct Outputs {
-  et::Span<et::EValue*> values;
-};
-
+// Resizes the output; its shape is known only now. user: the outputs' EValue*.
 Status place_output(void* user, size_t index, zp_tensor* output) {
-  et::EValue& value = *static_cast<Outputs*>(user)->values[index];
-  std::string where;
+  et::EValue& value = *(*static_cast<et::Span<et::EValue*>*>(user))[index];
+  auto wrong = [&](const auto&... parts) { return fail(Code::kInvalidArgument, "output[", index, "]: ", parts...); };
   zp_tensor given{};
-  if (Status status = read_tensor_argument(value, &given); !status.ok())
-    return status.in(format("output[%zu]", index));
-  if (given.dtype != output->dtype) {
-    return fail(Code::kInvalidArgument, "output[%zu]: host dtype %d; the program gives %d", index,
-                given.dtype, output->dtype);
-  }
-  executorch::aten::Tensor& tensor = value.toTensor();
-  executorch::aten::SizesType sizes[ZP_MAX_RANK];
+  if (Status status = read_tensor_argument(value, &given); !status.ok()) return wrong(status.message());
+  if (given.dtype != output->dtype) return wrong("host dtype ", given.dtype, "; the program gives ", output->dtype);
+  executorch::aten::SizesType sizes[ZP_MAX_RANK] = {};
   for (int32_t i = 0; i < output->rank; ++i) {
-    if (output->dims[i] > INT32_MAX) return fail(Code::kInvalidArgument, "output[%zu]: too large", index);
+    if (output->dims[i] > INT32_MAX) return wrong("a dimension above 2^31");
     sizes[i] = static_cast<executorch::aten::SizesType>(output->dims[i]);
   }
-  et::Error error = et::resize_tensor(tensor, executorch::aten::ArrayRef<executorch::aten::SizesType>(
-                                                  sizes, static_cast<size_t>(output->rank)));
+  executorch::aten::Tensor& tensor = value.toTensor();
+  et::Error error = et::resize_tensor(tensor, {sizes, static_cast<size_t>(output->rank)});
   if (error != et::Error::Ok || tensor.nbytes() < output->size_bytes) {
-    return fail(Code::kInvalidArgument, "output[%zu]: cannot be resized (ExecuTorch error %d)", index,
-                static_cast<int>(error));
+    return wrong("cannot be resized (ExecuTorch error ", error, ")");
   }
   output->data = tensor.mutable_data_ptr();
   return Status();
@@ -171,7 +134,7 @@ class Backend final : public et::BackendInterface {
 
   void destroy(et::DelegateHandle* opaque) const override {
     auto* handle = static_cast<Handle*>(opaque);
-    forget_delegate(handle->id);
+    find_delegate(handle->id, true);
     delete handle;
   }
 
@@ -187,9 +150,8 @@ class Backend final : public et::BackendInterface {
       if (named_data == nullptr) return Status(Code::kNotFound, "the .pte has no named data");
       auto found = named_data->get_data(key);
       if (!found.ok()) {
-        return fail(Code::kNotFound,
-                    "not in the program's named data (ExecuTorch error %d); is a .ptd missing?",
-                    static_cast<int>(found.error()));
+        return fail(Code::kNotFound, "not in the named data (ExecuTorch error ", found.error(),
+                    "); is a .ptd missing?");
       }
       loaded.push_back(std::move(found.get()));
       auto bytes = loaded.back().data_safe();
@@ -209,8 +171,8 @@ class Backend final : public et::BackendInterface {
     const Program& program = handle->delegate->program();
     size_t n_inputs = program.inputs.size();
     if (args.size() != n_inputs + program.outputs.size()) {
-      return fail(Code::kInvalidArgument, "%zu arguments; the program has %zu inputs and %zu outputs",
-                  args.size(), n_inputs, program.outputs.size());
+      return fail(Code::kInvalidArgument, args.size(), " arguments; the program has ", n_inputs, " inputs and ",
+                  program.outputs.size(), " outputs");
     }
     std::lock_guard<std::mutex> lock(handle->mutex);
     handle->inputs.resize(n_inputs);
@@ -221,23 +183,21 @@ class Backend final : public et::BackendInterface {
         handle->integers[i] = args[i]->toInt();
         input = {ZP_I64, 0, {}, &handle->integers[i], sizeof(int64_t)};
       } else if (Status status = read_tensor_argument(*args[i], &input); !status.ok()) {
-        return status.in(format("input[%zu]", i));
+        return status.in(cat("input[", i, "]"));
       }
     }
-    Outputs outputs{{args.data() + n_inputs, program.outputs.size()}};
+    et::Span<et::EValue*> outputs(args.data() + n_inputs, program.outputs.size());
     return handle->delegate->execute(handle->inputs.data(), n_inputs, place_output, &outputs, profile);
   }
 
   // One event per kernel call; the delegate debug identifier is the call's index in the Program.
   static void log_calls(Delegate& delegate, et::EventTracer* tracer, et_timestamp_t start) {
     et_tick_ratio_t ratio = et_pal_ticks_to_ns_multiplier();
-    auto ticks = [&](uint64_t ns) {
-      return start + ns * ratio.denominator / std::max<uint64_t>(ratio.numerator, 1);
-    };
+    auto ticks = [&](uint64_t ns) { return start + ns * ratio.denominator / std::max<uint64_t>(ratio.numerator, 1); };
     std::vector<std::pair<uint64_t, uint64_t>> times = delegate.call_times();
     for (size_t i = 0; i < times.size(); ++i) {
-      et::event_tracer_log_profiling_delegate(tracer, nullptr, static_cast<et::DebugHandle>(i),
-                                              ticks(times[i].first), ticks(times[i].second));
+      et::event_tracer_log_profiling_delegate(tracer, nullptr, static_cast<et::DebugHandle>(i), ticks(times[i].first),
+                                              ticks(times[i].second));
     }
   }
 };

@@ -1,8 +1,8 @@
-#include <cstring>
+#include <algorithm>
+#include <cstdlib>
 
 #include "delegate.h"
 #include "verify.h"
-#include "zeropoint.h"
 
 static_assert(sizeof(zp_op) == sizeof(zeropoint::fb::Op));
 static_assert(ZP_MAX_RANK == zeropoint::kMaxRank);
@@ -18,42 +18,31 @@ const char* text(std::string value) {
   return last_text.c_str();
 }
 
-Status delegate_of(uint64_t id, std::shared_ptr<Delegate>* delegate) {
-  *delegate = find_delegate(id);
-  if (*delegate != nullptr) return Status();
-  return fail(Code::kNotFound, "program %llu: no such program", static_cast<unsigned long long>(id));
+template <typename Use>
+Status with_program(uint64_t id, Use use) {
+  std::shared_ptr<Delegate> delegate = find_delegate(id);
+  return delegate == nullptr ? fail(Code::kNotFound, "program ", id, ": no such program") : use(*delegate);
 }
 
 Status library_of(const void* data, uint64_t size, const Library** library) {
   return data == nullptr ? Library::embedded(library) : Library::from_bytes(data, size, library);
 }
 
-Status load(const void* blob, uint64_t size, const zp_constant* constants, uint64_t n,
-            const void* library_data, uint64_t library_size, uint32_t flags, uint64_t* id) {
+Status load(const void* blob, uint64_t size, const zp_constant* constants, uint64_t n, const void* library_data,
+            uint64_t library_size, uint32_t flags, uint64_t* id) {
   const Library* library = nullptr;
   ZP_TRY(library_of(library_data, library_size, &library));
   auto find = [&](const std::string& key, const void** data, size_t* bytes) -> Status {
-    for (uint64_t i = 0; i < n; ++i) {
-      if (key != constants[i].key) continue;
-      *data = constants[i].data;
-      *bytes = constants[i].size_bytes;
-      return Status();
-    }
-    return Status(Code::kNotFound, "not among the constants given");
+    const zp_constant* end = constants + n;
+    const zp_constant* found = std::find_if(constants, end, [&](const zp_constant& item) { return key == item.key; });
+    if (found == end) return fail(Code::kNotFound, "not among the constants given");
+    *data = found->data;
+    *bytes = found->size_bytes;
+    return Status();
   };
   std::shared_ptr<Delegate> delegate;
   ZP_TRY(Delegate::load(blob, size, *library, find, flags, &delegate));
   *id = register_delegate(delegate);
-  return Status();
-}
-
-Status unload(uint64_t id) {
-  std::shared_ptr<Delegate> delegate;
-  ZP_TRY(delegate_of(id, &delegate));
-  if (delegate->owned_by_executorch) {
-    return Status(Code::kInvalidArgument, "the program belongs to ExecuTorch, which destroys it");
-  }
-  forget_delegate(id);
   return Status();
 }
 
@@ -64,34 +53,29 @@ struct Outputs {
 
 Status place_output(void* user, size_t index, zp_tensor* output) {
   const auto* outputs = static_cast<Outputs*>(user);
-  if (index >= outputs->count) {
-    return fail(Code::kInvalidArgument, "%llu outputs; the program has more",
-                static_cast<unsigned long long>(outputs->count));
-  }
+  if (index >= outputs->count) return fail(Code::kInvalidArgument, outputs->count, " outputs; the program has more");
   zp_tensor& given = outputs->tensors[index];
   if (given.size_bytes < output->size_bytes) {
-    return fail(Code::kInvalidArgument, "output[%zu]: room for %llu bytes; need %llu", index,
-                static_cast<unsigned long long>(given.size_bytes),
-                static_cast<unsigned long long>(output->size_bytes));
+    return fail(Code::kInvalidArgument, "output[", index, "]: room for ", given.size_bytes, " bytes; need ",
+                output->size_bytes);
   }
   output->data = given.data;
   given = *output;
   return Status();
 }
 
-Status evaluate_ops(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots,
-                    const int64_t* attrs, uint64_t n_attrs, int64_t* value) {
-  Expr expr;
-  for (uint64_t i = 0; i < n_ops; ++i) {
-    expr.ops.emplace_back(ops[i].value, ops[i].arg, static_cast<fb::OpCode>(ops[i].code));
-  }
+Status evaluate_ops(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots, const int64_t* attrs,
+                    uint64_t n_attrs, int64_t* value) {
+  flatbuffers::FlatBufferBuilder builder;
+  builder.Finish(builder.CreateVectorOfStructs(reinterpret_cast<const fb::Op*>(ops), n_ops));
+  const auto* expr = flatbuffers::GetRoot<Ops>(builder.GetBufferPointer());
   ZP_TRY(check_expr(expr, n_slots, std::vector<bool>(n_attrs, true), 0));
   std::vector<SlotShape> shapes;
   for (uint64_t i = 0; i < n_slots; ++i) {
     shapes.push_back(slots[i].rank < 0 ? SlotShape() : SlotShape{slots[i].dims, slots[i].rank, true});
   }
-  const char* reason = evaluate(expr, {shapes.data(), attrs, nullptr}, value);
-  return reason == nullptr ? Status() : Status(Code::kInvalidArgument, reason);
+  const char* reason = evaluate(*expr, {shapes.data(), attrs, nullptr}, value);
+  return reason == nullptr ? Status() : fail(Code::kInvalidArgument, reason);
 }
 
 Status devices_text(std::string* result) {
@@ -131,7 +115,13 @@ int zp_load(const void* blob, uint64_t size_bytes, const zp_constant* constants,
   return report(load(blob, size_bytes, constants, n_constants, library, library_bytes, flags, program));
 }
 
-int zp_unload(uint64_t program) { return report(unload(program)); }
+int zp_unload(uint64_t program) {
+  return report(with_program(program, [&](Delegate& delegate) {
+    if (delegate.owned_by_executorch) return fail(Code::kInvalidArgument, "ExecuTorch owns and destroys this program");
+    find_delegate(program, true);
+    return Status();
+  }));
+}
 
 int zp_verify(const void* blob, uint64_t size_bytes, const void* library, uint64_t library_bytes) {
   const Library* kernels = nullptr;
@@ -141,80 +131,61 @@ int zp_verify(const void* blob, uint64_t size_bytes, const void* library, uint64
 }
 
 const char* zp_describe(uint64_t program) {
-  std::shared_ptr<Delegate> delegate;
-  return report(delegate_of(program, &delegate)) == ZP_OK ? text(delegate->describe()) : nullptr;
+  auto describe = [](Delegate& delegate) { return text(delegate.describe()), Status(); };
+  return report(with_program(program, describe)) == ZP_OK ? last_text.c_str() : nullptr;
 }
 
 int zp_output_shapes(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs,
                      uint64_t n_outputs) {
-  std::shared_ptr<Delegate> delegate;
-  if (int code = report(delegate_of(program, &delegate)); code != ZP_OK) return code;
-  return report(delegate->output_shapes(inputs, n_inputs, outputs, n_outputs));
+  return report(with_program(
+      program, [&](Delegate& delegate) { return delegate.output_shapes(inputs, n_inputs, outputs, n_outputs); }));
 }
 
-int zp_execute(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs,
-               uint64_t n_outputs) {
-  std::shared_ptr<Delegate> delegate;
-  if (int code = report(delegate_of(program, &delegate)); code != ZP_OK) return code;
+int zp_execute(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs) {
   Outputs placed{outputs, n_outputs};
-  return report(delegate->execute(inputs, n_inputs, place_output, &placed, false));
+  return report(with_program(
+      program, [&](Delegate& delegate) { return delegate.execute(inputs, n_inputs, place_output, &placed, false); }));
 }
 
 const char* zp_picks(uint64_t program) {
-  std::shared_ptr<Delegate> delegate;
-  return report(delegate_of(program, &delegate)) == ZP_OK ? text(delegate->picks()) : nullptr;
+  auto picks = [](Delegate& delegate) { return text(delegate.picks()), Status(); };
+  return report(with_program(program, picks)) == ZP_OK ? last_text.c_str() : nullptr;
 }
 
 const char* zp_counters(void) {
-  Counters all = total_counters();
-  std::string result = "{";
-#define ZP_COUNTER(name)                                                  \
-  result += format("%s\"" #name "\":%llu", result.size() == 1 ? "" : ",", \
-                   static_cast<unsigned long long>(all.name));
-  ZP_COUNTER(programs)
-  ZP_COUNTER(loads)
-  ZP_COUNTER(executes)
-  ZP_COUNTER(recordings)
-  ZP_COUNTER(submits)
-  ZP_COUNTER(dispatches_recorded)
-  ZP_COUNTER(barriers_recorded)
-  ZP_COUNTER(pipelines)
-  ZP_COUNTER(device_allocations)
-  ZP_COUNTER(device_bytes)
-  ZP_COUNTER(constants_uploaded)
-  ZP_COUNTER(constants_shared)
-#undef ZP_COUNTER
+  Counters all = Context::total_counters();
+  std::string result;
+#define X(name) result += cat(result.empty() ? "{\"" : ",\"", #name, "\":", all.name);
+  ZP_COUNTERS(X)
+#undef X
   return text(result + "}");
 }
 
 const char* zp_validation(int clear) {
   ValidationMessages messages = validation_messages(clear != 0);
-  std::string result = format("{\"active\":%s,\"count\":%zu,\"messages\":[",
-                              messages.active ? "true" : "false", messages.count);
-  for (size_t i = 0; i < messages.texts.size(); ++i)
-    result += (i == 0 ? "" : ",") + json_string(messages.texts[i]);
-  return text(result + "]}");
+  std::string texts;
+  for (const std::string& message : messages.texts) texts += "," + json_string(message);
+  return text(cat("{\"active\":", messages.active ? "true" : "false", ",\"count\":", messages.count,
+                  ",\"messages\":", json_list(texts), "}"));
 }
 
 const char* zp_programs(void) {
-  std::string result = "[";
+  std::string result;
   for (const auto& [id, delegate] : live_delegates()) {
     result +=
-        format("%s{\"id\":%llu,\"method\":%s,\"flags\":%u}", result.size() == 1 ? "" : ",",
-               static_cast<unsigned long long>(id), json_string(delegate->method).c_str(), delegate->flags());
+        cat(",{\"id\":", id, ",\"method\":", json_string(delegate->method), ",\"flags\":", delegate->flags(), "}");
   }
-  return text(result + "]");
+  return text(json_list(result));
 }
 
 void zp_default_flags(uint32_t flags) { set_default_flags(flags); }
 
 int zp_read_tensor(uint64_t program, uint32_t tensor, void* data, uint64_t* size_bytes) {
-  std::shared_ptr<Delegate> delegate;
-  if (int code = report(delegate_of(program, &delegate)); code != ZP_OK) return code;
-  return report(delegate->read_tensor(tensor, data, size_bytes));
+  return report(
+      with_program(program, [&](Delegate& delegate) { return delegate.read_tensor(tensor, data, size_bytes); }));
 }
 
-int zp_evaluate(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots,
-                const int64_t* attrs, uint64_t n_attrs, int64_t* value) {
+int zp_evaluate(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots, const int64_t* attrs,
+                uint64_t n_attrs, int64_t* value) {
   return report(evaluate_ops(ops, n_ops, slots, n_slots, attrs, n_attrs, value));
 }

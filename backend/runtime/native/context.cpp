@@ -44,17 +44,16 @@ Status Context::acquire(Context** context) {
   return Status();
 }
 
-Counters total_counters() {
+Counters Context::total_counters() {
   Counters total;
   Registry& all = registry();
   std::lock_guard<std::mutex> lock(all.mutex);
   for (const auto& entry : all.contexts) {
     if (entry.second == nullptr) continue;
     std::lock_guard<std::mutex> context_lock(entry.second->mutex);
-    const Counters& part = entry.second->counters();
-    const auto* from = reinterpret_cast<const uint64_t*>(&part);
-    auto* to = reinterpret_cast<uint64_t*>(&total);
-    for (size_t i = 0; i < sizeof(Counters) / sizeof(uint64_t); ++i) to[i] += from[i];
+#define X(name) total.name += entry.second->counters_.name;
+    ZP_COUNTERS(X)
+#undef X
   }
   return total;
 }
@@ -87,11 +86,9 @@ Status Context::open(const DeviceInfo& info, const Facts& facts) {
     const VkMemoryHeap& heap = memory_.memoryHeaps[i];
     if ((heap.flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT) != 0) heap_bytes_ = std::max(heap_bytes_, heap.size);
   }
-  bool shared_memory =
-      info.type == VK_PHYSICAL_DEVICE_TYPE_CPU || info.type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
-  constexpr VkMemoryPropertyFlags kDirect =
-      VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
-      VK_MEMORY_PROPERTY_HOST_COHERENT_BIT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+  bool shared_memory = info.type == VK_PHYSICAL_DEVICE_TYPE_CPU || info.type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
+  constexpr VkMemoryPropertyFlags kDirect = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+                                            VK_MEMORY_PROPERTY_HOST_COHERENT_BIT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
   for (uint32_t i = 0; i < memory_.memoryTypeCount; ++i) {
     if (shared_memory && (memory_.memoryTypes[i].propertyFlags & kDirect) == kDirect) direct_ = true;
   }
@@ -131,13 +128,6 @@ Status Context::begin(VkCommandBuffer* commands) {
   VkCommandBufferBeginInfo begin{VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO};
   ZP_VK(vkBeginCommandBuffer, *commands, &begin);
   return Status();
-}
-
-Status Context::run_once(VkCommandBuffer commands) {
-  VkResult ended = vkEndCommandBuffer(commands);
-  Status status = ended == VK_SUCCESS ? submit_and_wait(commands) : vk_failure("vkEndCommandBuffer", ended);
-  vkFreeCommandBuffers(device_, command_pool_, 1, &commands);
-  return status;
 }
 
 Status Context::submit_and_wait(VkCommandBuffer commands) {

@@ -17,19 +17,15 @@ class Context;
 
 // Process-wide counters; monotonic except programs, device_allocations and device_bytes, which count what is
 // alive.
+// clang-format off
+#define ZP_COUNTERS(X) \
+  X(programs) X(loads) X(executes) X(recordings) X(submits) X(dispatches_recorded) X(barriers_recorded) X(pipelines) \
+  X(device_allocations) X(device_bytes) X(constants_uploaded) X(constants_shared)
+// clang-format on
 struct Counters {
-  uint64_t programs = 0;
-  uint64_t loads = 0;
-  uint64_t executes = 0;
-  uint64_t recordings = 0;
-  uint64_t submits = 0;
-  uint64_t dispatches_recorded = 0;
-  uint64_t barriers_recorded = 0;
-  uint64_t pipelines = 0;
-  uint64_t device_allocations = 0;
-  uint64_t device_bytes = 0;
-  uint64_t constants_uploaded = 0;
-  uint64_t constants_shared = 0;
+#define X(name) uint64_t name = 0;
+  ZP_COUNTERS(X)
+#undef X
 };
 
 // Device memory; freed when the last buffer or image bound to it is gone.
@@ -83,6 +79,8 @@ class Context {
   // The context for ZEROPOINT_DEVICE and ZEROPOINT_DISABLE; made at the first call, kept until the process
   // ends.
   static Status acquire(Context** context);
+  // Sums over all devices opened so far.
+  static Counters total_counters();
 
   // Held by every load, execute and destroy. Guards the queue and all that follows.
   std::mutex mutex;
@@ -99,11 +97,13 @@ class Context {
   Status create_buffer(VkDeviceSize size_bytes, MemoryUse use, std::shared_ptr<Buffer>* buffer);
   Status create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Image>* image);
   // Moves fresh images to layout GENERAL.
-  Status prepare_images(const std::vector<const Image*>& images);
+  Status prepare_images(const std::vector<std::unique_ptr<Image>>& images);
+  // Copies bytes of a buffer, or a whole image, to the host.
+  Status download(const Buffer& source, uint64_t offset, uint64_t size_bytes, void* data);
+  Status download(const Image& source, std::vector<uint8_t>* texels);
 
   // The device buffer that holds a constant, shared by content key. *is_new: it must be uploaded.
-  Status constant(const std::string& key, VkDeviceSize size_bytes, std::shared_ptr<Buffer>* buffer,
-                  bool* is_new);
+  Status constant(const std::string& key, VkDeviceSize size_bytes, std::shared_ptr<Buffer>* buffer, bool* is_new);
   Status upload(const std::vector<Upload>& uploads);
 
   // Scratch shared by all delegates: as large as the largest need of those alive. Buffers handed out earlier
@@ -114,15 +114,24 @@ class Context {
   void remove_need(uint64_t arena_bytes, uint64_t staging_bytes);
 
   // The pipeline of a variant with these specialization values (one per spec of the algorithm).
-  Status pipeline(const Algorithm& algorithm, const Variant& variant, const std::vector<int32_t>& specs,
-                  const Pipeline** pipeline);
+  Status pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
+                  const std::vector<int32_t>& specs, const Pipeline** pipeline);
   // Writes the pipeline cache file when pipelines were made since the last time.
   void save_pipelines();
 
   Status begin(VkCommandBuffer* commands);
-  // Ends, submits, waits and frees.
-  Status run_once(VkCommandBuffer commands);
   Status submit_and_wait(VkCommandBuffer commands);
+  // Records commands with record(VkCommandBuffer), runs them once and waits.
+  template <typename Record>
+  Status run_once(Record record) {
+    VkCommandBuffer commands = VK_NULL_HANDLE;
+    ZP_TRY(begin(&commands));
+    record(commands);
+    VkResult ended = vkEndCommandBuffer(commands);
+    Status status = ended == VK_SUCCESS ? submit_and_wait(commands) : vk_failure("vkEndCommandBuffer", ended);
+    vkFreeCommandBuffers(device_, command_pool_, 1, &commands);
+    return status;
+  }
   static void barrier(VkCommandBuffer commands, VkPipelineStageFlags from, VkAccessFlags written,
                       VkPipelineStageFlags to, VkAccessFlags accessed);
 
@@ -140,7 +149,7 @@ class Context {
   Status make_buffer(VkDeviceSize size_bytes, std::shared_ptr<Buffer>* buffer, VkMemoryRequirements* needs);
   Status bind(const std::shared_ptr<Memory>& memory, VkDeviceSize offset, Buffer* buffer);
   Status scratch(Scratch* scratch, MemoryUse use, std::shared_ptr<Buffer>* buffer);
-  Status create_pipeline(const Algorithm& algorithm, const Variant& variant,
+  Status create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
                          const std::vector<int32_t>& specs, Pipeline* pipeline);
   void load_pipeline_cache();
   std::string cache_path() const;
@@ -161,12 +170,9 @@ class Context {
   Scratch staging_;
   std::shared_ptr<Memory> block_;  // the constant block being filled
   std::unordered_map<std::string, std::weak_ptr<Buffer>> constants_;
-  std::map<std::pair<const Variant*, std::vector<int32_t>>, Pipeline> pipelines_;
+  std::map<std::pair<const fb::Variant*, std::vector<int32_t>>, Pipeline> pipelines_;
   VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
   bool pipelines_changed_ = false;
 };
-
-// Sums over all devices opened so far.
-Counters total_counters();
 
 }  // namespace zeropoint

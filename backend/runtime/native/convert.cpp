@@ -59,23 +59,19 @@ void map(const void* source, void* target, size_t n, Convert convert) {
 }
 
 bool same_type(HostDType host, DType device) {
-  return (host == HostDType::f32 && device == DType::f32) ||
-         (host == HostDType::f16 && device == DType::f16) ||
+  return (host == HostDType::f32 && device == DType::f32) || (host == HostDType::f16 && device == DType::f16) ||
          (host == HostDType::i32 && device == DType::i32) || (host == HostDType::i8 && device == DType::i8) ||
          (host == HostDType::u8 && device == DType::u8);
 }
 
-bool is_real(HostDType host) {
-  return host == HostDType::f32 || host == HostDType::f16 || host == HostDType::bf16;
-}
+bool is_real(HostDType host) { return host == HostDType::f32 || host == HostDType::f16 || host == HostDType::bf16; }
 
 Status narrow(const void* source, void* target, size_t n) {
   const auto* from = static_cast<const int64_t*>(source);
   auto* to = static_cast<int32_t*>(target);
   for (size_t i = 0; i < n; ++i) {
     if (from[i] < INT32_MIN || from[i] > INT32_MAX) {
-      return fail(Code::kInvalidArgument, "element %zu: %lld; need 32 bits", i,
-                  static_cast<long long>(from[i]));
+      return fail(Code::kInvalidArgument, "element ", i, ": ", from[i], "; need 32 bits");
     }
     to[i] = static_cast<int32_t>(from[i]);
   }
@@ -84,20 +80,16 @@ Status narrow(const void* source, void* target, size_t n) {
 
 }  // namespace
 
-int host_bytes_of(HostDType dtype) {
+uint64_t host_bytes_of(HostDType dtype) {
   switch (dtype) {
-    case HostDType::i64:
-      return 8;
+    case HostDType::i64: return 8;
     case HostDType::f32:
-    case HostDType::i32:
-      return 4;
+    case HostDType::i32: return 4;
     case HostDType::f16:
-    case HostDType::bf16:
-      return 2;
+    case HostDType::bf16: return 2;
     case HostDType::i8:
     case HostDType::u8:
-    case HostDType::boolean:
-      return 1;
+    case HostDType::boolean: return 1;
   }
   return 0;
 }
@@ -111,7 +103,7 @@ bool can_convert(HostDType host, DType device) {
 Status to_device(HostDType host, const void* source, DType device, void* target, size_t n) {
   if (n == 0) return Status();
   if (same_type(host, device)) {
-    std::memcpy(target, source, n * static_cast<size_t>(host_bytes_of(host)));
+    std::memcpy(target, source, n * host_bytes_of(host));
   } else if (host == HostDType::i64) {
     return narrow(source, target, n);
   } else if (host == HostDType::boolean) {
@@ -132,7 +124,7 @@ Status to_device(HostDType host, const void* source, DType device, void* target,
 void to_host(DType device, const void* source, HostDType host, void* target, size_t n) {
   if (n == 0) return;
   if (same_type(host, device)) {
-    std::memcpy(target, source, n * static_cast<size_t>(host_bytes_of(host)));
+    std::memcpy(target, source, n * host_bytes_of(host));
   } else if (host == HostDType::i64) {
     map<int32_t, int64_t>(source, target, n, [](int32_t v) { return static_cast<int64_t>(v); });
   } else if (host == HostDType::boolean) {

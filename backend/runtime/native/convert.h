@@ -6,7 +6,7 @@
 
 namespace zeropoint {
 
-int host_bytes_of(fb::HostDType dtype);
+uint64_t host_bytes_of(fb::HostDType dtype);
 // f32, f16, bf16 <-> f32, f16; i64 <-> i32; boolean <-> u8; equal types.
 bool can_convert(fb::HostDType host, fb::DType device);
 

@@ -11,35 +11,21 @@
 namespace zeropoint {
 namespace {
 
-uint64_t align(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
-
-fb::HostDType host_dtype(const zp_tensor& tensor) { return static_cast<fb::HostDType>(tensor.dtype); }
-
 const char* dtype_name(int32_t dtype) {
   bool known = dtype >= 0 && dtype <= static_cast<int32_t>(fb::HostDType::MAX);
   return known ? fb::EnumNameHostDType(static_cast<fb::HostDType>(dtype)) : "unknown";
 }
 
-std::string dims_text(const int64_t* dims, int rank) {
+std::string dims_text(const int64_t* dims, int32_t rank) {
   std::string result = "[";
-  for (int i = 0; i < rank; ++i)
-    result += format("%s%lld", i == 0 ? "" : ", ", static_cast<long long>(dims[i]));
+  for (int32_t i = 0; i < rank; ++i) result += cat(i == 0 ? "" : ", ", dims[i]);
   return result + "]";
 }
 
-int64_t product(const zp_tensor& tensor) {
-  int64_t result = 1;
-  for (int i = 0; i < tensor.rank; ++i) result *= tensor.dims[i];
+uint64_t product(const zp_tensor& tensor) {
+  uint64_t result = 1;
+  for (int32_t i = 0; i < tensor.rank; ++i) result *= static_cast<uint64_t>(tensor.dims[i]);
   return result;
-}
-
-// Whether the tensor has the program's rank and, for the symbols' values, its dimensions.
-bool same_shape(const Tensor& tensor, const zp_tensor& host, const std::vector<int64_t>& symbols) {
-  if (static_cast<size_t>(host.rank) != tensor.dims.size()) return false;
-  for (size_t i = 0; i < tensor.dims.size(); ++i) {
-    if (tensor.dims[i].value(symbols) != host.dims[i]) return false;
-  }
-  return true;
 }
 
 struct Delegates {
@@ -56,12 +42,13 @@ Delegates& delegates() {
 
 }  // namespace
 
-Status Delegate::load(const void* blob, size_t size, const Library& library, const FindConstant& find,
-                      uint32_t flags, std::shared_ptr<Delegate>* delegate) {
+Status Delegate::load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
+                      std::shared_ptr<Delegate>* delegate) {
   std::shared_ptr<Delegate> result(new Delegate());
-  result->flags_ = flags | default_flags();
+  result->flags_ = flags | delegates().flags;
   ZP_TRY(decode_program(blob, size, library, &result->program_));
-  ZP_TRY(result->open(find).in("program"));
+  ZP_TRY(Context::acquire(&result->context_));
+  ZP_TRY(result->open(library, find).in("program"));
   *delegate = std::move(result);
   return Status();
 }
@@ -69,8 +56,8 @@ Status Delegate::load(const void* blob, size_t size, const Library& library, con
 Delegate::~Delegate() {
   if (context_ == nullptr) return;
   std::lock_guard<std::mutex> lock(context_->mutex);
-  if (needs_added_) {
-    context_->remove_need(own_arena_ == nullptr ? program_.arena_bytes : 0, staging_bytes_);
+  if (counted_) {
+    context_->remove_need(arena_need(), staging_bytes_);
     --context_->counters().programs;
   }
   recordings_.clear();
@@ -79,16 +66,15 @@ Delegate::~Delegate() {
   own_arena_.reset();
 }
 
-Status Delegate::open(const FindConstant& find) {
-  ZP_TRY(Context::acquire(&context_));
+Status Delegate::open(const Library& library, const FindConstant& find) {
+  library_ = &library;
+  facts_ = library.ordered(context_->facts());
   if ((flags_ & ZP_KEEP_ALL) != 0) unalias();
   std::lock_guard<std::mutex> lock(context_->mutex);
   ZP_TRY(check_device());
   for (size_t i = 0; i < program_.calls.size(); ++i) {
     const Call& call = program_.calls[i];
-    candidates_.emplace_back();
-    ZP_TRY(find_candidates(program_, call, *context_, &candidates_.back())
-               .in(format("call[%zu] %s", i, call.kernel->name.c_str())));
+    ZP_TRY(find_candidates(program_, call, *context_, &candidates_.emplace_back()).in(call.where(i)));
   }
   // Fail now, not at the first long prompt: the largest shape must have an algorithm too.
   std::vector<int64_t> maxima;
@@ -96,23 +82,13 @@ Status Delegate::open(const FindConstant& find) {
   std::vector<Pick> picks;
   ZP_TRY(pick_calls(maxima, &picks));
   ZP_TRY(load_constants(find));
-  std::vector<const Image*> fresh;
-  images_.resize(program_.tensors.size());
-  for (size_t i = 0; i < program_.tensors.size(); ++i) {
-    const Tensor& tensor = program_.tensors[i];
-    if (tensor.storage != fb::Storage::image) continue;
-    ZP_TRY(context_->create_image(tensor.dtype, tensor.max_numel, &images_[i]).in("tensor " + tensor.name));
-    fresh.push_back(images_[i].get());
-  }
-  ZP_TRY(context_->prepare_images(fresh));
+  ZP_TRY(create_images());
   if ((flags_ & ZP_KEEP_ALL) != 0) {
-    ZP_TRY(context_
-               ->create_buffer(std::max<uint64_t>(program_.arena_bytes, kArenaAlign), MemoryUse::kDevice,
-                               &own_arena_)
-               .in("arena"));
+    uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
+    ZP_TRY(context_->create_buffer(bytes, MemoryUse::kDevice, &own_arena_).in("arena"));
   }
-  context_->add_need(own_arena_ == nullptr ? program_.arena_bytes : 0, staging_bytes_);
-  needs_added_ = true;
+  context_->add_need(arena_need(), staging_bytes_);
+  counted_ = true;
   ++context_->counters().programs;
   ++context_->counters().loads;
   return Status();
@@ -124,43 +100,45 @@ void Delegate::unalias() {
   for (Tensor& tensor : program_.tensors) {
     if (!tensor.in_arena()) continue;
     tensor.offset = end;
-    end = align(end + tensor.size_bytes, kArenaAlign);
+    end += align_up(tensor.size_bytes, kArenaAlign);
   }
   program_.arena_bytes = end;
 }
 
 Status Delegate::check_device() {
+  const std::string& device = context_->info().name;
   auto most = static_cast<uint64_t>(context_->facts()[Fact::max_binding_bytes]);
   for (const Tensor& tensor : program_.tensors) {
-    if (tensor.storage == fb::Storage::buffer && tensor.size_bytes > most) {
-      return fail(Code::kIncompatible,
-                  "tensor %s: %llu bytes; %s binds at most %llu; export with smaller pieces",
-                  tensor.name.c_str(), static_cast<unsigned long long>(tensor.size_bytes),
-                  context_->info().name.c_str(), static_cast<unsigned long long>(most));
-    }
+    if (tensor.storage != fb::Storage::buffer || tensor.size_bytes <= most) continue;
+    return fail(Code::kIncompatible, "tensor ", tensor.name, ": ", tensor.size_bytes, " bytes; ", device,
+                " binds at most ", most, "; export with smaller pieces");
   }
-  if (program_.arena_bytes > context_->heap_bytes()) {
-    return fail(Code::kOutOfMemory, "arena of %llu bytes; %s has %llu",
-                static_cast<unsigned long long>(program_.arena_bytes), context_->info().name.c_str(),
-                static_cast<unsigned long long>(context_->heap_bytes()));
+  uint64_t heap = context_->heap_bytes();
+  if (program_.arena_bytes > heap) {
+    return fail(Code::kOutOfMemory, "arena of ", program_.arena_bytes, " bytes; ", device, " has ", heap);
   }
-  staging_offsets_.resize(program_.tensors.size());
-  auto stage = [&](size_t tensor) {
-    staging_offsets_[tensor] = staging_bytes_;
-    staging_bytes_ += align(program_.tensors[tensor].size_bytes, kArenaAlign);
-  };
   if (context_->direct()) return Status();
+  staging_offsets_.resize(program_.tensors.size(), UINT64_MAX);
+  auto stage = [&](size_t tensor) {
+    if (staging_offsets_[tensor] != UINT64_MAX) return;
+    staging_offsets_[tensor] = staging_bytes_;
+    staging_bytes_ += align_up(program_.tensors[tensor].size_bytes, kArenaAlign);
+  };
   for (const Input& input : program_.inputs) {
     if (input.tensor >= 0) stage(static_cast<size_t>(input.tensor));
   }
-  std::vector<bool> staged(program_.tensors.size());
-  for (const Output& output : program_.outputs) {
-    for (uint32_t tensor : output.tensors) {
-      if (!staged[tensor]) stage(tensor);
-      staged[tensor] = true;
-    }
-  }
+  for (const Output& output : program_.outputs) std::for_each(output.tensors.begin(), output.tensors.end(), stage);
   return Status();
+}
+
+Status Delegate::create_images() {
+  images_.resize(program_.tensors.size());
+  for (size_t i = 0; i < program_.tensors.size(); ++i) {
+    const Tensor& tensor = program_.tensors[i];
+    if (tensor.storage != fb::Storage::image) continue;
+    ZP_TRY(context_->create_image(tensor.dtype, tensor.max_numel, &images_[i]).in("tensor " + tensor.name));
+  }
+  return context_->prepare_images(images_);
 }
 
 Status Delegate::load_constants(const FindConstant& find) {
@@ -168,14 +146,14 @@ Status Delegate::load_constants(const FindConstant& find) {
   constants_.resize(program_.tensors.size());
   for (size_t i = 0; i < program_.tensors.size(); ++i) {
     const Tensor& tensor = program_.tensors[i];
-    if (tensor.memory != fb::Memory::constant || tensor.size_bytes == 0) continue;
-    std::string where = "tensor " + tensor.name + ": constant " + tensor.constant;
+    if (!tensor.is_constant() || tensor.size_bytes == 0) continue;
+    std::string where = cat("tensor ", tensor.name, ": constant ", tensor.constant);
     const void* data = nullptr;
     size_t size = 0;
     ZP_TRY(find(tensor.constant, &data, &size).in(where));
     if (size < tensor.data_bytes || size > tensor.size_bytes) {
-      return fail(Code::kInvalidProgram, "%s: %zu bytes of data; its dtype and dimensions need %llu",
-                  where.c_str(), size, static_cast<unsigned long long>(tensor.data_bytes));
+      return fail(Code::kInvalidProgram, where, ": ", size, " bytes; its dtype and dimensions need ",
+                  tensor.data_bytes);
     }
     bool is_new = false;
     ZP_TRY(context_->constant(tensor.constant, tensor.size_bytes, &constants_[i], &is_new).in(where));
@@ -191,47 +169,47 @@ Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pic
   }
   for (size_t i = 0; i < program_.calls.size(); ++i) {
     const Call& call = program_.calls[i];
-    std::vector<SlotShape> shapes;
-    for (int32_t tensor : call.tensors) {
-      const std::vector<int64_t>* bound = tensor < 0 ? nullptr : &dims[static_cast<size_t>(tensor)];
-      shapes.push_back(bound == nullptr ? SlotShape() : SlotShape{bound->data(), int(bound->size()), true});
+    std::vector<SlotShape> shapes(call.tensors.size());
+    for (size_t slot = 0; slot < shapes.size(); ++slot) {
+      if (call.tensors[slot] < 0) continue;
+      const std::vector<int64_t>& bound = dims[static_cast<size_t>(call.tensors[slot])];
+      shapes[slot] = {bound.data(), static_cast<int>(bound.size()), true};
     }
-    picks->emplace_back();
-    ZP_TRY(pick(call, candidates_[i], shapes, *context_, &picks->back())
-               .in(format("call[%zu] %s", i, call.kernel->name.c_str())));
+    ZP_TRY(pick(call, candidates_[i], shapes, facts_, *context_, &picks->emplace_back()).in(call.where(i)));
   }
   return Status();
 }
 
 Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
   if (n_inputs != program_.inputs.size()) {
-    return fail(Code::kInvalidArgument, "%zu inputs; the program has %zu", n_inputs, program_.inputs.size());
+    return fail(Code::kInvalidArgument, n_inputs, " inputs; the program has ", program_.inputs.size());
   }
+  auto wrong = [](size_t i, const auto&... parts) {
+    return fail(Code::kInvalidArgument, "input[", i, "]: ", parts...);
+  };
   for (size_t i = 0; i < n_inputs; ++i) {
     const Input& input = program_.inputs[i];
     size_t rank = input.tensor < 0 ? 0 : program_.tensors[static_cast<size_t>(input.tensor)].dims.size();
     if (inputs[i].dtype != static_cast<int32_t>(input.host_dtype)) {
-      return fail(Code::kInvalidArgument, "input[%zu]: dtype %s; need %s", i, dtype_name(inputs[i].dtype),
-                  fb::EnumNameHostDType(input.host_dtype));
+      return wrong(i, "dtype ", dtype_name(inputs[i].dtype), "; need ", fb::EnumNameHostDType(input.host_dtype));
     }
     if (inputs[i].rank < 0 || static_cast<size_t>(inputs[i].rank) != rank) {
-      return fail(Code::kInvalidArgument, "input[%zu]: %d dimensions; need %zu", i, inputs[i].rank, rank);
+      return wrong(i, inputs[i].rank, " dimensions; need ", rank);
     }
-    for (size_t axis = 0; axis < rank; ++axis) {
-      if (inputs[i].dims[axis] >= 0 && inputs[i].dims[axis] <= INT32_MAX) continue;
-      return fail(Code::kInvalidArgument, "input[%zu]: shape %s; need dimensions in [0, 2^31)", i,
-                  dims_text(inputs[i].dims, inputs[i].rank).c_str());
-    }
+    bool in_range =
+        std::all_of(inputs[i].dims, inputs[i].dims + rank, [](int64_t d) { return 0 <= d && d <= INT32_MAX; });
+    if (!in_range) return wrong(i, "a dimension outside [0, 2^31)");
+    if (inputs[i].data == nullptr && product(inputs[i]) != 0) return wrong(i, "no data");
   }
   ZP_TRY(bind_symbols(inputs));
   for (size_t i = 0; i < n_inputs; ++i) {
     if (program_.inputs[i].tensor < 0) continue;
-    const Tensor& tensor = program_.tensors[static_cast<size_t>(program_.inputs[i].tensor)];
-    if (same_shape(tensor, inputs[i], symbols_)) continue;
-    int64_t need[kMaxRank];
-    for (size_t axis = 0; axis < tensor.dims.size(); ++axis) need[axis] = tensor.dims[axis].value(symbols_);
-    return fail(Code::kInvalidArgument, "input[%zu]: shape %s; need %s", i,
-                dims_text(inputs[i].dims, inputs[i].rank).c_str(), dims_text(need, inputs[i].rank).c_str());
+    const std::vector<Dim>& dims = program_.tensors[static_cast<size_t>(program_.inputs[i].tensor)].dims;
+    int64_t need[kMaxRank] = {};
+    for (size_t axis = 0; axis < dims.size(); ++axis) need[axis] = dims[axis].value(symbols_);
+    if (std::equal(need, need + dims.size(), inputs[i].dims)) continue;
+    int32_t rank = inputs[i].rank;
+    return wrong(i, "shape ", dims_text(inputs[i].dims, rank), "; need ", dims_text(need, rank));
   }
   return Status();
 }
@@ -241,55 +219,41 @@ Status Delegate::bind_symbols(const zp_tensor* inputs) {
   for (size_t i = 0; i < symbols_.size(); ++i) {
     const SymbolSource& source = program_.sources[i];
     const zp_tensor& input = inputs[source.input];
-    int64_t given = 0;
-    if (source.axis >= 0) given = input.dims[source.axis];
-    if (source.axis < 0 && input.data != nullptr) std::memcpy(&given, input.data, sizeof(given));
+    int64_t given = source.axis >= 0 ? input.dims[source.axis] : 0;
+    if (source.axis < 0) std::memcpy(&given, input.data, sizeof(given));
     int64_t offset = 0;
     bool exact = !__builtin_sub_overflow(given, source.base, &offset) && offset % source.coefficient == 0;
-    int64_t value = exact ? offset / source.coefficient : -1;
+    symbols_[i] = exact ? offset / source.coefficient : -1;
     const Symbol& symbol = program_.symbols[i];
-    if (value < symbol.min || value > symbol.max) {
-      return fail(Code::kInvalidArgument, "input[%u]: %s %lld gives no %s in [%lld, %lld]", source.input,
-                  source.axis < 0 ? "value" : "dimension", static_cast<long long>(given), symbol.name.c_str(),
-                  static_cast<long long>(symbol.min), static_cast<long long>(symbol.max));
-    }
-    symbols_[i] = value;
+    if (symbols_[i] >= symbol.min && symbols_[i] <= symbol.max) continue;
+    return fail(Code::kInvalidArgument, "input[", source.input, "]: ", source.axis < 0 ? "value " : "dimension ", given,
+                " gives no ", symbol.name, " in [", symbol.min, ", ", symbol.max, "]");
   }
   return Status();
 }
 
-int64_t Delegate::numel(const Tensor& tensor) const {
-  int64_t result = 1;
-  for (const Dim& dim : tensor.dims) result *= dim.value(symbols_);
-  return result;
-}
-
 void Delegate::output_shape(const Output& output, zp_tensor* tensor) const {
-  const Tensor& first = program_.tensors[output.tensors[0]];
+  const std::vector<Dim>& first = program_.tensors[output.tensors[0]].dims;
   tensor->dtype = static_cast<int32_t>(output.host_dtype);
-  tensor->rank = static_cast<int32_t>(first.dims.size());
-  for (size_t i = 0; i < first.dims.size(); ++i) tensor->dims[i] = first.dims[i].value(symbols_);
+  tensor->rank = static_cast<int32_t>(first.size());
+  for (size_t i = 0; i < first.size(); ++i) tensor->dims[i] = first[i].value(symbols_);
   for (size_t i = 1; i < output.tensors.size(); ++i) {
-    tensor->dims[first.dims.size() - 1] += program_.tensors[output.tensors[i]].dims.back().value(symbols_);
+    tensor->dims[first.size() - 1] += program_.tensors[output.tensors[i]].dims.back().value(symbols_);
   }
-  tensor->size_bytes =
-      static_cast<uint64_t>(product(*tensor)) * static_cast<uint64_t>(host_bytes_of(output.host_dtype));
+  tensor->size_bytes = product(*tensor) * host_bytes_of(output.host_dtype);
 }
 
-Status Delegate::output_shapes(const zp_tensor* inputs, size_t n_inputs, zp_tensor* outputs,
-                               size_t n_outputs) {
+Status Delegate::output_shapes(const zp_tensor* inputs, size_t n_inputs, zp_tensor* outputs, size_t n_outputs) {
   std::lock_guard<std::mutex> lock(mutex_);
   ZP_TRY(bind_inputs(inputs, n_inputs));
   if (n_outputs != program_.outputs.size()) {
-    return fail(Code::kInvalidArgument, "%zu outputs; the program has %zu", n_outputs,
-                program_.outputs.size());
+    return fail(Code::kInvalidArgument, n_outputs, " outputs; the program has ", program_.outputs.size());
   }
   for (size_t i = 0; i < n_outputs; ++i) output_shape(program_.outputs[i], &outputs[i]);
   return Status();
 }
 
-Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput place, void* user,
-                         bool profile) {
+Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput place, void* user, bool profile) {
   std::lock_guard<std::mutex> lock(mutex_);
   ZP_TRY(bind_inputs(inputs, n_inputs));
   outputs_.resize(program_.outputs.size());
@@ -299,12 +263,7 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput p
     empty = empty && outputs_[i].size_bytes == 0;
     ZP_TRY(place(user, i, &outputs_[i]));
     if (outputs_[i].data == nullptr && outputs_[i].size_bytes != 0) {
-      return fail(Code::kInvalidArgument, "output[%zu]: no memory", i);
-    }
-  }
-  for (size_t i = 0; i < n_inputs; ++i) {
-    if (inputs[i].data == nullptr && product(inputs[i]) != 0) {
-      return fail(Code::kInvalidArgument, "input[%zu]: no data", i);
+      return fail(Code::kInvalidArgument, "output[", i, "]: no memory");
     }
   }
   std::lock_guard<std::mutex> context_lock(context_->mutex);
@@ -323,16 +282,20 @@ Status Delegate::run(const zp_tensor* inputs, const zp_tensor* outputs, bool pro
   return Status();
 }
 
+// Where the host reads or writes a tensor: in the arena itself, or in the staging buffer.
+uint8_t* Delegate::host_bytes(const Recording& recording, size_t tensor) const {
+  if (recording.staging != nullptr) return recording.staging->mapped + staging_offsets_[tensor];
+  return recording.arena->mapped + program_.tensors[tensor].offset;
+}
+
 Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
   for (size_t i = 0; i < program_.inputs.size(); ++i) {
-    if (program_.inputs[i].tensor < 0) continue;
-    auto index = static_cast<size_t>(program_.inputs[i].tensor);
-    const Tensor& tensor = program_.tensors[index];
-    uint8_t* target = recording.staging != nullptr ? recording.staging->mapped + staging_offsets_[index]
-                                                   : recording.arena->mapped + tensor.offset;
-    ZP_TRY(to_device(host_dtype(inputs[i]), inputs[i].data, tensor.dtype, target,
-                     static_cast<size_t>(product(inputs[i])))
-               .in(format("input[%zu]", i)));
+    const Input& input = program_.inputs[i];
+    if (input.tensor < 0) continue;
+    auto index = static_cast<size_t>(input.tensor);
+    Status status = to_device(input.host_dtype, inputs[i].data, program_.tensors[index].dtype,
+                              host_bytes(recording, index), product(inputs[i]));
+    if (!status.ok()) return status.in(cat("input[", i, "]"));
   }
   return Status();
 }
@@ -340,27 +303,55 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
 void Delegate::copy_out(const zp_tensor* outputs, const Recording& recording) {
   for (size_t i = 0; i < program_.outputs.size(); ++i) {
     const zp_tensor& host = outputs[i];
-    const std::vector<uint32_t>& pieces = program_.outputs[i].tensors;
-    if (host.size_bytes == 0) continue;
-    auto host_bytes = static_cast<size_t>(host_bytes_of(host_dtype(host)));
-    auto total = static_cast<size_t>(product(host));
-    size_t columns = pieces.size() == 1 ? total : static_cast<size_t>(host.dims[host.rank - 1]);
-    size_t rows = total / columns;
-    size_t first_column = 0;
-    for (uint32_t index : pieces) {
+    const Output& output = program_.outputs[i];
+    uint64_t total = product(host);
+    if (total == 0) continue;
+    // One piece is one long row; several lie side by side.
+    uint64_t columns = output.tensors.size() == 1 ? total : static_cast<uint64_t>(host.dims[host.rank - 1]);
+    uint64_t first_column = 0;
+    for (uint32_t index : output.tensors) {
       const Tensor& tensor = program_.tensors[index];
-      const uint8_t* source = recording.staging != nullptr
-                                  ? recording.staging->mapped + staging_offsets_[index]
-                                  : recording.arena->mapped + tensor.offset;
-      size_t width = pieces.size() == 1 ? total : static_cast<size_t>(tensor.dims.back().value(symbols_));
-      size_t device_bytes = static_cast<size_t>(bits_of(tensor.dtype)) / 8;
-      for (size_t row = 0; row < rows; ++row) {
-        auto* target = static_cast<uint8_t*>(host.data) + (row * columns + first_column) * host_bytes;
-        to_host(tensor.dtype, source + row * width * device_bytes, host_dtype(host), target, width);
+      const uint8_t* source = host_bytes(recording, index);
+      uint64_t width = columns == total ? static_cast<uint64_t>(tensor.numel(symbols_))
+                                        : static_cast<uint64_t>(tensor.dims.back().value(symbols_));
+      for (uint64_t row = 0; row < total / columns; ++row) {
+        auto* target =
+            static_cast<uint8_t*>(host.data) + (row * columns + first_column) * host_bytes_of(output.host_dtype);
+        to_host(tensor.dtype, source + row * width * bits_of(tensor.dtype) / 8, output.host_dtype, target, width);
       }
       first_column += width;
     }
   }
+}
+
+Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (index >= program_.tensors.size()) {
+    return fail(Code::kInvalidArgument, "tensor ", index, "; the program has ", program_.tensors.size());
+  }
+  const Tensor& tensor = program_.tensors[index];
+  if (!tensor.is_constant() && ((flags_ & ZP_KEEP_ALL) == 0 || last_ == nullptr)) {
+    return fail(Code::kInvalidArgument, "tensor ", tensor.name, ": load with keep_all and execute first");
+  }
+  uint64_t bytes = tensor.data_bytes;
+  if (!tensor.is_constant()) {
+    bytes = (static_cast<uint64_t>(tensor.numel(last_->symbols)) * bits_of(tensor.dtype) + 7) / 8;
+  }
+  if (*size_bytes < bytes) {
+    return fail(Code::kInvalidArgument, "tensor ", tensor.name, ": room for ", *size_bytes, " bytes; need ", bytes);
+  }
+  *size_bytes = bytes;
+  if (bytes == 0) return Status();
+  std::lock_guard<std::mutex> context_lock(context_->mutex);
+  if (tensor.is_constant()) return context_->download(*constants_[index], 0, bytes, data);
+  if (images_[index] == nullptr) return context_->download(*own_arena_, tensor.offset, bytes, data);
+  std::vector<uint8_t> texels;
+  ZP_TRY(context_->download(*images_[index], &texels));
+  uint64_t element = bits_of(tensor.dtype) / 8;
+  for (uint64_t i = 0; i < bytes / element; ++i) {
+    std::memcpy(static_cast<uint8_t*>(data) + i * element, &texels[i * element * 4], element);  // component x of four
+  }
+  return Status();
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> Delegate::call_times() {
@@ -370,84 +361,68 @@ std::vector<std::pair<uint64_t, uint64_t>> Delegate::call_times() {
 
 std::string Delegate::describe() {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::string result = "{\"inputs\":[";
-  for (const Input& input : program_.inputs) {
-    result += format("%s\"%s\"", &input == program_.inputs.data() ? "" : ",",
-                     fb::EnumNameHostDType(input.host_dtype));
-  }
-  result += "],\"outputs\":[";
-  for (const Output& output : program_.outputs) {
-    result += format("%s\"%s\"", &output == program_.outputs.data() ? "" : ",",
-                     fb::EnumNameHostDType(output.host_dtype));
-  }
-  result += "],\"tensors\":[";
+  std::string inputs;
+  std::string outputs;
+  std::string tensors;
+  auto host = [](const auto& item) { return cat(",\"", fb::EnumNameHostDType(item.host_dtype), "\""); };
+  for (const Input& input : program_.inputs) inputs += host(input);
+  for (const Output& output : program_.outputs) outputs += host(output);
   for (const Tensor& tensor : program_.tensors) {
     std::vector<int64_t> dims;
     for (const Dim& dim : tensor.dims) dims.push_back(last_ == nullptr ? -1 : dim.value(last_->symbols));
-    result += format(
-        "%s{\"name\":%s,\"dtype\":\"%s\",\"storage\":\"%s\",\"memory\":\"%s\",\"dims\":%s,"
-        "\"size_bytes\":%llu}",
-        &tensor == program_.tensors.data() ? "" : ",", json_string(tensor.name).c_str(),
-        name_of(tensor.dtype), name_of(tensor.storage), fb::EnumNameMemory(tensor.memory),
-        dims_text(dims.data(), int(dims.size())).c_str(), static_cast<unsigned long long>(tensor.data_bytes));
+    tensors += cat(",{\"name\":", json_string(tensor.name), ",\"dtype\":\"", fb::EnumNameDType(tensor.dtype),
+                   "\",\"storage\":\"", fb::EnumNameStorage(tensor.storage), "\",\"memory\":\"",
+                   fb::EnumNameMemory(tensor.memory),
+                   "\",\"dims\":", dims_text(dims.data(), static_cast<int32_t>(dims.size())),
+                   ",\"size_bytes\":", tensor.data_bytes, "}");
   }
-  return result + "]}";
+  return cat("{\"inputs\":", json_list(inputs), ",\"outputs\":", json_list(outputs),
+             ",\"tensors\":", json_list(tensors), "}");
 }
 
 std::string Delegate::picks() {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::string result = "[";
+  std::string result;
   for (size_t i = 0; last_ != nullptr && i < last_->picks.size(); ++i) {
     const Call& call = program_.calls[i];
     const Pick& pick = last_->picks[i];
-    const Algorithm& algorithm = *pick.candidate.algorithm;
+    const fb::Algorithm& algorithm = *pick.candidate.algorithm;
     std::string specs;
-    for (size_t s = 0; s < pick.specs.size(); ++s) {
-      specs +=
-          format("%s%s:%d", s == 0 ? "" : ",", json_string(algorithm.specs[s].name).c_str(), pick.specs[s]);
+    for (uint32_t s = 0; s < pick.specs.size(); ++s) {
+      specs += cat(s == 0 ? "" : ",", json_string(view(algorithm.specs()->Get(s)->name())), ":", pick.specs[s]);
     }
-    std::string time = times_.size() == program_.calls.size() && last_->profile
-                           ? std::to_string(times_[i].second - times_[i].first)
-                           : "null";
-    result += format(
-        "%s{\"call\":%zu,\"name\":%s,\"kernel\":%s,\"algorithm\":%s,\"key\":%s,"
-        "\"grid\":[%u,%u,%u],\"specs\":{%s},\"time_ns\":%s}",
-        i == 0 ? "" : ",", i, json_string(call.name).c_str(), json_string(call.kernel->name).c_str(),
-        json_string(algorithm.name).c_str(),
-        json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)).c_str(), pick.grid[0],
-        pick.grid[1], pick.grid[2], specs.c_str(), time.c_str());
+    int64_t grid[] = {pick.grid[0], pick.grid[1], pick.grid[2]};
+    bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
+    result += cat(",{\"call\":", i, ",\"name\":", json_string(call.name),
+                  ",\"kernel\":", json_string(view(call.kernel->name())),
+                  ",\"algorithm\":", json_string(view(algorithm.name())),
+                  ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
+                  ",\"grid\":", dims_text(grid, 3), ",\"specs\":{", specs,
+                  "},\"time_ns\":", timed ? std::to_string(times_[i].second - times_[i].first) : "null", "}");
   }
-  return result + "]";
+  return json_list(result);
 }
 
 uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate) {
   std::lock_guard<std::mutex> lock(delegates().mutex);
-  uint64_t id = delegates().next++;
-  delegates().by_id[id] = delegate;
-  return id;
+  delegates().by_id[delegates().next] = delegate;
+  return delegates().next++;
 }
 
-std::shared_ptr<Delegate> find_delegate(uint64_t id) {
+std::map<uint64_t, std::shared_ptr<Delegate>> live_delegates() {
   std::lock_guard<std::mutex> lock(delegates().mutex);
-  auto found = delegates().by_id.find(id);
-  return found == delegates().by_id.end() ? nullptr : found->second;
+  return delegates().by_id;
 }
 
-std::vector<std::pair<uint64_t, std::shared_ptr<Delegate>>> live_delegates() {
-  std::lock_guard<std::mutex> lock(delegates().mutex);
-  return {delegates().by_id.begin(), delegates().by_id.end()};
-}
-
-std::shared_ptr<Delegate> forget_delegate(uint64_t id) {
+std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget) {
   std::lock_guard<std::mutex> lock(delegates().mutex);
   auto found = delegates().by_id.find(id);
   if (found == delegates().by_id.end()) return nullptr;
-  std::shared_ptr<Delegate> result = std::move(found->second);
-  delegates().by_id.erase(found);
+  std::shared_ptr<Delegate> result = found->second;
+  if (forget) delegates().by_id.erase(found);
   return result;
 }
 
-uint32_t default_flags() { return delegates().flags; }
 void set_default_flags(uint32_t flags) { delegates().flags = flags; }
 
 }  // namespace zeropoint

@@ -2,10 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <memory>
-#include <mutex>
-#include <string>
-#include <vector>
 
 #include "picker.h"
 #include "zeropoint.h"
@@ -20,8 +16,8 @@ using PlaceOutput = Status (*)(void* user, size_t index, zp_tensor* output);
 
 class Delegate {
  public:
-  static Status load(const void* blob, size_t size, const Library& library, const FindConstant& find,
-                     uint32_t flags, std::shared_ptr<Delegate>* delegate);
+  static Status load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
+                     std::shared_ptr<Delegate>* delegate);
   ~Delegate();
 
   // Thread-safe; calls on one delegate and on one device run one after the other. After the first call with
@@ -58,27 +54,30 @@ class Delegate {
   class Recorder;
 
   Delegate() = default;
-  Status open(const FindConstant& find);
+  Status open(const Library& library, const FindConstant& find);
   void unalias();
-  Status load_constants(const FindConstant& find);
   Status check_device();
+  Status create_images();
+  Status load_constants(const FindConstant& find);
   Status bind_inputs(const zp_tensor* inputs, size_t n_inputs);
   Status bind_symbols(const zp_tensor* inputs);
   void output_shape(const Output& output, zp_tensor* tensor) const;
-  int64_t numel(const Tensor& tensor) const;
+  Status pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks);
   Status run(const zp_tensor* inputs, const zp_tensor* outputs, bool profile);
   Status find_recording(bool profile, Recording** result);
   Status record(Recording* recording);
+  uint64_t arena_need() const { return own_arena_ == nullptr ? program_.arena_bytes : 0; }
+  uint8_t* host_bytes(const Recording& recording, size_t tensor) const;
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
   void copy_out(const zp_tensor* outputs, const Recording& recording);
   Status read_times(const Recording& recording);
-  Status read_image(const Image& image, size_t element_bytes, size_t bytes, void* data);
-  Status pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks);
 
   Program program_;
   uint32_t flags_ = 0;
+  const Library* library_ = nullptr;
+  std::vector<int64_t> facts_;  // in the library's order
   Context* context_ = nullptr;
-  bool needs_added_ = false;
+  bool counted_ = false;  // among the context's programs and needs
   uint64_t staging_bytes_ = 0;
   std::vector<uint64_t> staging_offsets_;           // per tensor, of those that the host reads or writes
   std::vector<std::shared_ptr<Buffer>> constants_;  // per tensor, null unless constant
@@ -96,13 +95,13 @@ class Delegate {
   std::vector<std::pair<uint64_t, uint64_t>> times_;
 };
 
-// Live programs by id, for the C interface.
+// Live programs by id, for the C interface. forget: no longer live afterwards.
 uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate);
-std::shared_ptr<Delegate> find_delegate(uint64_t id);
-std::vector<std::pair<uint64_t, std::shared_ptr<Delegate>>> live_delegates();
-// Returns what the id named; null when unknown.
-std::shared_ptr<Delegate> forget_delegate(uint64_t id);
-uint32_t default_flags();
+std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget = false);
+std::map<uint64_t, std::shared_ptr<Delegate>> live_delegates();
+// Flags added to every later load.
 void set_default_flags(uint32_t flags);
+// Keeps the text of a failure for zp_last_error() and returns its code.
+int report(const Status& status);
 
 }  // namespace zeropoint

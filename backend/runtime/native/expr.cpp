@@ -17,147 +17,92 @@ int arity(OpCode code) {
 const char* divide(OpCode code, int64_t a, int64_t b, int64_t* value) {
   if (b == 0) return "division by zero";
   if (a == INT64_MIN && b == -1) return "64-bit overflow";
-  int64_t quotient = a / b;
   int64_t remainder = a % b;
-  bool exact = remainder == 0;
   bool same_sign = (remainder < 0) == (b < 0);
-  if (code == OpCode::mod) {
-    *value = exact || same_sign ? remainder : remainder + b;
-  } else if (code == OpCode::div) {
-    *value = exact || same_sign ? quotient : quotient - 1;
-  } else {
-    *value = exact || !same_sign ? quotient : quotient + 1;
-  }
+  *value = a / b;
+  if (code == OpCode::mod) *value = remainder == 0 || same_sign ? remainder : remainder + b;
+  if (code == OpCode::div && remainder != 0 && !same_sign) --*value;
+  if (code == OpCode::ceil_div && remainder != 0 && same_sign) ++*value;
   return nullptr;
 }
 
 const char* binary(OpCode code, int64_t a, int64_t b, int64_t* value) {
   bool overflow = false;
   switch (code) {
-    case OpCode::add:
-      overflow = __builtin_add_overflow(a, b, value);
-      break;
-    case OpCode::sub:
-      overflow = __builtin_sub_overflow(a, b, value);
-      break;
-    case OpCode::mul:
-      overflow = __builtin_mul_overflow(a, b, value);
-      break;
-    case OpCode::div:
-    case OpCode::mod:
-    case OpCode::ceil_div:
-      return divide(code, a, b, value);
-    case OpCode::minimum:
-      *value = std::min(a, b);
-      break;
-    case OpCode::maximum:
-      *value = std::max(a, b);
-      break;
-    case OpCode::eq:
-      *value = a == b;
-      break;
-    case OpCode::ne:
-      *value = a != b;
-      break;
-    case OpCode::lt:
-      *value = a < b;
-      break;
-    case OpCode::le:
-      *value = a <= b;
-      break;
-    case OpCode::gt:
-      *value = a > b;
-      break;
-    case OpCode::ge:
-      *value = a >= b;
-      break;
-    case OpCode::logical_and:
-      *value = a != 0 && b != 0;
-      break;
-    case OpCode::logical_or:
-      *value = a != 0 || b != 0;
-      break;
-    default:
-      return "unknown opcode";
+    case OpCode::add: overflow = __builtin_add_overflow(a, b, value); break;
+    case OpCode::sub: overflow = __builtin_sub_overflow(a, b, value); break;
+    case OpCode::mul: overflow = __builtin_mul_overflow(a, b, value); break;
+    case OpCode::minimum: *value = std::min(a, b); break;
+    case OpCode::maximum: *value = std::max(a, b); break;
+    case OpCode::eq: *value = a == b; break;
+    case OpCode::ne: *value = a != b; break;
+    case OpCode::lt: *value = a < b; break;
+    case OpCode::le: *value = a <= b; break;
+    case OpCode::gt: *value = a > b; break;
+    case OpCode::ge: *value = a >= b; break;
+    case OpCode::logical_and: *value = a != 0 && b != 0; break;
+    case OpCode::logical_or: *value = a != 0 || b != 0; break;
+    default: return divide(code, a, b, value);
   }
   return overflow ? "64-bit overflow" : nullptr;
 }
 
-const char* product(const int64_t* dims, int count, int64_t* value) {
-  *value = 1;
-  for (int i = 0; i < count; ++i) {
-    if (__builtin_mul_overflow(*value, dims[i], value)) return "64-bit overflow";
-  }
-  return nullptr;
-}
-
 const char* leaf(const fb::Op& op, const ExprInputs& inputs, int64_t* value) {
   switch (op.code()) {
-    case OpCode::push:
-      *value = op.value();
-      return nullptr;
-    case OpCode::attr:
-      *value = inputs.attrs[op.arg()];
-      return nullptr;
-    case OpCode::fact:
-      *value = inputs.facts[op.arg()];
-      return nullptr;
-    default:
-      break;
+    case OpCode::push: *value = op.value(); return nullptr;
+    case OpCode::attr: *value = inputs.attrs[op.arg()]; return nullptr;
+    case OpCode::fact: *value = inputs.facts[op.arg()]; return nullptr;
+    default: break;
   }
   const SlotShape& slot = inputs.slots[op.arg()];
   *value = slot.bound;
   if (op.code() == OpCode::present || !slot.bound) return nullptr;
-  if (op.code() == OpCode::rows) return product(slot.dims, std::max(slot.rank - 1, 0), value);
-  if (op.code() == OpCode::numel) return product(slot.dims, slot.rank, value);
-  int64_t axis = op.value() < 0 ? op.value() + slot.rank : op.value();
-  if (axis < 0 || axis >= slot.rank) return "a dimension that the tensor does not have";
-  *value = slot.dims[axis];
+  if (op.code() == OpCode::dim) {
+    int64_t axis = op.value() < 0 ? op.value() + slot.rank : op.value();
+    if (axis < 0 || axis >= slot.rank) return "a dimension that the tensor does not have";
+    *value = slot.dims[axis];
+    return nullptr;
+  }
+  for (int i = 0; i < slot.rank - (op.code() == OpCode::rows ? 1 : 0); ++i) {
+    if (__builtin_mul_overflow(*value, slot.dims[i], value)) return "64-bit overflow";
+  }
   return nullptr;
 }
 
 }  // namespace
 
-Status check_expr(const Expr& expr, size_t n_slots, const std::vector<bool>& attr_is_integer,
-                  size_t n_facts) {
-  if (expr.ops.empty() || expr.ops.size() > kMaxExprOps) {
-    return fail(Code::kInvalidProgram, "%zu operations; need 1 to %zu", expr.ops.size(), kMaxExprOps);
-  }
+Status check_expr(const Ops* ops, size_t n_slots, const std::vector<bool>& attr_is_integer, size_t n_facts) {
+  if (ops == nullptr || ops->size() == 0) return fail(Code::kInvalidProgram, "no operations");
   int depth = 0;
-  for (size_t i = 0; i < expr.ops.size(); ++i) {
-    const fb::Op& op = expr.ops[i];
+  for (uint32_t i = 0; i < ops->size(); ++i) {
+    const fb::Op& op = *ops->Get(i);
     OpCode code = op.code();
-    if (code > OpCode::MAX) {
-      return fail(Code::kInvalidProgram, "op[%zu]: opcode %d; at most %d", i, int(code), int(OpCode::MAX));
-    }
+    std::string where = cat("op[", i, "]: ");
+    if (code > OpCode::MAX) return fail(Code::kInvalidProgram, where, "opcode ", code, "; at most ", OpCode::MAX);
     size_t limit = code == OpCode::attr ? attr_is_integer.size() : code == OpCode::fact ? n_facts : n_slots;
-    bool has_operand = code != OpCode::push && code <= OpCode::fact;
-    if (has_operand && op.arg() >= limit) {
-      return fail(Code::kInvalidProgram, "op[%zu]: operand %d; below %zu", i, int(op.arg()), limit);
+    if (code != OpCode::push && code <= OpCode::fact && op.arg() >= limit) {
+      return fail(Code::kInvalidProgram, where, "operand ", op.arg(), "; below ", limit);
     }
     if (code == OpCode::attr && !attr_is_integer[op.arg()]) {
-      return fail(Code::kInvalidProgram, "op[%zu]: attribute %d is real; integers only", i, int(op.arg()));
+      return fail(Code::kInvalidProgram, where, "attribute ", op.arg(), " is real; integers only");
     }
     depth -= arity(code);
-    if (depth < 0) return fail(Code::kInvalidProgram, "op[%zu]: takes from an empty stack", i);
-    if (++depth > kMaxExprStack)
-      return fail(Code::kInvalidProgram, "op[%zu]: stack above %d", i, kMaxExprStack);
+    if (depth < 0) return fail(Code::kInvalidProgram, where, "takes from an empty stack");
+    if (++depth > kMaxExprStack) return fail(Code::kInvalidProgram, where, "stack above ", kMaxExprStack);
   }
-  if (depth != 1) return fail(Code::kInvalidProgram, "leaves %d values; need 1", depth);
-  return Status();
+  return depth == 1 ? Status() : fail(Code::kInvalidProgram, "leaves ", depth, " values; need 1");
 }
 
-const char* evaluate(const Expr& expr, const ExprInputs& inputs, int64_t* value) {
+const char* evaluate(const Ops& ops, const ExprInputs& inputs, int64_t* value) {
   int64_t stack[kMaxExprStack + 1];
   int depth = 0;
-  for (const fb::Op& op : expr.ops) {
-    OpCode code = op.code();
-    int taken = arity(code);
+  for (const fb::Op* op : ops) {
+    int taken = arity(op->code());
     int64_t* top = stack + depth - taken;
     const char* reason = nullptr;
-    if (taken == 0) reason = leaf(op, inputs, top);
+    if (taken == 0) reason = leaf(*op, inputs, top);
     if (taken == 1) *top = *top == 0;
-    if (taken == 2) reason = binary(code, top[0], top[1], top);
+    if (taken == 2) reason = binary(op->code(), top[0], top[1], top);
     if (taken == 3) *top = top[0] != 0 ? top[1] : top[2];
     if (reason != nullptr) return reason;
     depth += 1 - taken;

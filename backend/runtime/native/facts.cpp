@@ -1,5 +1,7 @@
 #include "facts.h"
 
+#include <algorithm>
+
 namespace zeropoint {
 namespace {
 
@@ -34,9 +36,7 @@ constexpr uint32_t kAlways[] = {1 /* Shader */, 0 /* Matrix */, 50 /* ImageQuery
 }  // namespace
 
 size_t find_fact(std::string_view name) {
-  size_t index = 0;
-  while (index < kNumFacts && name != kFactNames[index]) ++index;
-  return index;
+  return static_cast<size_t>(std::find(kFactNames, kFactNames + kNumFacts, name) - kFactNames);
 }
 
 std::string fact_names() {
@@ -46,10 +46,7 @@ std::string fact_names() {
 }
 
 bool fact_of_capability(uint32_t capability, bool* always, Fact* fact) {
-  *always = false;
-  for (uint32_t known : kAlways) {
-    if (known == capability) *always = true;
-  }
+  *always = std::find(std::begin(kAlways), std::end(kAlways), capability) != std::end(kAlways);
   if (*always) return true;
   for (const CapabilityFact& entry : kCapabilities) {
     if (entry.capability != capability) continue;

@@ -10,33 +10,14 @@
 namespace zeropoint {
 
 // 0 or 1, or a number in the unit that the name carries. ZEROPOINT_DISABLE sets a fact to 0.
-#define ZP_FACTS(X)            \
-  X(int8_dot)                  \
-  X(storage_8bit)              \
-  X(storage_16bit)             \
-  X(float16)                   \
-  X(int8)                      \
-  X(int16)                     \
-  X(int64)                     \
-  X(subgroup_basic)            \
-  X(subgroup_vote)             \
-  X(subgroup_arithmetic)       \
-  X(subgroup_ballot)           \
-  X(subgroup_shuffle)          \
-  X(subgroup_shuffle_relative) \
-  X(subgroup_clustered)        \
-  X(memory_model)              \
-  X(coopmat)                   \
-  X(coopmat_k)                 \
-  X(subgroup_size)             \
-  X(shared_memory_bytes)       \
-  X(max_workgroup_invocations) \
-  X(max_binding_bytes)         \
-  X(max_workgroup_count_x)     \
-  X(max_workgroup_count_y)     \
-  X(max_workgroup_count_z)     \
-  X(is_cpu)                    \
-  X(vendor_id)
+// clang-format off
+#define ZP_FACTS(X) \
+  X(int8_dot) X(storage_8bit) X(storage_16bit) X(float16) X(int8) X(int16) X(int64) X(subgroup_basic) \
+  X(subgroup_vote) X(subgroup_arithmetic) X(subgroup_ballot) X(subgroup_shuffle) X(subgroup_shuffle_relative) \
+  X(subgroup_clustered) X(memory_model) X(coopmat) X(coopmat_k) X(subgroup_size) X(shared_memory_bytes) \
+  X(max_workgroup_invocations) X(max_binding_bytes) X(max_workgroup_count_x) X(max_workgroup_count_y) \
+  X(max_workgroup_count_z) X(is_cpu) X(vendor_id)
+// clang-format on
 
 enum class Fact : size_t {
 #define X(name) name,

@@ -22,8 +22,7 @@ Validation& validation() {
   return *state;
 }
 
-VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT,
-                                          VkDebugUtilsMessageTypeFlagsEXT,
+VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT, VkDebugUtilsMessageTypeFlagsEXT,
                                           const VkDebugUtilsMessengerCallbackDataEXT* data, void*) {
   Validation& state = validation();
   std::lock_guard<std::mutex> lock(state.mutex);
@@ -50,8 +49,7 @@ Status create_instance(VkInstance* instance) {
   const char* wanted = std::getenv("ZEROPOINT_VALIDATION");
   bool validate = wanted != nullptr && std::strcmp(wanted, "1") == 0;
   if (validate && !has_layer(kValidationLayer)) {
-    return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no %s; install vulkan-validationlayers",
-                kValidationLayer);
+    return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no ", kValidationLayer, "; install vulkan-validationlayers");
   }
   const char* debug_utils = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
   VkValidationFeatureEnableEXT synchronization = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
@@ -110,40 +108,40 @@ int64_t int8_matrix_k(VkInstance instance, VkPhysicalDevice device) {
   return 0;
 }
 
-void read_facts(VkInstance instance, const Features& features, const VkPhysicalDeviceLimits& limits,
+void read_facts(VkInstance instance, const Features& features, const VkPhysicalDeviceProperties& properties,
                 const VkPhysicalDeviceSubgroupProperties& subgroup, DeviceInfo* info) {
-  Facts& facts = info->facts;
-  facts[Fact::int8_dot] = features.dot.shaderIntegerDotProduct;
-  facts[Fact::storage_8bit] = features.storage_8bit.storageBuffer8BitAccess;
-  facts[Fact::storage_16bit] = features.storage_16bit.storageBuffer16BitAccess;
-  facts[Fact::float16] = features.float16_int8.shaderFloat16;
-  facts[Fact::int8] = features.float16_int8.shaderInt8;
-  facts[Fact::int16] = features.core.features.shaderInt16;
-  facts[Fact::int64] = features.core.features.shaderInt64;
-  facts[Fact::memory_model] = features.memory_model.vulkanMemoryModel;
+  const VkPhysicalDeviceLimits& limits = properties.limits;
   bool compute = (subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
-  auto supports = [&](VkSubgroupFeatureFlags bit) {
-    return compute && (subgroup.supportedOperations & bit) != 0;
-  };
-  facts[Fact::subgroup_basic] = supports(VK_SUBGROUP_FEATURE_BASIC_BIT);
-  facts[Fact::subgroup_vote] = supports(VK_SUBGROUP_FEATURE_VOTE_BIT);
-  facts[Fact::subgroup_arithmetic] = supports(VK_SUBGROUP_FEATURE_ARITHMETIC_BIT);
-  facts[Fact::subgroup_ballot] = supports(VK_SUBGROUP_FEATURE_BALLOT_BIT);
-  facts[Fact::subgroup_shuffle] = supports(VK_SUBGROUP_FEATURE_SHUFFLE_BIT);
-  facts[Fact::subgroup_shuffle_relative] = supports(VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT);
-  facts[Fact::subgroup_clustered] = supports(VK_SUBGROUP_FEATURE_CLUSTERED_BIT);
-  if (features.coopmat.cooperativeMatrix != VK_FALSE) {
-    facts[Fact::coopmat_k] = int8_matrix_k(instance, info->handle);
-    facts[Fact::coopmat] = facts[Fact::coopmat_k] != 0;
-  }
-  facts[Fact::subgroup_size] = subgroup.subgroupSize;
-  facts[Fact::shared_memory_bytes] = limits.maxComputeSharedMemorySize;
-  facts[Fact::max_workgroup_invocations] = limits.maxComputeWorkGroupInvocations;
-  facts[Fact::max_binding_bytes] = limits.maxStorageBufferRange;
-  facts[Fact::max_workgroup_count_x] = limits.maxComputeWorkGroupCount[0];
-  facts[Fact::max_workgroup_count_y] = limits.maxComputeWorkGroupCount[1];
-  facts[Fact::max_workgroup_count_z] = limits.maxComputeWorkGroupCount[2];
-  facts[Fact::is_cpu] = info->type == VK_PHYSICAL_DEVICE_TYPE_CPU;
+  auto supports = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroup.supportedOperations & bit) != 0; };
+  int64_t matrix_k = features.coopmat.cooperativeMatrix != VK_FALSE ? int8_matrix_k(instance, info->handle) : 0;
+  const std::pair<Fact, int64_t> values[] = {
+      {Fact::int8_dot, features.dot.shaderIntegerDotProduct},
+      {Fact::storage_8bit, features.storage_8bit.storageBuffer8BitAccess},
+      {Fact::storage_16bit, features.storage_16bit.storageBuffer16BitAccess},
+      {Fact::float16, features.float16_int8.shaderFloat16},
+      {Fact::int8, features.float16_int8.shaderInt8},
+      {Fact::int16, features.core.features.shaderInt16},
+      {Fact::int64, features.core.features.shaderInt64},
+      {Fact::memory_model, features.memory_model.vulkanMemoryModel},
+      {Fact::subgroup_basic, supports(VK_SUBGROUP_FEATURE_BASIC_BIT)},
+      {Fact::subgroup_vote, supports(VK_SUBGROUP_FEATURE_VOTE_BIT)},
+      {Fact::subgroup_arithmetic, supports(VK_SUBGROUP_FEATURE_ARITHMETIC_BIT)},
+      {Fact::subgroup_ballot, supports(VK_SUBGROUP_FEATURE_BALLOT_BIT)},
+      {Fact::subgroup_shuffle, supports(VK_SUBGROUP_FEATURE_SHUFFLE_BIT)},
+      {Fact::subgroup_shuffle_relative, supports(VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT)},
+      {Fact::subgroup_clustered, supports(VK_SUBGROUP_FEATURE_CLUSTERED_BIT)},
+      {Fact::coopmat, matrix_k != 0},
+      {Fact::coopmat_k, matrix_k},
+      {Fact::subgroup_size, subgroup.subgroupSize},
+      {Fact::shared_memory_bytes, limits.maxComputeSharedMemorySize},
+      {Fact::max_workgroup_invocations, limits.maxComputeWorkGroupInvocations},
+      {Fact::max_binding_bytes, limits.maxStorageBufferRange},
+      {Fact::max_workgroup_count_x, limits.maxComputeWorkGroupCount[0]},
+      {Fact::max_workgroup_count_y, limits.maxComputeWorkGroupCount[1]},
+      {Fact::max_workgroup_count_z, limits.maxComputeWorkGroupCount[2]},
+      {Fact::is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU},
+      {Fact::vendor_id, properties.vendorID}};
+  for (const auto& [fact, value] : values) info->facts[fact] = value;
 }
 
 void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
@@ -162,10 +160,9 @@ void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
 
 void describe(VkInstance instance, DeviceInfo* info) {
   VkPhysicalDeviceSubgroupProperties subgroup{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES};
-  VkPhysicalDeviceMaintenance3Properties maintenance{
-      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES, &subgroup, 0, 0};
-  VkPhysicalDeviceIDProperties id{
-      VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES, &maintenance, {}, {}, {}, 0, 0};
+  VkPhysicalDeviceMaintenance3Properties maintenance{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES,
+                                                     &subgroup, 0, 0};
+  VkPhysicalDeviceIDProperties id{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES, &maintenance, {}, {}, {}, 0, 0};
   VkPhysicalDeviceDriverProperties driver{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
   driver.pNext = &id;
   VkPhysicalDeviceProperties2 properties{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
@@ -174,7 +171,7 @@ void describe(VkInstance instance, DeviceInfo* info) {
   info->name = first.deviceName;
   info->type = first.deviceType;
   info->api = first.apiVersion;
-  info->driver = format("%u", first.driverVersion);
+  info->driver = std::to_string(first.driverVersion);
   if (first.apiVersion < VK_API_VERSION_1_1) {
     info->unusable = "Vulkan 1.0; need 1.1 or later";
     return;
@@ -185,8 +182,8 @@ void describe(VkInstance instance, DeviceInfo* info) {
   if (first.apiVersion >= VK_API_VERSION_1_2) {
     info->driver = std::string(driver.driverName) + " " + driver.driverInfo;
   }
-  for (uint8_t byte : id.driverUUID) info->cache_id += format("%02x", byte);
-  info->cache_id += format("-%08x-%08x-%08x", first.vendorID, first.deviceID, first.driverVersion);
+  info->cache_id =
+      cat(hex(id.driverUUID, VK_UUID_SIZE), "-", first.vendorID, "-", first.deviceID, "-", first.driverVersion);
   std::memcpy(info->cache_uuid, first.pipelineCacheUUID, VK_UUID_SIZE);
   info->limits.push_bytes = limits.maxPushConstantsSize;
   info->limits.image_extent = limits.maxImageDimension2D;
@@ -196,23 +193,17 @@ void describe(VkInstance instance, DeviceInfo* info) {
   info->limits.allocation_bytes = maintenance.maxMemoryAllocationSize;
   Features features;
   features.query(info->handle, first.apiVersion);
-  read_facts(instance, features, limits, subgroup, info);
-  info->facts[Fact::vendor_id] = first.vendorID;
+  read_facts(instance, features, properties.properties, subgroup, info);
   find_queue(limits, info);
 }
 
 const char* type_name(VkPhysicalDeviceType type) {
   switch (type) {
-    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
-      return "discrete";
-    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
-      return "integrated";
-    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU:
-      return "virtual";
-    case VK_PHYSICAL_DEVICE_TYPE_CPU:
-      return "cpu";
-    default:
-      return "other";
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return "discrete";
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return "integrated";
+    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return "virtual";
+    case VK_PHYSICAL_DEVICE_TYPE_CPU: return "cpu";
+    default: return "other";
   }
 }
 
@@ -222,8 +213,7 @@ std::string lower(std::string text) {
 }
 
 bool matches(const DeviceInfo& device, const std::string& wanted) {
-  if (wanted.find_first_not_of("0123456789") == std::string::npos)
-    return wanted == std::to_string(device.index);
+  if (wanted.find_first_not_of("0123456789") == std::string::npos) return wanted == std::to_string(device.index);
   if (wanted == "cpu") return device.type == VK_PHYSICAL_DEVICE_TYPE_CPU;
   return lower(device.name).find(wanted) != std::string::npos;
 }
@@ -231,8 +221,8 @@ bool matches(const DeviceInfo& device, const std::string& wanted) {
 std::string device_list(const std::vector<DeviceInfo>& devices) {
   std::string result;
   for (const DeviceInfo& device : devices) {
-    result += format("%s%zu: %s (%s%s%s)", result.empty() ? "" : "; ", device.index, device.name.c_str(),
-                     type_name(device.type), device.unusable.empty() ? "" : ", ", device.unusable.c_str());
+    result += cat(result.empty() ? "" : "; ", device.index, ": ", device.name, " (", type_name(device.type),
+                  device.unusable.empty() ? "" : ", ", device.unusable, ")");
   }
   return result.empty() ? "none" : result;
 }
@@ -273,14 +263,13 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
   core.features = {};
   core.features.shaderInt16 = supported.shaderInt16;
   core.features.shaderInt64 = supported.shaderInt64;
-  storage_16bit.uniformAndStorageBuffer16BitAccess = VK_FALSE;
-  storage_16bit.storagePushConstant16 = VK_FALSE;
-  storage_16bit.storageInputOutput16 = VK_FALSE;
-  storage_8bit.uniformAndStorageBuffer8BitAccess = VK_FALSE;
-  storage_8bit.storagePushConstant8 = VK_FALSE;
-  memory_model.vulkanMemoryModelDeviceScope = VK_FALSE;
-  memory_model.vulkanMemoryModelAvailabilityVisibilityChains = VK_FALSE;
-  coopmat.cooperativeMatrixRobustBufferAccess = VK_FALSE;
+  for (VkBool32* unused :
+       {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
+        &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
+        &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
+        &memory_model.vulkanMemoryModelAvailabilityVisibilityChains, &coopmat.cooperativeMatrixRobustBufferAccess}) {
+    *unused = VK_FALSE;
+  }
 }
 
 Status list_devices(std::vector<DeviceInfo>* devices) {
@@ -310,32 +299,20 @@ Status list_devices(std::vector<DeviceInfo>* devices) {
 Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted, const DeviceInfo** chosen) {
   *chosen = nullptr;
   std::string name = wanted == nullptr ? "" : lower(wanted);
-  if (!name.empty()) {
+  for (VkPhysicalDeviceType type : {VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU,
+                                    VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, VK_PHYSICAL_DEVICE_TYPE_CPU}) {
     for (const DeviceInfo& device : devices) {
-      if (*chosen == nullptr && matches(device, name)) *chosen = &device;
-    }
-    if (*chosen == nullptr) {
-      return fail(Code::kDevice, "ZEROPOINT_DEVICE=%s: no such device; devices: %s",
-                  printable(wanted).c_str(), device_list(devices).c_str());
-    }
-    if (!(*chosen)->unusable.empty()) {
-      return fail(Code::kDevice, "ZEROPOINT_DEVICE=%s: %s", printable(wanted).c_str(),
-                  (*chosen)->unusable.c_str());
-    }
-    return Status();
-  }
-  for (VkPhysicalDeviceType type :
-       {VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU,
-        VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, VK_PHYSICAL_DEVICE_TYPE_CPU, VK_PHYSICAL_DEVICE_TYPE_OTHER}) {
-    for (const DeviceInfo& device : devices) {
-      if (*chosen == nullptr && device.type == type && device.unusable.empty()) *chosen = &device;
+      bool fits = name.empty() ? device.type == type && device.unusable.empty() : matches(device, name);
+      if (*chosen == nullptr && fits) *chosen = &device;
     }
   }
-  if (*chosen != nullptr) return Status();
-  return fail(Code::kDevice,
-              "no usable Vulkan device (found: %s); install a driver, or mesa-vulkan-drivers for "
-              "the software one",
-              device_list(devices).c_str());
+  if (*chosen != nullptr && (*chosen)->unusable.empty()) return Status();
+  if (name.empty()) {
+    return fail(Code::kDevice, "no usable Vulkan device; devices: ", device_list(devices),
+                "; install a driver, or mesa-vulkan-drivers for the software one");
+  }
+  return fail(Code::kDevice, "ZEROPOINT_DEVICE=", printable(wanted),
+              ": no such usable device; devices: ", device_list(devices));
 }
 
 Status disable_facts(const char* list, Facts* facts) {
@@ -343,13 +320,12 @@ Status disable_facts(const char* list, Facts* facts) {
   while (!rest.empty()) {
     size_t comma = std::min(rest.find(','), rest.size());
     std::string name = rest.substr(0, comma);
-    rest = comma < rest.size() ? rest.substr(comma + 1) : "";
+    rest.erase(0, comma + 1);
     name.erase(std::remove(name.begin(), name.end(), ' '), name.end());
     if (name.empty()) continue;
     size_t fact = find_fact(name);
     if (fact == kNumFacts) {
-      return fail(Code::kInvalidArgument, "ZEROPOINT_DISABLE: no fact %s; facts: %s", printable(name).c_str(),
-                  fact_names().c_str());
+      return fail(Code::kInvalidArgument, "ZEROPOINT_DISABLE: no fact ", printable(name), "; facts: ", fact_names());
     }
     facts->values[fact] = 0;
   }
@@ -357,31 +333,25 @@ Status disable_facts(const char* list, Facts* facts) {
 }
 
 std::string devices_json(const std::vector<DeviceInfo>& devices) {
-  std::string result = "[";
+  std::string result;
   for (const DeviceInfo& device : devices) {
-    result +=
-        format("%s{\"index\":%zu,\"name\":%s,\"type\":\"%s\",\"driver\":%s,\"api\":\"%u.%u.%u\"",
-               device.index == 0 ? "" : ",", device.index, json_string(device.name).c_str(),
-               type_name(device.type), json_string(device.driver).c_str(), VK_API_VERSION_MAJOR(device.api),
-               VK_API_VERSION_MINOR(device.api), VK_API_VERSION_PATCH(device.api));
-    result += ",\"unusable\":" + json_string(device.unusable) + ",\"facts\":{";
+    result += cat(result.empty() ? "[" : ",", "{\"index\":", device.index, ",\"name\":", json_string(device.name),
+                  ",\"type\":\"", type_name(device.type), "\",\"driver\":", json_string(device.driver), ",\"api\":\"",
+                  VK_API_VERSION_MAJOR(device.api), ".", VK_API_VERSION_MINOR(device.api), ".",
+                  VK_API_VERSION_PATCH(device.api), "\",\"unusable\":", json_string(device.unusable), ",\"facts\":");
     for (size_t i = 0; i < kNumFacts; ++i) {
-      result += format("%s\"%s\":%lld", i == 0 ? "" : ",", kFactNames[i],
-                       static_cast<long long>(device.facts.values[i]));
+      result += cat(i == 0 ? "{\"" : ",\"", kFactNames[i], "\":", device.facts.values[i]);
     }
     result += "}}";
   }
-  return result + "]";
+  return (result.empty() ? "[" : result) + "]";
 }
 
 ValidationMessages validation_messages(bool clear) {
   Validation& state = validation();
   std::lock_guard<std::mutex> lock(state.mutex);
   ValidationMessages result = state.messages;
-  if (clear) {
-    state.messages.count = 0;
-    state.messages.texts.clear();
-  }
+  if (clear) state.messages = {0, {}, result.active};
   return result;
 }
 

@@ -4,187 +4,124 @@
 #include <memory>
 #include <mutex>
 
-extern "C" const unsigned char zp_embedded_library[];
-extern "C" const unsigned char zp_embedded_library_end[];
+extern "C" const char zp_embedded_library[];
+extern "C" const char zp_embedded_library_end[];
 
 namespace zeropoint {
 namespace {
 
-constexpr uint32_t kMaxBinding = 31;
+constexpr uint32_t kSpirvMagic = 0x07230203;
 
-template <typename Vector>
-size_t count(const Vector* vector) {
-  return vector == nullptr ? 0 : vector->size();
-}
-
-std::string text_of(const flatbuffers::String* text) { return text == nullptr ? std::string() : text->str(); }
-
-Status bad(const std::string& where, const char* what) {
-  return Status(Code::kInvalidProgram, where + ": " + what);
-}
-
-// Turns the library's flatbuffer into plain data, checking all that the player later relies on.
-class Decoder {
+// Checks all that the player later relies on, once, so that nothing is checked again at a load.
+class Checker {
  public:
-  Decoder(const fb::Library& library, std::vector<Kernel>* kernels) : library_(library), kernels_(*kernels) {}
+  explicit Checker(const fb::Library& library) : library_(library) {}
 
-  Status run() {
-    for (size_t i = 0; i < count(library_.facts()); ++i) {
-      std::string name = text_of(library_.facts()->Get(i));
-      size_t fact = find_fact(name);
-      if (fact == kNumFacts) {
-        return fail(Code::kIncompatible, "kernel library: fact %s; this player knows %s",
-                    printable(name).c_str(), fact_names().c_str());
-      }
-      facts_.push_back(static_cast<uint16_t>(fact));
-    }
-    for (size_t i = 0; i < count(library_.kernels()); ++i) {
-      kernels_.emplace_back();
-      ZP_TRY(kernel(*library_.kernels()->Get(i), &kernels_.back()));
+  Status kernel(const fb::Kernel& kernel) {
+    kernel_ = &kernel;
+    where_ = "kernel library: " + printable(view(kernel.name()));
+    if (view(kernel.name()).empty() || count(kernel.slots()) == 0) return bad("needs a name and slots");
+    if (kernel.attrs() == nullptr || kernel.algorithms() == nullptr) return bad("needs attrs and algorithms");
+    integers_.clear();
+    for (const fb::AttrDecl* attr : *kernel.attrs()) integers_.push_back(attr->kind() == fb::ValueKind::integer);
+    std::string where = where_;
+    for (const fb::Algorithm* algorithm : *kernel.algorithms()) {
+      where_ = where + "/" + printable(view(algorithm->name()));
+      ZP_TRY(this->algorithm(*algorithm));
     }
     return Status();
   }
 
  private:
-  Status expr(const fb::Expr* source, const Kernel& kernel, const std::string& where, Expr* target) {
-    if (source == nullptr) return bad(where, "the expression is missing");
-    target->text = text_of(source->text());
-    for (size_t i = 0; i < count(source->ops()); ++i) {
-      const fb::Op& op = *source->ops()->Get(i);
-      bool is_fact = op.code() == fb::OpCode::fact;
-      if (is_fact && op.arg() >= facts_.size())
-        return bad(where, "names a fact that the library does not list");
-      target->ops.emplace_back(op.value(), is_fact ? facts_[op.arg()] : op.arg(), op.code());
-    }
-    std::vector<bool> integers;
-    for (const AttrDecl& attr : kernel.attrs) integers.push_back(attr.is_integer);
-    return check_expr(*target, kernel.slots.size(), integers, kNumFacts).in(where);
+  Status bad(const char* what) const { return fail(Code::kInvalidProgram, where_, ": ", what); }
+
+  Status expr(const fb::Expr* expr) const {
+    if (expr == nullptr) return bad("an expression is missing");
+    return check_expr(expr->ops(), count(kernel_->slots()), integers_, count(library_.facts()))
+        .in(where_ + ": " + printable(view(expr->text())));
   }
 
-  Status kernel(const fb::Kernel& source, Kernel* target) {
-    target->name = text_of(source.name());
-    std::string where = "kernel library: " + printable(target->name);
-    for (size_t i = 0; i < count(source.slots()); ++i) {
-      const fb::Slot& slot = *source.slots()->Get(i);
-      target->slots.push_back({text_of(slot.name()), slot.io() == fb::Io::output, slot.optional()});
+  Status algorithm(const fb::Algorithm& algorithm) const {
+    if (count(algorithm.grid()) != 3 || count(algorithm.local_size()) != 3) return bad("needs 3 grid and local sizes");
+    if (!algorithm.specs() || !algorithm.push() || !algorithm.variants()) return bad("needs specs, push and variants");
+    if (algorithm.when() != nullptr) ZP_TRY(expr(algorithm.when()));
+    for (const fb::Expr* grid : *algorithm.grid()) ZP_TRY(expr(grid));
+    for (const fb::Spec* spec : *algorithm.specs()) ZP_TRY(expr(spec->value()));
+    for (const fb::Push* push : *algorithm.push()) {
+      if (push->offset() % 4 != 0 || push->offset() > kMaxPushBytes - 4) return bad("a push offset above 124 or odd");
+      bool integer = push->kind() == fb::ValueKind::integer;
+      if (integer) ZP_TRY(expr(push->value()));
+      if (!integer && (push->attr() >= integers_.size() || integers_[push->attr()])) {
+        return bad("a real push constant needs a real attribute");
+      }
     }
-    for (size_t i = 0; i < count(source.attrs()); ++i) {
-      const fb::AttrDecl& attr = *source.attrs()->Get(i);
-      target->attrs.push_back({text_of(attr.name()), attr.kind() == fb::ValueKind::integer});
-    }
-    if (target->name.empty() || target->slots.empty()) return bad(where, "needs a name and slots");
-    for (size_t i = 0; i < count(source.algorithms()); ++i) {
-      target->algorithms.emplace_back();
-      ZP_TRY(algorithm(*source.algorithms()->Get(i), *target, where, &target->algorithms.back()));
-    }
+    for (const fb::Variant* variant : *algorithm.variants()) ZP_TRY(this->variant(*variant));
     return Status();
   }
 
-  Status algorithm(const fb::Algorithm& source, const Kernel& kernel, std::string where, Algorithm* target) {
-    target->name = text_of(source.name());
-    where += "/" + printable(target->name);
-    if (source.when() != nullptr) ZP_TRY(expr(source.when(), kernel, where + ": when", &target->when));
-    if (count(source.grid()) != 3 || count(source.local_size()) != 3) {
-      return bad(where, "needs three grid expressions and three local sizes");
+  Status variant(const fb::Variant& variant) const {
+    uint32_t n_slots = count(kernel_->slots());
+    if (count(variant.dtypes()) != n_slots || count(variant.storages()) != n_slots || !variant.bindings() ||
+        !variant.capabilities()) {
+      return bad("a variant's key does not cover every slot");
     }
-    for (size_t i = 0; i < 3; ++i) {
-      ZP_TRY(expr(source.grid()->Get(i), kernel, where + ": grid", &target->grid[i]));
-      target->local_size[i] = source.local_size()->Get(i);
-    }
-    for (size_t i = 0; i < count(source.specs()); ++i) {
-      const fb::Spec& spec = *source.specs()->Get(i);
-      target->specs.push_back({spec.id(), text_of(spec.name()), {}});
-      ZP_TRY(expr(spec.value(), kernel, where + ": spec", &target->specs.back().value));
-    }
-    for (size_t i = 0; i < count(source.push()); ++i) {
-      target->push.emplace_back();
-      ZP_TRY(push(*source.push()->Get(i), kernel, where, &target->push.back()));
-    }
-    for (size_t i = 0; i < count(source.variants()); ++i) {
-      target->variants.emplace_back();
-      ZP_TRY(variant(*source.variants()->Get(i), kernel, where, &target->variants.back()));
-    }
-    return Status();
-  }
-
-  Status push(const fb::Push& source, const Kernel& kernel, const std::string& where, Push* target) {
-    *target = {
-        text_of(source.name()), source.offset(), source.kind() == fb::ValueKind::integer, {}, source.attr()};
-    if (target->offset % 4 != 0 || target->offset > kMaxPushBytes - 4) {
-      return bad(where, "a push constant's offset is not a multiple of 4 below 128");
-    }
-    if (target->is_integer) return expr(source.value(), kernel, where + ": push", &target->value);
-    if (target->attr >= kernel.attrs.size() || kernel.attrs[target->attr].is_integer) {
-      return bad(where, "a real push constant needs a real attribute");
-    }
-    return Status();
-  }
-
-  Status variant(const fb::Variant& source, const Kernel& kernel, const std::string& where, Variant* target) {
-    size_t n_slots = kernel.slots.size();
-    if (count(source.dtypes()) != n_slots || count(source.storages()) != n_slots) {
-      return bad(where, "a variant's key does not cover every slot");
-    }
-    for (size_t i = 0; i < n_slots; ++i) {
-      auto dtype = static_cast<fb::DType>(source.dtypes()->Get(i));
-      auto storage = static_cast<fb::Storage>(source.storages()->Get(i));
+    for (uint32_t i = 0; i < n_slots; ++i) {
+      fb::DType dtype = variant.dtypes()->Get(i);
+      fb::Storage storage = variant.storages()->Get(i);
       bool bound = dtype != fb::DType::none;
       if (dtype > fb::DType::MAX || storage > fb::Storage::MAX || bound != (storage != fb::Storage::none) ||
-          (!bound && !kernel.slots[i].optional)) {
-        return bad(where, "a variant's key holds an unknown dtype or storage");
+          (!bound && !kernel_->slots()->Get(i)->optional())) {
+        return bad("a variant's key holds an unknown dtype or storage");
       }
-      target->dtypes.push_back(dtype);
-      target->storages.push_back(storage);
     }
     uint32_t seen = 0;
-    for (size_t i = 0; i < count(source.bindings()); ++i) {
-      const fb::Binding& binding = *source.bindings()->Get(i);
-      bool unbound = binding.slot() >= n_slots || target->dtypes[binding.slot()] == fb::DType::none;
-      if (unbound || binding.binding() > kMaxBinding || (seen >> binding.binding() & 1) != 0) {
-        return bad(where, "a variant binds a slot it does not have, or a binding twice");
+    for (const fb::Binding* binding : *variant.bindings()) {
+      if (binding->slot() >= n_slots || variant.dtypes()->Get(binding->slot()) == fb::DType::none ||
+          binding->binding() > 31 || (seen >> binding->binding() & 1) != 0) {
+        return bad("a variant binds a slot it does not have, or a binding twice");
       }
-      seen |= 1u << binding.binding();
-      target->bindings.push_back(binding);
+      seen |= 1u << binding->binding();
     }
-    for (size_t i = 0; i < count(source.capabilities()); ++i) {
-      target->capabilities.push_back(source.capabilities()->Get(i));
-    }
-    target->push_bytes = source.push_bytes();
-    target->shared_bytes = source.shared_bytes();
-    if (target->push_bytes > kMaxPushBytes) return bad(where, "more than 128 push bytes");
-    if (source.module_() >= count(library_.modules())) return bad(where, "names a module that is not there");
-    const auto* spirv = library_.modules()->Get(source.module_())->spirv();
-    if (count(spirv) < 5 || spirv->Get(0) != 0x07230203) return bad(where, "a module is no SPIR-V");
-    target->spirv = spirv->data();
-    target->spirv_bytes = spirv->size() * sizeof(uint32_t);
-    return Status();
+    if (variant.push_bytes() > kMaxPushBytes) return bad("more than 128 push bytes");
+    if (variant.module_() >= count(library_.modules())) return bad("names a module that is not there");
+    const auto* spirv = library_.modules()->Get(variant.module_())->spirv();
+    return count(spirv) < 5 || spirv->Get(0) != kSpirvMagic ? bad("a module is no SPIR-V") : Status();
   }
 
   const fb::Library& library_;
-  std::vector<Kernel>& kernels_;
-  std::vector<uint16_t> facts_;  // library fact index -> player fact index
+  const fb::Kernel* kernel_ = nullptr;
+  std::string where_;
+  std::vector<bool> integers_;  // per attribute
 };
 
 }  // namespace
 
 Status Library::decode(std::string_view bytes) {
-  bytes_.resize((bytes.size() + 7) / 8);
-  if (!bytes.empty()) std::memcpy(bytes_.data(), bytes.data(), bytes.size());
   size_ = bytes.size();
-  const auto* data = reinterpret_cast<const uint8_t*>(bytes_.data());
-  flatbuffers::Verifier verifier(data, size_);
-  if (size_ < 8 || !fb::LibraryBufferHasIdentifier(data) || !fb::VerifyLibraryBuffer(verifier)) {
-    return bad("kernel library", "not a valid ZPL1 flatbuffer");
+  bytes_.resize(size_ / 8 + 1);
+  std::memcpy(bytes_.data(), bytes.data(), size_);
+  flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(bytes_.data()), size_, 64, UINT32_MAX);
+  if (size_ < 8 || !fb::LibraryBufferHasIdentifier(bytes_.data()) || !fb::VerifyLibraryBuffer(verifier)) {
+    return fail(Code::kInvalidProgram, "kernel library: not a valid ZPL1 flatbuffer");
   }
-  const fb::Library& library = *fb::GetLibrary(data);
+  const fb::Library& library = *fb::GetLibrary(bytes_.data());
   if (library.version() != kLibraryVersion) {
-    return fail(Code::kIncompatible, "kernel library: version %u; this player reads version %u",
-                library.version(), kLibraryVersion);
+    return fail(Code::kIncompatible, "kernel library: version ", library.version(), "; this player reads version ",
+                kLibraryVersion);
   }
-  hash_ = text_of(library.hash());
-  ZP_TRY(Decoder(library, &kernels_).run());
-  for (size_t i = 0; i < kernels_.size(); ++i) by_name_.emplace(kernels_[i].name, i);
-  if (by_name_.size() != kernels_.size()) return bad("kernel library", "two kernels have one name");
+  for (uint32_t i = 0; i < count(library.facts()); ++i) {
+    facts_.push_back(find_fact(view(library.facts()->Get(i))));
+    if (facts_.back() < kNumFacts) continue;
+    return fail(Code::kIncompatible, "kernel library: fact ", printable(view(library.facts()->Get(i))),
+                "; this player knows ", fact_names());
+  }
+  if (library.kernels() == nullptr) return fail(Code::kInvalidProgram, "kernel library: no kernels");
+  Checker checker(library);
+  for (uint32_t i = 0; i < count(library.kernels()); ++i) {
+    const fb::Kernel& kernel = *library.kernels()->Get(i);
+    ZP_TRY(checker.kernel(kernel));
+    kernels_.emplace(view(kernel.name()), &kernel);
+  }
   return Status();
 }
 
@@ -193,10 +130,8 @@ Status Library::from_bytes(const void* data, size_t size, const Library** librar
   static auto* libraries = new std::vector<std::unique_ptr<Library>>();
   std::lock_guard<std::mutex> lock(mutex);
   for (const auto& known : *libraries) {
-    if (known->size_ == size && std::memcmp(known->bytes_.data(), data, size) == 0) {
-      *library = known.get();
-      return Status();
-    }
+    *library = known.get();
+    if (known->size_ == size && std::memcmp(known->bytes_.data(), data, size) == 0) return Status();
   }
   auto loaded = std::make_unique<Library>();
   ZP_TRY(loaded->decode({static_cast<const char*>(data), size}));
@@ -206,8 +141,7 @@ Status Library::from_bytes(const void* data, size_t size, const Library** librar
 }
 
 std::string_view Library::embedded_bytes() {
-  return {reinterpret_cast<const char*>(zp_embedded_library),
-          static_cast<size_t>(zp_embedded_library_end - zp_embedded_library)};
+  return {zp_embedded_library, static_cast<size_t>(zp_embedded_library_end - zp_embedded_library)};
 }
 
 Status Library::embedded(const Library** library) {
@@ -219,25 +153,35 @@ Status Library::embedded(const Library** library) {
   return Status();
 }
 
-const Kernel* Library::find(std::string_view name) const {
-  auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : &kernels_[found->second];
+const fb::Kernel* Library::find(std::string_view name) const {
+  auto found = kernels_.find(name);
+  return found == kernels_.end() ? nullptr : found->second;
 }
 
 std::string Library::kernel_names() const {
   std::string result;
-  for (const Kernel& kernel : kernels_) result += (result.empty() ? "" : ", ") + kernel.name;
-  return result.empty() ? "none" : result;
+  for (const fb::Kernel* kernel : *fb::GetLibrary(bytes_.data())->kernels()) {
+    result += cat(result.empty() ? "" : ", ", view(kernel->name()));
+  }
+  return result;
 }
 
-const char* name_of(fb::DType dtype) { return fb::EnumNameDType(dtype); }
-const char* name_of(fb::Storage storage) { return fb::EnumNameStorage(storage); }
+const flatbuffers::Vector<uint32_t>& Library::spirv(const fb::Variant& variant) const {
+  return *fb::GetLibrary(bytes_.data())->modules()->Get(variant.module_())->spirv();
+}
 
-std::string variant_key(const Kernel& kernel, const Algorithm& algorithm, const Variant& variant) {
-  std::string result = kernel.name + "/" + algorithm.name + "[";
-  for (size_t i = 0; i < kernel.slots.size(); ++i) {
-    result += (i == 0 ? "" : ",") + kernel.slots[i].name + "=" + name_of(variant.dtypes[i]);
-    if (variant.dtypes[i] != fb::DType::none) result += std::string(":") + name_of(variant.storages[i]);
+std::vector<int64_t> Library::ordered(const Facts& facts) const {
+  std::vector<int64_t> result;
+  for (size_t fact : facts_) result.push_back(facts.values[fact]);
+  return result;
+}
+
+std::string variant_key(const fb::Kernel& kernel, const fb::Algorithm& algorithm, const fb::Variant& variant) {
+  std::string result = cat(view(kernel.name()), "/", view(algorithm.name()), "[");
+  for (uint32_t i = 0; i < count(kernel.slots()); ++i) {
+    fb::DType dtype = variant.dtypes()->Get(i);
+    result += cat(i == 0 ? "" : ",", view(kernel.slots()->Get(i)->name()), "=", fb::EnumNameDType(dtype));
+    if (dtype != fb::DType::none) result += cat(":", fb::EnumNameStorage(variant.storages()->Get(i)));
   }
   return result + "]";
 }

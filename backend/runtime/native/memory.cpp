@@ -16,15 +16,21 @@ constexpr VkBufferUsageFlags kUsage =
 
 VkFormat format_of(fb::DType dtype) {
   switch (dtype) {
-    case fb::DType::f32:
-      return VK_FORMAT_R32G32B32A32_SFLOAT;
-    case fb::DType::f16:
-      return VK_FORMAT_R16G16B16A16_SFLOAT;
-    case fb::DType::i32:
-      return VK_FORMAT_R32G32B32A32_SINT;
-    default:
-      return VK_FORMAT_R8G8B8A8_SINT;
+    case fb::DType::f32: return VK_FORMAT_R32G32B32A32_SFLOAT;
+    case fb::DType::f16: return VK_FORMAT_R16G16B16A16_SFLOAT;
+    case fb::DType::i32: return VK_FORMAT_R32G32B32A32_SINT;
+    default: return VK_FORMAT_R8G8B8A8_SINT;
   }
+}
+
+void before_download(VkCommandBuffer commands) {
+  Context::barrier(commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT,
+                   VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_READ_BIT);
+}
+
+void after_download(VkCommandBuffer commands) {
+  Context::barrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT,
+                   VK_ACCESS_HOST_READ_BIT);
 }
 
 }  // namespace
@@ -46,8 +52,7 @@ Image::~Image() {
 }
 
 bool Context::find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const {
-  constexpr VkMemoryPropertyFlags kHost =
-      VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+  constexpr VkMemoryPropertyFlags kHost = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
   constexpr VkMemoryPropertyFlags kCached = kHost | VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
   constexpr VkMemoryPropertyFlags kDevice = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
   VkMemoryPropertyFlags first = use == MemoryUse::kHost ? kCached : direct_ ? kDevice | kCached : kDevice;
@@ -70,16 +75,14 @@ Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, std::
   uint64_t limit = std::min<uint64_t>(info_.limits.allocation_bytes,
                                       memory_.memoryHeaps[memory_.memoryTypes[result->type].heapIndex].size);
   if (needs.size > limit) {
-    return fail(Code::kOutOfMemory, "%llu bytes; the device allocates at most %llu at once",
-                static_cast<unsigned long long>(needs.size), static_cast<unsigned long long>(limit));
+    return fail(Code::kOutOfMemory, needs.size, " bytes; the device allocates at most ", limit, " at once");
   }
   VkMemoryAllocateInfo info{VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO};
   info.allocationSize = needs.size;
   info.memoryTypeIndex = result->type;
   Status status;
   if (VkResult code = vkAllocateMemory(device_, &info, nullptr, &result->handle); code != VK_SUCCESS) {
-    return vk_failure("vkAllocateMemory", code)
-        .in(format("%llu bytes", static_cast<unsigned long long>(needs.size)));
+    return vk_failure("vkAllocateMemory", code).in(cat(needs.size, " bytes"));
   }
   result->size_bytes = needs.size;
   ++counters_.device_allocations;
@@ -95,8 +98,7 @@ Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, std::
   return Status();
 }
 
-Status Context::make_buffer(VkDeviceSize size_bytes, std::shared_ptr<Buffer>* buffer,
-                            VkMemoryRequirements* needs) {
+Status Context::make_buffer(VkDeviceSize size_bytes, std::shared_ptr<Buffer>* buffer, VkMemoryRequirements* needs) {
   auto result = std::make_shared<Buffer>();
   result->context = this;
   result->size_bytes = size_bytes;
@@ -118,8 +120,7 @@ Status Context::bind(const std::shared_ptr<Memory>& memory, VkDeviceSize offset,
 
 Status Context::create_buffer(VkDeviceSize size_bytes, MemoryUse use, std::shared_ptr<Buffer>* buffer) {
   if (size_bytes > heap_bytes_ && use == MemoryUse::kDevice) {
-    return fail(Code::kOutOfMemory, "%llu bytes; the device has %llu",
-                static_cast<unsigned long long>(size_bytes), static_cast<unsigned long long>(heap_bytes_));
+    return fail(Code::kOutOfMemory, size_bytes, " bytes; the device has ", heap_bytes_);
   }
   VkMemoryRequirements needs{};
   std::shared_ptr<Buffer> result;
@@ -138,9 +139,7 @@ Status Context::create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Ima
   int64_t texels = std::max<int64_t>(numel, 1);
   int64_t rows = (texels + extent - 1) / extent;
   if (rows > extent) {
-    return fail(Code::kIncompatible, "an image of %lld texels; the device holds %lld x %lld",
-                static_cast<long long>(texels), static_cast<long long>(extent),
-                static_cast<long long>(extent));
+    return fail(Code::kIncompatible, "an image of ", texels, " texels; the device holds ", extent, " x ", extent);
   }
   result->width = static_cast<uint32_t>(std::min(texels, extent));
   result->height = static_cast<uint32_t>(rows);
@@ -168,25 +167,24 @@ Status Context::create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Ima
   return Status();
 }
 
-Status Context::prepare_images(const std::vector<const Image*>& images) {
-  if (images.empty()) return Status();
+Status Context::prepare_images(const std::vector<std::unique_ptr<Image>>& images) {
   std::vector<VkImageMemoryBarrier> barriers;
-  for (const Image* image : images) {
-    VkImageMemoryBarrier barrier{VK_STRUCTURE_TYPE_IMAGE_MEMORY_BARRIER};
+  for (const auto& image : images) {
+    if (image == nullptr) continue;
+    VkImageMemoryBarrier& barrier = barriers.emplace_back();
+    barrier = {VK_STRUCTURE_TYPE_IMAGE_MEMORY_BARRIER};
     barrier.dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT;
     barrier.oldLayout = VK_IMAGE_LAYOUT_UNDEFINED;
     barrier.newLayout = VK_IMAGE_LAYOUT_GENERAL;
-    barrier.srcQueueFamilyIndex = VK_QUEUE_FAMILY_IGNORED;
-    barrier.dstQueueFamilyIndex = VK_QUEUE_FAMILY_IGNORED;
+    barrier.srcQueueFamilyIndex = barrier.dstQueueFamilyIndex = VK_QUEUE_FAMILY_IGNORED;
     barrier.image = image->handle;
     barrier.subresourceRange = {VK_IMAGE_ASPECT_COLOR_BIT, 0, 1, 0, 1};
-    barriers.push_back(barrier);
   }
-  VkCommandBuffer commands = VK_NULL_HANDLE;
-  ZP_TRY(begin(&commands));
-  vkCmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0,
-                       0, nullptr, 0, nullptr, static_cast<uint32_t>(barriers.size()), barriers.data());
-  return run_once(commands);
+  if (barriers.empty()) return Status();
+  return run_once([&](VkCommandBuffer commands) {
+    vkCmdPipelineBarrier(commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 0,
+                         nullptr, 0, nullptr, static_cast<uint32_t>(barriers.size()), barriers.data());
+  });
 }
 
 Status Context::constant(const std::string& key, VkDeviceSize size_bytes, std::shared_ptr<Buffer>* buffer,
@@ -197,19 +195,13 @@ Status Context::constant(const std::string& key, VkDeviceSize size_bytes, std::s
   if (!*is_new) {
     ++counters_.constants_shared;
     if ((*buffer)->size_bytes == size_bytes) return Status();
-    return fail(Code::kInvalidProgram, "%llu bytes; another tensor with this key has %llu",
-                static_cast<unsigned long long>(size_bytes),
-                static_cast<unsigned long long>((*buffer)->size_bytes));
-  }
-  if (size_bytes > kSharedBytes) {
-    ZP_TRY(create_buffer(size_bytes, MemoryUse::kDevice, buffer));
+    return fail(Code::kInvalidProgram, size_bytes, " bytes; another tensor with this key has ", (*buffer)->size_bytes);
     known = *buffer;
     return Status();
   }
   VkMemoryRequirements needs{};
   ZP_TRY(make_buffer(size_bytes, buffer, &needs));
-  VkDeviceSize start =
-      block_ == nullptr ? 0 : (block_->used_bytes + needs.alignment - 1) / needs.alignment * needs.alignment;
+  VkDeviceSize start = block_ == nullptr ? 0 : align_up(block_->used_bytes, needs.alignment);
   if (block_ == nullptr || start > block_->size_bytes || needs.size > block_->size_bytes - start ||
       (needs.memoryTypeBits >> block_->type & 1) == 0) {
     VkMemoryRequirements block = needs;
@@ -225,36 +217,71 @@ Status Context::constant(const std::string& key, VkDeviceSize size_bytes, std::s
 
 Status Context::upload(const std::vector<Upload>& uploads) {
   std::shared_ptr<Buffer> staging;
-  VkCommandBuffer commands = VK_NULL_HANDLE;
+  std::vector<std::pair<const Buffer*, VkBufferCopy>> copies;
   VkDeviceSize used = 0;
-  // Makes the copies visible to every later shader and waits.
+  // Runs the copies gathered so far and makes them visible to every later shader.
   auto flush = [&]() -> Status {
-    if (commands == VK_NULL_HANDLE) return Status();
-    barrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT,
-            VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT);
-    VkCommandBuffer ready = std::exchange(commands, VK_NULL_HANDLE);
     used = 0;
-    return run_once(ready);
+    if (copies.empty()) return Status();
+    return run_once([&](VkCommandBuffer commands) {
+      for (const auto& [target, copy] : std::exchange(copies, {})) {
+        vkCmdCopyBuffer(commands, staging->handle, target->handle, 1, &copy);
+      }
+      barrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT,
+              VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT);
+    });
   };
   for (const Upload& upload : uploads) {
     ++counters_.constants_uploaded;
+    const auto* data = static_cast<const uint8_t*>(upload.data);
     if (upload.target->mapped != nullptr) {
-      std::memcpy(upload.target->mapped, upload.data, upload.size_bytes);
+      std::memcpy(upload.target->mapped, data, upload.size_bytes);
       continue;
     }
     if (staging == nullptr) ZP_TRY(create_buffer(kUploadBytes, MemoryUse::kHost, &staging));
     for (VkDeviceSize done = 0; done < upload.size_bytes;) {
       if (used == kUploadBytes) ZP_TRY(flush());
-      if (commands == VK_NULL_HANDLE) ZP_TRY(begin(&commands));
       VkDeviceSize part = std::min<VkDeviceSize>(upload.size_bytes - done, kUploadBytes - used);
-      std::memcpy(staging->mapped + used, static_cast<const uint8_t*>(upload.data) + done, part);
-      VkBufferCopy copy{used, done, part};
-      vkCmdCopyBuffer(commands, staging->handle, upload.target->handle, 1, &copy);
+      std::memcpy(staging->mapped + used, data + done, part);
+      copies.push_back({upload.target, {used, done, part}});
       done += part;
-      used = std::min(kUploadBytes, (used + part + kSizeAlign - 1) / kSizeAlign * kSizeAlign);
+      used = std::min(kUploadBytes, align_up(used + part, kSizeAlign));
     }
   }
   return flush();
+}
+
+Status Context::download(const Buffer& source, uint64_t offset, uint64_t size_bytes, void* data) {
+  if (source.mapped != nullptr) {
+    std::memcpy(data, source.mapped + offset, size_bytes);
+    return Status();
+  }
+  std::shared_ptr<Buffer> target;
+  ZP_TRY(create_buffer(size_bytes, MemoryUse::kHost, &target));
+  ZP_TRY(run_once([&](VkCommandBuffer commands) {
+    before_download(commands);
+    VkBufferCopy region{offset, 0, size_bytes};
+    vkCmdCopyBuffer(commands, source.handle, target->handle, 1, &region);
+    after_download(commands);
+  }));
+  std::memcpy(data, target->mapped, size_bytes);
+  return Status();
+}
+
+Status Context::download(const Image& source, std::vector<uint8_t>* texels) {
+  std::shared_ptr<Buffer> target;
+  texels->resize(size_t{source.width} * source.height * source.texel_bytes);
+  ZP_TRY(create_buffer(texels->size(), MemoryUse::kHost, &target));
+  ZP_TRY(run_once([&](VkCommandBuffer commands) {
+    before_download(commands);
+    VkBufferImageCopy region{};
+    region.imageSubresource = {VK_IMAGE_ASPECT_COLOR_BIT, 0, 0, 1};
+    region.imageExtent = {source.width, source.height, 1};
+    vkCmdCopyImageToBuffer(commands, source.handle, VK_IMAGE_LAYOUT_GENERAL, target->handle, 1, &region);
+    after_download(commands);
+  }));
+  std::memcpy(texels->data(), target->mapped, texels->size());
+  return Status();
 }
 
 }  // namespace zeropoint

@@ -12,12 +12,13 @@ struct Bound {
 
   bool operator==(const Bound& other) const { return dtype == other.dtype && storage == other.storage; }
   std::string text() const {
-    return dtype == fb::DType::none ? "none" : std::string(name_of(dtype)) + ":" + name_of(storage);
+    return dtype == fb::DType::none ? "none" : cat(fb::EnumNameDType(dtype), ":", fb::EnumNameStorage(storage));
   }
 };
 
-Bound of_variant(const Variant& variant, size_t slot) {
-  return {variant.dtypes[slot], variant.storages[slot]};
+Bound of_variant(const fb::Variant& variant, size_t slot) {
+  auto index = static_cast<uint32_t>(slot);
+  return {variant.dtypes()->Get(index), variant.storages()->Get(index)};
 }
 
 std::vector<Bound> bound_tensors(const Program& program, const Call& call) {
@@ -29,155 +30,138 @@ std::vector<Bound> bound_tensors(const Program& program, const Call& call) {
   return result;
 }
 
-void add_unique(const std::string& text, std::vector<std::string>* list) {
-  if (std::find(list->begin(), list->end(), text) == list->end()) list->push_back(text);
-}
+// Distinct texts, comma-separated.
+class List {
+ public:
+  void add(const std::string& text) {
+    if (std::find(items_.begin(), items_.end(), text) == items_.end()) items_.push_back(text);
+  }
+  bool empty() const { return items_.empty(); }
+  std::string text() const {
+    std::string result;
+    for (const std::string& item : items_) result += cat(result.empty() ? "" : ", ", item);
+    return result;
+  }
 
-std::string join(const std::vector<std::string>& list) {
-  std::string result;
-  for (const std::string& text : list) result += (result.empty() ? "" : ", ") + text;
-  return result;
-}
+ private:
+  std::vector<std::string> items_;
+};
 
 template <typename Visit>
-void for_each_variant(const Kernel& kernel, Visit visit) {
-  for (const Algorithm& algorithm : kernel.algorithms) {
-    for (const Variant& variant : algorithm.variants) visit(algorithm, variant);
+void for_each_variant(const fb::Kernel& kernel, Visit visit) {
+  for (const fb::Algorithm* algorithm : *kernel.algorithms()) {
+    for (const fb::Variant* variant : *algorithm->variants()) visit(*algorithm, *variant);
   }
 }
 
-// "slot zp: dtype u8; offered i8, i32": a dtype no variant has, then a storage no variant has with that
+// "slot zp: dtype u8; offered i8, i32": a dtype that no variant has, then a storage that no variant has with that
 // dtype, then what is offered beside the other slots as they are bound.
-Status no_variant(const Kernel& kernel, const std::vector<Bound>& bound) {
-  for (size_t slot = 0; slot < kernel.slots.size(); ++slot) {
-    std::vector<std::string> dtypes;
-    std::vector<std::string> storages;
-    for_each_variant(kernel, [&](const Algorithm&, const Variant& variant) {
+Status no_variant(const fb::Kernel& kernel, const std::vector<Bound>& bound) {
+  auto name = [&](size_t slot) { return cat("slot ", view(kernel.slots()->Get(static_cast<uint32_t>(slot))->name())); };
+  std::string found;
+  for (size_t slot = 0; slot < bound.size(); ++slot) {
+    List dtypes;
+    List storages;
+    for_each_variant(kernel, [&](const fb::Algorithm&, const fb::Variant& variant) {
       Bound offer = of_variant(variant, slot);
-      add_unique(name_of(offer.dtype), &dtypes);
-      if (offer.dtype == bound[slot].dtype) add_unique(name_of(offer.storage), &storages);
+      dtypes.add(fb::EnumNameDType(offer.dtype));
+      if (offer.dtype == bound[slot].dtype) storages.add(fb::EnumNameStorage(offer.storage));
     });
-    const char* name = kernel.slots[slot].name.c_str();
-    if (storages.empty()) {
-      return fail(Code::kIncompatible, "slot %s: dtype %s; offered %s", name, name_of(bound[slot].dtype),
-                  join(dtypes).c_str());
+    std::string dtype = fb::EnumNameDType(bound[slot].dtype);
+    std::string storage = fb::EnumNameStorage(bound[slot].storage);
+    if (storages.empty()) return fail(Code::kIncompatible, name(slot), ": dtype ", dtype, "; offered ", dtypes.text());
+    if (storages.text().find(storage) == std::string::npos) {
+      return fail(Code::kIncompatible, name(slot), ": dtype ", dtype, " in storage ", storage, "; offered ",
+                  storages.text());
     }
-    if (std::find(storages.begin(), storages.end(), name_of(bound[slot].storage)) == storages.end()) {
-      return fail(Code::kIncompatible, "slot %s: dtype %s in storage %s; offered %s", name,
-                  name_of(bound[slot].dtype), name_of(bound[slot].storage), join(storages).c_str());
-    }
+    found += cat(slot == 0 ? "" : ", ", name(slot), " ", bound[slot].text());
   }
   size_t best_matches = 0;
   std::string nearest = "none";
-  for (size_t slot = 0; slot < kernel.slots.size(); ++slot) {
-    std::vector<std::string> offers;
-    for_each_variant(kernel, [&](const Algorithm& algorithm, const Variant& variant) {
+  for (size_t slot = 0; slot < bound.size(); ++slot) {
+    List offers;
+    for_each_variant(kernel, [&](const fb::Algorithm& algorithm, const fb::Variant& variant) {
       size_t matches = 0;
       for (size_t i = 0; i < bound.size(); ++i) matches += of_variant(variant, i) == bound[i];
-      bool others = matches + (of_variant(variant, slot) == bound[slot] ? 0 : 1) == bound.size();
-      if (others) add_unique(of_variant(variant, slot).text(), &offers);
+      bool differs = !(of_variant(variant, slot) == bound[slot]);
+      if (differs && matches + 1 == bound.size()) offers.add(of_variant(variant, slot).text());
       if (matches > best_matches) nearest = variant_key(kernel, algorithm, variant);
       best_matches = std::max(best_matches, matches);
     });
-    if (!offers.empty()) {
-      return fail(Code::kIncompatible, "slot %s: %s; offered beside the other slots as bound: %s",
-                  kernel.slots[slot].name.c_str(), bound[slot].text().c_str(), join(offers).c_str());
-    }
+    if (offers.empty()) continue;
+    return fail(Code::kIncompatible, name(slot), ": ", bound[slot].text(),
+                "; offered beside the other slots as bound: ", offers.text());
   }
-  std::string found;
-  for (size_t slot = 0; slot < bound.size(); ++slot) {
-    found += (slot == 0 ? "" : ",") + kernel.slots[slot].name + "=" + bound[slot].text();
-  }
-  return fail(Code::kIncompatible, "no variant for [%s]; nearest %s", found.c_str(), nearest.c_str());
+  return fail(Code::kIncompatible, "no variant for ", found, "; nearest ", nearest);
 }
 
 // Why the device cannot run the variant; empty when it can.
-std::string blocked_by(const Algorithm& algorithm, const Variant& variant, const Context& context) {
-  for (uint32_t capability : variant.capabilities) {
+std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& variant, const Context& context) {
+  for (uint32_t capability : *variant.capabilities()) {
     bool always = false;
     Fact fact{};
-    if (!fact_of_capability(capability, &always, &fact))
-      return format("needs SPIR-V capability %u", capability);
-    if (!always && context.facts()[fact] == 0) {
-      return format("needs %s", kFactNames[static_cast<size_t>(fact)]);
-    }
+    if (!fact_of_capability(capability, &always, &fact)) return cat("needs SPIR-V capability ", capability);
+    if (!always && context.facts()[fact] == 0) return cat("needs ", kFactNames[static_cast<size_t>(fact)]);
   }
   const Limits& limits = context.info().limits;
-  uint64_t invocations = 1;
-  for (size_t i = 0; i < 3; ++i) {
-    if (algorithm.local_size[i] > limits.workgroup_size[i]) {
-      return format("workgroup of %u; the device has at most %u", algorithm.local_size[i],
-                    limits.workgroup_size[i]);
-    }
-    invocations *= algorithm.local_size[i];
+  auto above = [](const char* what, int64_t found, int64_t most) {
+    return found <= most ? std::string() : cat("needs ", found, " ", what, " (the device has ", most, ")");
+  };
+  int64_t images = 0;
+  for (const fb::Binding* binding : *variant.bindings()) {
+    images += of_variant(variant, binding->slot()).storage == fb::Storage::image;
   }
-  auto most = static_cast<uint64_t>(context.facts()[Fact::max_workgroup_invocations]);
-  if (invocations > most) {
-    return format("%llu invocations; the device has at most %llu",
-                  static_cast<unsigned long long>(invocations), static_cast<unsigned long long>(most));
-  }
-  if (variant.shared_bytes > context.facts()[Fact::shared_memory_bytes]) {
-    return format("%u bytes of shared memory; the device has %lld", variant.shared_bytes,
-                  static_cast<long long>(context.facts()[Fact::shared_memory_bytes]));
-  }
-  if (variant.push_bytes > limits.push_bytes) {
-    return format("%u push bytes; the device has %u", variant.push_bytes, limits.push_bytes);
-  }
-  size_t images = 0;
-  for (const fb::Binding& binding : variant.bindings) {
-    images += variant.storages[binding.slot()] == fb::Storage::image;
-  }
-  size_t buffers = variant.bindings.size() - images;
-  if (buffers > limits.stage_buffers || images > limits.stage_images) {
-    return format("binds %zu buffers and %zu images; the device binds %u and %u", buffers, images,
-                  limits.stage_buffers, limits.stage_images);
+  const auto& local = *algorithm.local_size();
+  int64_t invocations = int64_t{local.Get(0)} * local.Get(1) * local.Get(2);
+  for (const std::string& reason :
+       {above("invocations in x", local.Get(0), limits.workgroup_size[0]),
+        above("invocations in y", local.Get(1), limits.workgroup_size[1]),
+        above("invocations in z", local.Get(2), limits.workgroup_size[2]),
+        above("invocations", invocations, context.facts()[Fact::max_workgroup_invocations]),
+        above("shared bytes", variant.shared_bytes(), context.facts()[Fact::shared_memory_bytes]),
+        above("push bytes", variant.push_bytes(), limits.push_bytes), above("images", images, limits.stage_images),
+        above("buffers", variant.bindings()->size() - images, limits.stage_buffers)}) {
+    if (!reason.empty()) return reason;
   }
   return "";
 }
 
-// One expression of a call, with its name in the error. The value must fit 32 bits, signed.
-Status int32_value(const Expr& expr, const ExprInputs& inputs, const char* kind, const std::string& name,
-                   int32_t* value) {
+// The value of an expression, which must fit 32 bits, signed.
+Status int32_value(const fb::Expr& expr, const ExprInputs& inputs, const std::string& what, int32_t* value) {
   int64_t wide = 0;
-  const char* reason = evaluate(expr, inputs, &wide);
+  const char* reason = evaluate(*expr.ops(), inputs, &wide);
   if (reason == nullptr && (wide < INT32_MIN || wide > INT32_MAX)) reason = "does not fit 32 bits";
   *value = static_cast<int32_t>(wide);
-  if (reason == nullptr) return Status();
-  return fail(Code::kInvalidProgram, "%s %s = %s: %s", kind, name.c_str(), expr.text.c_str(), reason);
+  return reason == nullptr ? Status() : fail(Code::kInvalidProgram, what, " = ", view(expr.text()), ": ", reason);
 }
 
 // Fills the grid. *fits is false when the device cannot dispatch it.
-Status fill_grid(const Algorithm& algorithm, const ExprInputs& inputs, const Context& context, Pick* pick,
+Status fill_grid(const fb::Algorithm& algorithm, const ExprInputs& inputs, const Context& context, Pick* pick,
                  bool* fits) {
   static constexpr Fact kMost[] = {Fact::max_workgroup_count_x, Fact::max_workgroup_count_y,
                                    Fact::max_workgroup_count_z};
-  static const std::string kAxes[] = {"x", "y", "z"};
   *fits = true;
-  for (size_t i = 0; i < 3; ++i) {
+  for (uint32_t i = 0; i < 3; ++i) {
     int32_t value = 0;
-    ZP_TRY(int32_value(algorithm.grid[i], inputs, "grid", kAxes[i], &value));
-    if (value < 0) {
-      return fail(Code::kInvalidProgram, "grid %s = %s: %d; need at least 0", kAxes[i].c_str(),
-                  algorithm.grid[i].text.c_str(), value);
-    }
+    ZP_TRY(int32_value(*algorithm.grid()->Get(i), inputs, "grid", &value));
+    if (value < 0) return fail(Code::kInvalidProgram, "grid = ", view(algorithm.grid()->Get(i)->text()), ": ", value);
     *fits = *fits && value <= context.facts()[kMost[i]];
     pick->grid[i] = static_cast<uint32_t>(value);
   }
   return Status();
 }
 
-Status fill_constants(const Call& call, const Algorithm& algorithm, const ExprInputs& inputs, Pick* pick) {
+Status fill_constants(const Call& call, const fb::Algorithm& algorithm, const ExprInputs& inputs, Pick* pick) {
   pick->specs.clear();
-  for (const Spec& spec : algorithm.specs) {
-    int32_t value = 0;
-    ZP_TRY(int32_value(spec.value, inputs, "specialization constant", spec.name, &value));
-    pick->specs.push_back(value);
+  for (const fb::Spec* spec : *algorithm.specs()) {
+    ZP_TRY(int32_value(*spec->value(), inputs, cat("spec ", view(spec->name())), &pick->specs.emplace_back()));
   }
-  for (const Push& push : algorithm.push) {
+  for (const fb::Push* push : *algorithm.push()) {
     int32_t value = 0;
-    if (push.is_integer) ZP_TRY(int32_value(push.value, inputs, "push constant", push.name, &value));
-    if (!push.is_integer) std::memcpy(&value, &call.real_attrs[push.attr], sizeof(value));
-    std::memcpy(pick->push + push.offset, &value, sizeof(value));
+    bool integer = push->kind() == fb::ValueKind::integer;
+    if (integer) ZP_TRY(int32_value(*push->value(), inputs, cat("push ", view(push->name())), &value));
+    if (!integer) std::memcpy(&value, &call.real_attrs[push->attr()], sizeof(value));
+    std::memcpy(pick->push + push->offset(), &value, sizeof(value));
   }
   return Status();
 }
@@ -187,48 +171,41 @@ Status fill_constants(const Call& call, const Algorithm& algorithm, const ExprIn
 Status find_candidates(const Program& program, const Call& call, const Context& context,
                        std::vector<Candidate>* candidates) {
   std::vector<Bound> bound = bound_tensors(program, call);
-  std::vector<std::string> blocks;
-  for_each_variant(*call.kernel, [&](const Algorithm& algorithm, const Variant& variant) {
+  List blocks;
+  for_each_variant(*call.kernel, [&](const fb::Algorithm& algorithm, const fb::Variant& variant) {
     for (size_t slot = 0; slot < bound.size(); ++slot) {
       if (!(of_variant(variant, slot) == bound[slot])) return;
     }
     std::string block = blocked_by(algorithm, variant, context);
     if (block.empty()) candidates->push_back({&algorithm, &variant});
-    if (!block.empty()) add_unique(algorithm.name + " " + block, &blocks);
+    if (!block.empty()) blocks.add(cat(view(algorithm.name()), " ", block));
   });
   if (!candidates->empty()) return Status();
   if (blocks.empty()) return no_variant(*call.kernel, bound);
-  return fail(Code::kIncompatible, "%s cannot run it: %s", context.info().name.c_str(), join(blocks).c_str());
+  return fail(Code::kIncompatible, context.info().name, " cannot run it: ", blocks.text());
 }
 
 Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
-            const Context& context, Pick* result) {
-  ExprInputs inputs{shapes.data(), call.integer_attrs.data(), context.facts().values.data()};
-  std::string reasons;
+            const std::vector<int64_t>& facts, const Context& context, Pick* result) {
+  ExprInputs inputs{shapes.data(), call.integer_attrs.data(), facts.data()};
+  List reasons;
   for (const Candidate& candidate : candidates) {
-    const Algorithm& algorithm = *candidate.algorithm;
-    int64_t holds = 1;
-    if (!algorithm.when.ops.empty()) {
-      const char* reason = evaluate(algorithm.when, inputs, &holds);
-      if (reason != nullptr) {
-        return fail(Code::kInvalidProgram, "%s: when %s: %s", algorithm.name.c_str(),
-                    algorithm.when.text.c_str(), reason);
-      }
+    const fb::Algorithm& algorithm = *candidate.algorithm;
+    std::string name(view(algorithm.name()));
+    int32_t holds = 1;
+    if (algorithm.when() != nullptr) ZP_TRY(int32_value(*algorithm.when(), inputs, "when", &holds).in(name));
+    if (holds == 0) {
+      reasons.add(cat(name, " needs ", view(algorithm.when()->text())));
+      continue;
     }
     bool fits = true;
-    if (holds != 0) {
-      ZP_TRY(fill_grid(algorithm, inputs, context, result, &fits).in(algorithm.name));
-      if (fits) {
-        result->candidate = candidate;
-        return fill_constants(call, algorithm, inputs, result).in(algorithm.name);
-      }
-    }
-    reasons += (reasons.empty() ? "" : "; ") + algorithm.name + ": " +
-               (holds == 0 ? "needs " + algorithm.when.text
-                           : format("grid %u x %u x %u is too large for the device", result->grid[0],
-                                    result->grid[1], result->grid[2]));
+    ZP_TRY(fill_grid(algorithm, inputs, context, result, &fits).in(name));
+    result->candidate = candidate;
+    if (fits) return fill_constants(call, algorithm, inputs, result).in(name);
+    const uint32_t* grid = result->grid;
+    reasons.add(cat(name, ": grid ", grid[0], " x ", grid[1], " x ", grid[2], " is too large for the device"));
   }
-  return fail(Code::kIncompatible, "no algorithm for this shape on this device: %s", reasons.c_str());
+  return fail(Code::kIncompatible, "no algorithm for this shape on this device: ", reasons.text());
 }
 
 }  // namespace zeropoint

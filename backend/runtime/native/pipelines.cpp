@@ -1,10 +1,11 @@
 // Pipelines of a Context, and their cache on disk: removable, keyed by driver and library, never trusted.
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "context.h"
 
@@ -20,79 +21,44 @@ struct CacheHeader {
   uint64_t checksum;    // FNV-1a of what follows
 };
 
-uint64_t fnv1a(const uint8_t* data, size_t size) {
+uint64_t fnv1a(std::string_view data) {
   uint64_t hash = 0xcbf29ce484222325u;
-  for (size_t i = 0; i < size; ++i) hash = (hash ^ data[i]) * 0x100000001b3u;
+  for (char c : data) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
   return hash;
 }
 
 // The directory for cache files, made when missing; empty when the cache is off or no directory can be made.
 std::string cache_directory() {
-  if (const char* chosen = std::getenv("ZEROPOINT_CACHE_DIR"); chosen != nullptr) {
-    if (*chosen != '\0') mkdir(chosen, 0700);
-    return chosen;
-  }
-  std::string base;
-  if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && *xdg == '/') {
-    base = xdg;
-  } else if (const char* home = std::getenv("HOME"); home != nullptr && *home == '/') {
-    base = std::string(home) + "/.cache";
-  } else {
-    return "";
-  }
-  mkdir(base.c_str(), 0700);
-  base += "/zeropoint";
-  mkdir(base.c_str(), 0700);
-  return base;
+  const char* chosen = std::getenv("ZEROPOINT_CACHE_DIR");
+  const char* xdg = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  std::string path;
+  if (chosen != nullptr)
+    path = chosen;
+  else if (xdg != nullptr && *xdg == '/')
+    path = cat(xdg, "/zeropoint");
+  else if (home != nullptr && *home == '/')
+    path = cat(home, "/.cache/zeropoint");
+  std::error_code error;
+  if (!path.empty()) std::filesystem::create_directories(path, error);
+  return error ? "" : path;
 }
 
-bool read_exactly(int file, void* target, size_t size) {
-  auto* bytes = static_cast<uint8_t*>(target);
-  while (size > 0) {
-    ssize_t got = read(file, bytes, size);
-    if (got <= 0) return false;
-    bytes += got;
-    size -= static_cast<size_t>(got);
-  }
-  return true;
-}
-
-bool write_exactly(int file, const void* source, size_t size) {
-  const auto* bytes = static_cast<const uint8_t*>(source);
-  while (size > 0) {
-    ssize_t put = write(file, bytes, size);
-    if (put <= 0) return false;
-    bytes += put;
-    size -= static_cast<size_t>(put);
-  }
-  return true;
-}
-
-// The file's payload when it is ours, whole, unchanged and made by this driver; otherwise empty.
-std::vector<uint8_t> read_cache(const std::string& path, const uint8_t* uuid) {
-  std::vector<uint8_t> data;
-  int file = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-  if (file < 0) return data;
+// The file's payload when it is a regular file of ours, whole, unchanged and made by this driver; otherwise empty.
+std::string read_cache(const std::string& path, const uint8_t* uuid) {
   struct stat info{};
+  bool ours = lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid();
+  if (!ours || static_cast<uint64_t>(info.st_size) > kMaxCacheBytes) return "";
   CacheHeader header{};
+  std::ifstream file(path, std::ios::binary);
+  file.read(reinterpret_cast<char*>(&header), sizeof(header));
+  std::string data{std::istreambuf_iterator<char>(file), {}};
   VkPipelineCacheHeaderVersionOne driver{};
-  bool good = fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid() &&
-              static_cast<uint64_t>(info.st_size) <= kMaxCacheBytes &&
-              read_exactly(file, &header, sizeof(header)) && header.magic == kMagic &&
-              header.size_bytes >= sizeof(driver) &&
-              header.size_bytes == static_cast<uint64_t>(info.st_size) - sizeof(header);
-  if (good) {
-    data.resize(header.size_bytes);
-    good = read_exactly(file, data.data(), data.size()) && fnv1a(data.data(), data.size()) == header.checksum;
-  }
-  if (good) {
-    std::memcpy(&driver, data.data(), sizeof(driver));
-    good = driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
-           std::memcmp(driver.pipelineCacheUUID, uuid, VK_UUID_SIZE) == 0;
-  }
-  close(file);
-  if (!good) data.clear();
-  return data;
+  if (header.magic != kMagic || header.size_bytes != data.size() || data.size() < sizeof(driver)) return "";
+  std::memcpy(&driver, data.data(), sizeof(driver));
+  bool good = header.checksum == fnv1a(data) && driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
+              std::memcmp(driver.pipelineCacheUUID, uuid, VK_UUID_SIZE) == 0;
+  return good ? data : "";
 }
 
 }  // namespace
@@ -106,15 +72,13 @@ std::string Context::cache_path() const {
 
 void Context::load_pipeline_cache() {
   std::string path = cache_path();
-  std::vector<uint8_t> data;
-  if (!path.empty()) data = read_cache(path, info_.cache_uuid);
+  std::string data = path.empty() ? "" : read_cache(path, info_.cache_uuid);
   VkPipelineCacheCreateInfo info{VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
   info.initialDataSize = data.size();
   info.pInitialData = data.data();
   if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
   info.initialDataSize = 0;
-  if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) != VK_SUCCESS)
-    pipeline_cache_ = VK_NULL_HANDLE;
+  if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) != VK_SUCCESS) pipeline_cache_ = VK_NULL_HANDLE;
 }
 
 void Context::save_pipelines() {
@@ -122,23 +86,27 @@ void Context::save_pipelines() {
   std::string path = cache_path();
   size_t size = 0;
   if (path.empty() || vkGetPipelineCacheData(device_, pipeline_cache_, &size, nullptr) != VK_SUCCESS) return;
-  std::vector<uint8_t> data(size);
+  std::string data(size, '\0');
   if (vkGetPipelineCacheData(device_, pipeline_cache_, &size, data.data()) != VK_SUCCESS) return;
-  CacheHeader header{kMagic, size, fnv1a(data.data(), size)};
+  data.resize(size);
+  CacheHeader header{kMagic, size, fnv1a(data)};
   std::string temporary = path + ".XXXXXX";
-  int file = mkstemp(temporary.data());
-  if (file < 0) return;
-  bool good = write_exactly(file, &header, sizeof(header)) && write_exactly(file, data.data(), size);
-  good = close(file) == 0 && good;
-  if (!good || rename(temporary.c_str(), path.c_str()) != 0) unlink(temporary.c_str());
+  int unique = mkstemp(temporary.data());
+  if (unique < 0) return;
+  close(unique);
+  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  file.write(reinterpret_cast<const char*>(&header), sizeof(header));
+  file.write(data.data(), static_cast<std::streamsize>(size));
+  file.close();
+  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
 }
 
-Status Context::pipeline(const Algorithm& algorithm, const Variant& variant,
+Status Context::pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
                          const std::vector<int32_t>& specs, const Pipeline** pipeline) {
   auto found = pipelines_.find({&variant, specs});
   if (found == pipelines_.end()) {
     Pipeline created;
-    Status status = create_pipeline(algorithm, variant, specs, &created);
+    Status status = create_pipeline(library, algorithm, variant, specs, &created);
     if (!status.ok()) {
       vkDestroyPipelineLayout(device_, created.layout, nullptr);
       vkDestroyDescriptorSetLayout(device_, created.set_layout, nullptr);
@@ -152,19 +120,19 @@ Status Context::pipeline(const Algorithm& algorithm, const Variant& variant,
   return Status();
 }
 
-Status Context::create_pipeline(const Algorithm& algorithm, const Variant& variant,
+Status Context::create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
                                 const std::vector<int32_t>& specs, Pipeline* pipeline) {
   std::vector<VkDescriptorSetLayoutBinding> bindings;
-  for (const fb::Binding& binding : variant.bindings) {
-    bool image = variant.storages[binding.slot()] == fb::Storage::image;
+  for (const fb::Binding* binding : *variant.bindings()) {
+    bool image = variant.storages()->Get(binding->slot()) == fb::Storage::image;
     VkDescriptorType type = image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
-    bindings.push_back({binding.binding(), type, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
+    bindings.push_back({binding->binding(), type, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
   }
   VkDescriptorSetLayoutCreateInfo set{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO};
   set.bindingCount = static_cast<uint32_t>(bindings.size());
   set.pBindings = bindings.data();
   ZP_VK(vkCreateDescriptorSetLayout, device_, &set, nullptr, &pipeline->set_layout);
-  VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes + 3) / 4 * 4};
+  VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes() + 3) / 4 * 4};
   VkPipelineLayoutCreateInfo layout{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO};
   layout.setLayoutCount = 1;
   layout.pSetLayouts = &pipeline->set_layout;
@@ -172,16 +140,17 @@ Status Context::create_pipeline(const Algorithm& algorithm, const Variant& varia
   layout.pPushConstantRanges = &range;
   ZP_VK(vkCreatePipelineLayout, device_, &layout, nullptr, &pipeline->layout);
   VkShaderModuleCreateInfo code{VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
-  code.codeSize = variant.spirv_bytes;
-  code.pCode = variant.spirv;
+  code.codeSize = library.spirv(variant).size() * sizeof(uint32_t);
+  code.pCode = library.spirv(variant).data();
   VkShaderModule shader = VK_NULL_HANDLE;
   ZP_VK(vkCreateShaderModule, device_, &code, nullptr, &shader);
   std::vector<VkSpecializationMapEntry> entries;
   for (size_t i = 0; i < specs.size(); ++i) {
-    entries.push_back({algorithm.specs[i].id, static_cast<uint32_t>(i * sizeof(int32_t)), sizeof(int32_t)});
+    entries.push_back({algorithm.specs()->Get(static_cast<uint32_t>(i))->id(),
+                       static_cast<uint32_t>(i * sizeof(int32_t)), sizeof(int32_t)});
   }
-  VkSpecializationInfo values{static_cast<uint32_t>(entries.size()), entries.data(),
-                              specs.size() * sizeof(int32_t), specs.data()};
+  VkSpecializationInfo values{static_cast<uint32_t>(entries.size()), entries.data(), specs.size() * sizeof(int32_t),
+                              specs.data()};
   VkComputePipelineCreateInfo create{VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
   create.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
   create.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
@@ -189,8 +158,7 @@ Status Context::create_pipeline(const Algorithm& algorithm, const Variant& varia
   create.stage.pName = "main";
   create.stage.pSpecializationInfo = &values;
   create.layout = pipeline->layout;
-  VkResult result =
-      vkCreateComputePipelines(device_, pipeline_cache_, 1, &create, nullptr, &pipeline->handle);
+  VkResult result = vkCreateComputePipelines(device_, pipeline_cache_, 1, &create, nullptr, &pipeline->handle);
   vkDestroyShaderModule(device_, shader, nullptr);
   return result == VK_SUCCESS ? Status() : vk_failure("vkCreateComputePipelines", result);
 }

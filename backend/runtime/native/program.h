@@ -1,13 +1,8 @@
-// A Program as plain data, decoded from a delegate blob.
+// A Program as plain data, decoded from a delegate blob by verify.h.
 #pragma once
-
-#include <cstdint>
-#include <string>
-#include <vector>
 
 #include "library.h"
 #include "program_generated.h"
-#include "status.h"
 
 namespace zeropoint {
 
@@ -47,15 +42,21 @@ struct Tensor {
   std::string constant;
 
   bool in_arena() const { return memory == fb::Memory::arena && storage == fb::Storage::buffer; }
+  bool is_constant() const { return memory == fb::Memory::constant; }
+  int64_t numel(const std::vector<int64_t>& symbols) const {
+    int64_t result = 1;
+    for (const Dim& dim : dims) result *= dim.value(symbols);
+    return result;
+  }
 };
 
 struct Call {
   std::string name;
-  const Kernel* kernel = nullptr;
+  const fb::Kernel* kernel = nullptr;
   std::vector<int32_t> tensors;        // one per slot, -1 when not bound
   std::vector<int64_t> integer_attrs;  // one per declared attribute, 0 where it is real
   std::vector<float> real_attrs;       // one per declared attribute, 0 where it is an integer
-  std::vector<uint32_t> debug_handles;
+  std::string where(size_t index) const { return cat("call[", index, "] ", view(kernel->name())); }
 };
 
 struct Input {
@@ -69,13 +70,13 @@ struct Output {
   fb::HostDType host_dtype = fb::HostDType::f32;
 };
 
-// Where a symbol's value comes from: an integer input (axis < 0), or
-// (dimension `axis` of input `input` - base) / coefficient.
+// Where a symbol's value comes from: an integer input (axis < 0), or (dimension `axis` of an input - base) /
+// coefficient.
 struct SymbolSource {
   uint32_t input = 0;
   int32_t axis = -1;
   int64_t base = 0;
-  int64_t coefficient = 1;
+  int64_t coefficient = 0;  // 0: not found yet
 };
 
 struct Program {
@@ -88,6 +89,7 @@ struct Program {
   std::vector<Output> outputs;
 };
 
-int bits_of(fb::DType dtype);
+uint64_t bits_of(fb::DType dtype);
+inline uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
 }  // namespace zeropoint

@@ -1,38 +1,8 @@
 #include "status.h"
 
 #include <algorithm>
-#include <cstdio>
 
 namespace zeropoint {
-namespace {
-
-std::string format_list(const char* text, va_list arguments) {
-  va_list copy;
-  va_copy(copy, arguments);
-  int length = std::vsnprintf(nullptr, 0, text, copy);
-  va_end(copy);
-  std::string result(length > 0 ? static_cast<size_t>(length) : 0, '\0');
-  if (length > 0) std::vsnprintf(result.data(), result.size() + 1, text, arguments);
-  return result;
-}
-
-}  // namespace
-
-std::string format(const char* text, ...) {
-  va_list arguments;
-  va_start(arguments, text);
-  std::string result = format_list(text, arguments);
-  va_end(arguments);
-  return result;
-}
-
-Status fail(Code code, const char* text, ...) {
-  va_list arguments;
-  va_start(arguments, text);
-  Status result(code, format_list(text, arguments));
-  va_end(arguments);
-  return result;
-}
 
 std::string printable(std::string_view text) {
   std::string result(text.substr(0, 64));
@@ -40,17 +10,21 @@ std::string printable(std::string_view text) {
   return text.size() > 64 ? result + "..." : result;
 }
 
+std::string hex(const uint8_t* bytes, size_t n) {
+  std::string result;
+  for (size_t i = 0; i < n; ++i) (result += "0123456789abcdef"[bytes[i] >> 4]) += "0123456789abcdef"[bytes[i] & 15];
+  return result;
+}
+
 std::string json_string(std::string_view text) {
   std::string result = "\"";
   for (char c : text) {
-    if (c == '"' || c == '\\') {
-      result += '\\';
+    if (c == '"' || c == '\\')
+      (result += '\\') += c;
+    else if (c < ' ' || c > '~')
+      result += "\\u00" + hex(reinterpret_cast<const uint8_t*>(&c), 1);
+    else
       result += c;
-    } else if (c < ' ' || c > '~') {
-      result += format("\\u%04x", static_cast<unsigned char>(c));
-    } else {
-      result += c;
-    }
   }
   return result + '"';
 }

@@ -1,24 +1,16 @@
-// Error values. Nothing in the player throws or aborts: whatever can fail returns a Status.
+// Error values and the text of messages. Nothing in the player throws or aborts: what can fail returns a Status.
 #pragma once
 
-#include <cstdarg>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace zeropoint {
 
 // The numbers are part of the C interface (zeropoint.h).
-enum class Code : int32_t {
-  kOk = 0,
-  kInvalidArgument = 1,
-  kInvalidProgram = 2,
-  kIncompatible = 3,
-  kOutOfMemory = 4,
-  kDevice = 5,
-  kNotFound = 6,
-};
+enum class Code : int32_t { kOk, kInvalidArgument, kInvalidProgram, kIncompatible, kOutOfMemory, kDevice, kNotFound };
 
 class [[nodiscard]] Status {
  public:
@@ -29,23 +21,42 @@ class [[nodiscard]] Status {
   Code code() const { return code_; }
   const std::string& message() const { return message_; }
   // The same error with "where: " before it.
-  Status in(const std::string& where) const {
-    return ok() ? Status() : Status(code_, where + ": " + message_);
-  }
+  Status in(const std::string& where) const { return ok() ? Status() : Status(code_, where + ": " + message_); }
 
  private:
   Code code_ = Code::kOk;
   std::string message_;
 };
 
-__attribute__((format(printf, 1, 2))) std::string format(const char* text, ...);
-__attribute__((format(printf, 2, 3))) Status fail(Code code, const char* text, ...);
+template <typename T>
+void append(std::string& text, const T& part) {
+  if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) {
+    text += std::to_string(+static_cast<std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>(part));
+  } else {
+    text += part;
+  }
+}
+
+// Strings and integers, one after the other.
+template <typename... Parts>
+std::string cat(const Parts&... parts) {
+  std::string text;
+  (append(text, parts), ...);
+  return text;
+}
+
+template <typename... Parts>
+Status fail(Code code, const Parts&... parts) {
+  return Status(code, cat(parts...));
+}
 
 // Text from a file, fit for one line of a message: at most 64 bytes, unprintable ones replaced.
 std::string printable(std::string_view text);
-
 // A JSON string literal with quotes. Safe on untrusted bytes.
 std::string json_string(std::string_view text);
+// "[a,b]" from ",a,b".
+inline std::string json_list(const std::string& items) { return "[" + (items.empty() ? items : items.substr(1)) + "]"; }
+std::string hex(const uint8_t* bytes, size_t n);
 
 #define ZP_TRY(expression)                                                               \
   do {                                                                                   \

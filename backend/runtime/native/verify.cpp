@@ -1,5 +1,6 @@
 #include "verify.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <unordered_set>
@@ -9,52 +10,26 @@
 namespace zeropoint {
 namespace {
 
-constexpr size_t kMaxTensors = 1 << 16;
-constexpr size_t kMaxCalls = 1 << 16;
+constexpr size_t kMaxItems = 1 << 16;   // tensors, calls
+constexpr size_t kMaxArguments = 4096;  // inputs, outputs, pieces of one output
 constexpr size_t kMaxSymbols = 64;
 constexpr size_t kMaxTerms = 8;
-constexpr size_t kMaxArguments = 4096;  // inputs, outputs, pieces of one output
-constexpr size_t kMaxHandles = 256;     // debug handles of one call
-constexpr size_t kMaxName = 256;
 constexpr int64_t kMaxElements = INT32_MAX;
 
-template <typename Vector>
-size_t count(const Vector* vector) {
-  return vector == nullptr ? 0 : vector->size();
+template <typename... Parts>
+Status bad(const Parts&... parts) {
+  return fail(Code::kInvalidProgram, parts...);
 }
 
-std::string_view view(const flatbuffers::String* text) {
-  return text == nullptr ? std::string_view() : std::string_view(text->data(), text->size());
-}
-
-template <typename... Args>
-Status bad(const char* text, Args... args) {
-  return fail(Code::kInvalidProgram, text, args...);
-}
-
-// Smallest and largest value of a dimension. False on overflow.
-bool dim_range(const Dim& dim, const std::vector<Symbol>& symbols, int64_t* low, int64_t* high) {
-  *low = *high = dim.base;
-  for (const fb::Term& term : dim.terms) {
-    int64_t a = 0;
-    int64_t b = 0;
-    const Symbol& symbol = symbols[term.symbol()];
-    if (__builtin_mul_overflow(term.coefficient(), symbol.min, &a)) return false;
-    if (__builtin_mul_overflow(term.coefficient(), symbol.max, &b)) return false;
-    if (__builtin_add_overflow(*low, std::min(a, b), low)) return false;
-    if (__builtin_add_overflow(*high, std::max(a, b), high)) return false;
-  }
-  return true;
+std::string where(const char* what, size_t index, std::string_view name = "") {
+  return cat(what, "[", index, name.empty() ? "]" : "] ", printable(name));
 }
 
 bool same_dim(const Dim& a, const Dim& b) {
-  if (a.base != b.base || a.terms.size() != b.terms.size()) return false;
-  for (size_t i = 0; i < a.terms.size(); ++i) {
-    if (a.terms[i].coefficient() != b.terms[i].coefficient() || a.terms[i].symbol() != b.terms[i].symbol()) {
-      return false;
-    }
-  }
-  return true;
+  auto same_term = [](const fb::Term& x, const fb::Term& y) {
+    return x.coefficient() == y.coefficient() && x.symbol() == y.symbol();
+  };
+  return a.base == b.base && std::equal(a.terms.begin(), a.terms.end(), b.terms.begin(), b.terms.end(), same_term);
 }
 
 class Decoder {
@@ -63,339 +38,252 @@ class Decoder {
       : source_(source), library_(library), program_(*program) {}
 
   Status run() {
-    ZP_TRY(limit("symbols", count(source_.symbols()), kMaxSymbols));
-    ZP_TRY(limit("tensors", count(source_.tensors()), kMaxTensors));
-    ZP_TRY(limit("calls", count(source_.calls()), kMaxCalls));
-    ZP_TRY(limit("inputs", count(source_.inputs()), kMaxArguments));
-    ZP_TRY(limit("outputs", count(source_.outputs()), kMaxArguments));
+    ZP_TRY(limit("symbols", source_.symbols(), kMaxSymbols));
+    ZP_TRY(limit("tensors", source_.tensors(), kMaxItems));
+    ZP_TRY(limit("calls", source_.calls(), kMaxItems));
+    ZP_TRY(limit("inputs", source_.inputs(), kMaxArguments));
+    ZP_TRY(limit("outputs", source_.outputs(), kMaxArguments));
     program_.arena_bytes = source_.arena_bytes();
-    ZP_TRY(symbols());
-    for (size_t i = 0; i < count(source_.tensors()); ++i) {
-      const fb::Tensor& tensor = *source_.tensors()->Get(i);
-      program_.tensors.emplace_back();
-      ZP_TRY(this->tensor(tensor, &program_.tensors.back()).in(where("tensor", i, view(tensor.name()))));
-    }
-    ZP_TRY(arena());
-    for (size_t i = 0; i < count(source_.inputs()); ++i) {
-      ZP_TRY(input(*source_.inputs()->Get(i), i).in(where("input", i, "")));
-    }
-    ZP_TRY(symbol_sources());
-    for (size_t i = 0; i < count(source_.calls()); ++i) {
-      const fb::Call& call = *source_.calls()->Get(i);
-      program_.calls.emplace_back();
-      ZP_TRY(this->call(call, &program_.calls.back()).in(where("call", i, view(call.kernel()))));
-    }
-    for (size_t i = 0; i < count(source_.outputs()); ++i) {
-      program_.outputs.emplace_back();
-      ZP_TRY(output(*source_.outputs()->Get(i), &program_.outputs.back()).in(where("output", i, "")));
-    }
-    return data_flow();
-  }
-
- private:
-  static std::string where(const char* what, size_t index, std::string_view name) {
-    return format("%s[%zu]%s", what, index, name.empty() ? "" : (" " + printable(name)).c_str());
-  }
-
-  static Status limit(const char* what, size_t found, size_t most) {
-    return found <= most ? Status() : bad("%zu %s; at most %zu", found, what, most);
-  }
-
-  Status symbols() {
-    for (size_t i = 0; i < count(source_.symbols()); ++i) {
+    for (uint32_t i = 0; i < count(source_.symbols()); ++i) {
       const fb::Symbol& symbol = *source_.symbols()->Get(i);
-      if (symbol.min() < 0 || symbol.min() > symbol.max() || symbol.max() > kMaxElements) {
-        return bad("symbol[%zu] %s: range [%lld, %lld]; need 0 <= min <= max < 2^31", i,
-                   printable(view(symbol.name())).c_str(), static_cast<long long>(symbol.min()),
-                   static_cast<long long>(symbol.max()));
-      }
       program_.symbols.push_back({printable(view(symbol.name())), symbol.min(), symbol.max()});
+      if (0 <= symbol.min() && symbol.min() <= symbol.max() && symbol.max() <= kMaxElements) continue;
+      return bad(where("symbol", i, view(symbol.name())), ": range [", symbol.min(), ", ", symbol.max(),
+                 "]; need 0 <= min <= max < 2^31");
+    }
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < count(source_.tensors()); ++i) {
+      Tensor& added = program_.tensors.emplace_back();
+      ZP_TRY(
+          tensor(*source_.tensors()->Get(i), &added).in(where("tensor", i, view(source_.tensors()->Get(i)->name()))));
+      if (added.in_arena()) end = std::max(end, added.offset + added.size_bytes);
+    }
+    // No larger than the tensors need: a forged size must not become an allocation.
+    if (program_.arena_bytes - end >= kArenaAlign) {
+      return bad("arena_bytes ", program_.arena_bytes, "; its tensors end at ", end);
+    }
+    for (uint32_t i = 0; i < count(source_.inputs()); ++i)
+      ZP_TRY(input(*source_.inputs()->Get(i)).in(where("input", i)));
+    ZP_TRY(symbol_sources());
+    for (uint32_t i = 0; i < count(source_.calls()); ++i) {
+      const fb::Call& call = *source_.calls()->Get(i);
+      ZP_TRY(this->call(call, &program_.calls.emplace_back()).in(where("call", i, view(call.kernel()))));
+    }
+    for (uint32_t i = 0; i < count(source_.outputs()); ++i) {
+      ZP_TRY(output(*source_.outputs()->Get(i), &program_.outputs.emplace_back()).in(where("output", i)));
     }
     return Status();
   }
 
-  Status tensor(const fb::Tensor& source, Tensor* target) {
-    ZP_TRY(limit("bytes of name", view(source.name()).size(), kMaxName));
+ private:
+  template <typename Vector>
+  static Status limit(const char* what, const Vector* found, size_t most) {
+    return count(found) <= most ? Status() : bad(count(found), " ", what, "; at most ", most);
+  }
+
+  Status tensor(const fb::Tensor& source, Tensor* target) const {
     target->name = printable(view(source.name()));
     target->dtype = source.dtype();
     target->storage = source.storage();
     target->memory = source.memory();
-    if (source.dtype() == fb::DType::none || source.dtype() > fb::DType::MAX) {
-      return bad("dtype %d; need 1 to %d", int(source.dtype()), int(fb::DType::MAX));
-    }
+    target->offset = source.offset();
+    if (source.dtype() == fb::DType::none || source.dtype() > fb::DType::MAX) return bad("dtype ", source.dtype());
     if (source.storage() == fb::Storage::none || source.storage() > fb::Storage::MAX) {
-      return bad("storage %d; need 1 (buffer) or 2 (image)", int(source.storage()));
+      return bad("storage ", source.storage());
     }
-    if (source.memory() > fb::Memory::MAX) return bad("memory %d; at most 1", int(source.memory()));
-    ZP_TRY(limit("dimensions", count(source.dims()), kMaxRank));
+    if (source.memory() > fb::Memory::MAX) return bad("memory ", source.memory());
+    ZP_TRY(limit("dimensions", source.dims(), kMaxRank));
     uint64_t numel = 1;
-    for (size_t i = 0; i < count(source.dims()); ++i) {
+    for (uint32_t i = 0; i < count(source.dims()); ++i) {
       int64_t high = 0;
-      target->dims.emplace_back();
-      ZP_TRY(dim(*source.dims()->Get(i), &target->dims.back(), &high).in(format("dim[%zu]", i)));
+      ZP_TRY(dim(*source.dims()->Get(i), &target->dims.emplace_back(), &high).in(where("dim", i)));
       numel *= static_cast<uint64_t>(high);  // both factors are below 2^31
       if (numel > static_cast<uint64_t>(kMaxElements)) return bad("more than 2^31 - 1 elements");
     }
     target->max_numel = static_cast<int64_t>(numel);
-    target->data_bytes = (numel * static_cast<uint64_t>(bits_of(target->dtype)) + 7) / 8;
-    target->size_bytes = (target->data_bytes + kSizeAlign - 1) / kSizeAlign * kSizeAlign;
+    target->data_bytes = (numel * bits_of(target->dtype) + 7) / 8;
+    target->size_bytes = align_up(target->data_bytes, kSizeAlign);
     if (source.size_bytes() != target->size_bytes) {
-      return bad("size_bytes %llu; its dtype and dimensions need %llu",
-                 static_cast<unsigned long long>(source.size_bytes()),
-                 static_cast<unsigned long long>(target->size_bytes));
+      return bad("size_bytes ", source.size_bytes(), "; its dtype and dimensions need ", target->size_bytes);
     }
-    target->offset = source.offset();
-    return target->memory == fb::Memory::constant ? constant(source, target) : arena_tensor(source, *target);
+    target->constant = printable(view(source.constant()));
+    return target->is_constant() ? constant(*target) : arena_tensor(*target);
   }
 
-  Status dim(const fb::Dim& source, Dim* target, int64_t* high) {
-    target->base = source.base();
-    ZP_TRY(limit("terms", count(source.terms()), kMaxTerms));
-    for (size_t i = 0; i < count(source.terms()); ++i) {
+  Status dim(const fb::Dim& source, Dim* target, int64_t* high) const {
+    ZP_TRY(limit("terms", source.terms(), kMaxTerms));
+    int64_t low = target->base = *high = source.base();
+    bool overflow = false;
+    for (uint32_t i = 0; i < count(source.terms()); ++i) {
       const fb::Term& term = *source.terms()->Get(i);
       if (term.symbol() >= program_.symbols.size()) {
-        return bad("symbol %u; the program has %zu", term.symbol(), program_.symbols.size());
+        return bad("symbol ", term.symbol(), "; the program has ", program_.symbols.size());
       }
       if (term.coefficient() == 0) return bad("a coefficient of 0");
       target->terms.push_back(term);
+      const Symbol& symbol = program_.symbols[term.symbol()];
+      int64_t a = 0;
+      int64_t b = 0;
+      overflow |= __builtin_mul_overflow(term.coefficient(), symbol.min, &a);
+      overflow |= __builtin_mul_overflow(term.coefficient(), symbol.max, &b);
+      overflow |= __builtin_add_overflow(low, std::min(a, b), &low);
+      overflow |= __builtin_add_overflow(*high, std::max(a, b), high);
     }
-    int64_t low = 0;
-    if (!dim_range(*target, program_.symbols, &low, high) || low < 0 || *high > kMaxElements) {
-      return bad("leaves [0, 2^31) for some symbol values");
-    }
-    return Status();
+    return overflow || low < 0 || *high > kMaxElements ? bad("leaves [0, 2^31) for some symbol values") : Status();
   }
 
-  static Status constant(const fb::Tensor& source, Tensor* target) {
-    std::string_view key = view(source.constant());
-    if (key.size() != 64 || key.find_first_not_of("0123456789abcdef") != std::string_view::npos) {
-      return bad("constant key %s; need 64 lower-case hexadecimal digits", printable(key).c_str());
+  static Status constant(const Tensor& tensor) {
+    bool is_key = tensor.constant.size() == 64;
+    if (!is_key || tensor.constant.find_first_not_of("0123456789abcdef") != std::string::npos) {
+      return bad("constant key ", tensor.constant, "; need 64 lower-case hexadecimal digits");
     }
-    for (const Dim& dim : target->dims) {
+    for (const Dim& dim : tensor.dims) {
       if (!dim.terms.empty()) return bad("a constant has no symbols");
     }
-    if (target->storage != fb::Storage::buffer || source.offset() != 0) {
-      return bad("a constant is a buffer with offset 0");
-    }
-    target->constant = std::string(key);
-    return Status();
+    if (tensor.storage == fb::Storage::buffer && tensor.offset == 0) return Status();
+    return bad("a constant is a buffer with offset 0");
   }
 
-  Status arena_tensor(const fb::Tensor& source, const Tensor& target) {
-    if (!view(source.constant()).empty()) return bad("arena memory with a constant key; leave the key empty");
-    if (target.storage == fb::Storage::image) {
-      if (source.offset() != 0) return bad("an image has offset 0");
-      bool allowed = target.dtype == fb::DType::f32 || target.dtype == fb::DType::f16 ||
-                     target.dtype == fb::DType::i32 || target.dtype == fb::DType::i8;
-      return allowed ? Status() : bad("an image of %s; offered f32, f16, i32, i8", name_of(target.dtype));
+  Status arena_tensor(const Tensor& tensor) const {
+    if (!tensor.constant.empty()) return bad("arena memory with constant key ", tensor.constant, "; leave it empty");
+    if (tensor.storage == fb::Storage::image) {
+      if (tensor.offset != 0) return bad("an image has offset 0");
+      bool packed = tensor.dtype == fb::DType::u8 || tensor.dtype == fb::DType::i4;
+      return packed ? bad("an image of ", fb::EnumNameDType(tensor.dtype), "; offered f32, f16, i32, i8") : Status();
     }
-    if (target.offset % kArenaAlign != 0) {
-      return bad("offset %llu; need a multiple of 256", static_cast<unsigned long long>(target.offset));
-    }
-    if (target.offset > program_.arena_bytes || target.size_bytes > program_.arena_bytes - target.offset) {
-      return bad("%llu bytes at offset %llu; the arena has %llu bytes",
-                 static_cast<unsigned long long>(target.size_bytes),
-                 static_cast<unsigned long long>(target.offset),
-                 static_cast<unsigned long long>(program_.arena_bytes));
-    }
-    return Status();
+    if (tensor.offset % kArenaAlign != 0) return bad("offset ", tensor.offset, "; need a multiple of ", kArenaAlign);
+    uint64_t arena = program_.arena_bytes;
+    if (tensor.offset <= arena && tensor.size_bytes <= arena - tensor.offset) return Status();
+    return bad(tensor.size_bytes, " bytes at offset ", tensor.offset, "; the arena has ", arena, " bytes");
   }
 
-  // The arena is no larger than its tensors need: a forged size must not become an allocation.
-  Status arena() {
-    uint64_t end = 0;
-    for (const Tensor& tensor : program_.tensors) {
-      if (tensor.in_arena()) end = std::max(end, tensor.offset + tensor.size_bytes);
-    }
-    if (program_.arena_bytes - end >= kArenaAlign) {
-      return bad("arena_bytes %llu; its tensors end at %llu",
-                 static_cast<unsigned long long>(program_.arena_bytes), static_cast<unsigned long long>(end));
-    }
-    return Status();
-  }
-
-  Status host_tensor(int64_t index, fb::HostDType host_dtype) {
-    if (index < 0 || index >= static_cast<int64_t>(program_.tensors.size())) {
-      return bad("tensor %lld; the program has %zu", static_cast<long long>(index), program_.tensors.size());
+  Status host_tensor(int64_t index, fb::HostDType host_dtype) const {
+    if (index >= static_cast<int64_t>(program_.tensors.size())) {
+      return bad("tensor ", index, "; the program has ", program_.tensors.size());
     }
     const Tensor& tensor = program_.tensors[static_cast<size_t>(index)];
-    if (!tensor.in_arena()) return bad("tensor %s is no arena buffer", tensor.name.c_str());
-    if (host_dtype > fb::HostDType::MAX || !can_convert(host_dtype, tensor.dtype)) {
-      return bad("tensor %s: dtype %s for host dtype %s", tensor.name.c_str(), name_of(tensor.dtype),
-                 host_dtype > fb::HostDType::MAX ? "unknown" : fb::EnumNameHostDType(host_dtype));
-    }
-    return Status();
+    if (!tensor.in_arena()) return bad("tensor ", tensor.name, " is no arena buffer");
+    if (host_dtype <= fb::HostDType::MAX && can_convert(host_dtype, tensor.dtype)) return Status();
+    return bad("tensor ", tensor.name, ": dtype ", fb::EnumNameDType(tensor.dtype), " for host dtype ",
+               host_dtype > fb::HostDType::MAX ? "unknown" : fb::EnumNameHostDType(host_dtype));
   }
 
-  Status input(const fb::Input& source, size_t index) {
+  Status input(const fb::Input& source) {
+    program_.inputs.push_back({source.tensor(), source.symbol(), source.host_dtype()});
     if ((source.tensor() < 0) == (source.symbol() < 0)) {
-      return bad("tensor %d, symbol %d; exactly one must be given", source.tensor(), source.symbol());
+      return bad("tensor ", source.tensor(), ", symbol ", source.symbol(), "; exactly one must be given");
     }
     if (source.tensor() >= 0) {
       ZP_TRY(host_tensor(source.tensor(), source.host_dtype()));
-      if (!written_.insert(source.tensor()).second) return bad("tensor %d is given twice", source.tensor());
-    } else if (source.symbol() >= static_cast<int64_t>(program_.symbols.size())) {
-      return bad("symbol %d; the program has %zu", source.symbol(), program_.symbols.size());
-    } else if (source.host_dtype() != fb::HostDType::i64) {
-      return bad("host dtype %d of a symbol; need i64", int(source.host_dtype()));
+      return written_.insert(source.tensor()).second ? Status() : bad("tensor ", source.tensor(), " is given twice");
     }
-    program_.inputs.push_back({source.tensor(), source.symbol(), source.host_dtype()});
-    static_cast<void>(index);
-    return Status();
+    if (source.symbol() >= static_cast<int64_t>(program_.symbols.size())) {
+      return bad("symbol ", source.symbol(), "; the program has ", program_.symbols.size());
+    }
+    bool i64 = source.host_dtype() == fb::HostDType::i64;
+    return i64 ? Status() : bad("host dtype ", source.host_dtype(), " of a symbol; need i64");
   }
 
   Status symbol_sources() {
-    std::vector<bool> found(program_.symbols.size());
     program_.sources.resize(program_.symbols.size());
     for (uint32_t i = 0; i < program_.inputs.size(); ++i) {
       const Input& input = program_.inputs[i];
-      if (input.symbol >= 0) {
-        program_.sources[static_cast<size_t>(input.symbol)] = {i, -1, 0, 1};
-        found[static_cast<size_t>(input.symbol)] = true;
-        continue;
-      }
+      if (input.symbol >= 0) program_.sources[static_cast<size_t>(input.symbol)] = {i, -1, 0, 1};
+      if (input.tensor < 0) continue;
       const std::vector<Dim>& dims = program_.tensors[static_cast<size_t>(input.tensor)].dims;
       for (size_t axis = 0; axis < dims.size(); ++axis) {
-        if (dims[axis].terms.size() != 1 || found[dims[axis].terms[0].symbol()]) continue;
+        if (dims[axis].terms.size() != 1) continue;
         const fb::Term& term = dims[axis].terms[0];
-        program_.sources[term.symbol()] = {i, static_cast<int32_t>(axis), dims[axis].base,
-                                           term.coefficient()};
-        found[term.symbol()] = true;
+        SymbolSource& source = program_.sources[term.symbol()];
+        if (source.coefficient == 0) source = {i, static_cast<int32_t>(axis), dims[axis].base, term.coefficient()};
       }
     }
-    for (size_t i = 0; i < found.size(); ++i) {
-      if (!found[i]) {
-        return bad("symbol[%zu] %s: no input gives it a value", i, program_.symbols[i].name.c_str());
-      }
+    for (size_t i = 0; i < program_.sources.size(); ++i) {
+      if (program_.sources[i].coefficient != 0) continue;
+      return bad(where("symbol", i, program_.symbols[i].name), ": no input gives it a value");
     }
     return Status();
   }
 
   Status call(const fb::Call& source, Call* target) {
-    ZP_TRY(limit("bytes of name", view(source.name()).size(), kMaxName));
-    ZP_TRY(limit("debug handles", count(source.debug_handles()), kMaxHandles));
     target->name = printable(view(source.name()));
     target->kernel = library_.find(view(source.kernel()));
     if (target->kernel == nullptr) {
-      return fail(Code::kIncompatible, "no such kernel; this player has %s", library_.kernel_names().c_str());
-    }
-    for (size_t i = 0; i < count(source.debug_handles()); ++i) {
-      target->debug_handles.push_back(source.debug_handles()->Get(i));
+      return fail(Code::kIncompatible, "no such kernel; this player has ", library_.kernel_names());
     }
     ZP_TRY(args(source, target));
-    return attrs(source, target);
+    ZP_TRY(attrs(source, target));
+    return data_flow(*target);
   }
 
-  Status args(const fb::Call& source, Call* target) {
-    const Kernel& kernel = *target->kernel;
-    target->tensors.assign(kernel.slots.size(), -1);
-    for (size_t i = 0; i < count(source.args()); ++i) {
+  Status args(const fb::Call& source, Call* target) const {
+    const auto& slots = *target->kernel->slots();
+    target->tensors.assign(slots.size(), -1);
+    for (uint32_t i = 0; i < count(source.args()); ++i) {
       const fb::Arg& arg = *source.args()->Get(i);
-      size_t slot = 0;
-      while (slot < kernel.slots.size() && kernel.slots[slot].name != view(arg.slot())) ++slot;
-      std::string name = printable(view(arg.slot()));
-      if (slot == kernel.slots.size()) return bad("slot %s: the kernel has no such slot", name.c_str());
-      if (target->tensors[slot] >= 0) return bad("slot %s: bound twice", name.c_str());
-      if (arg.tensor() >= program_.tensors.size()) {
-        return bad("slot %s: tensor %u; the program has %zu", name.c_str(), arg.tensor(),
-                   program_.tensors.size());
-      }
-      bool is_constant = program_.tensors[arg.tensor()].memory == fb::Memory::constant;
-      if (kernel.slots[slot].is_output && is_constant) return bad("slot %s: writes a constant", name.c_str());
+      uint32_t slot = 0;
+      while (slot < slots.size() && view(slots.Get(slot)->name()) != view(arg.slot())) ++slot;
+      std::string name = "slot " + printable(view(arg.slot())) + ": ";
+      if (slot == slots.size()) return bad(name, "the kernel has no such slot");
+      if (target->tensors[slot] >= 0) return bad(name, "bound twice");
+      size_t n_tensors = program_.tensors.size();
+      if (arg.tensor() >= n_tensors) return bad(name, "tensor ", arg.tensor(), "; the program has ", n_tensors);
+      bool is_output = slots.Get(slot)->io() == fb::Io::output;
+      if (is_output && program_.tensors[arg.tensor()].is_constant()) return bad(name, "writes a constant");
       target->tensors[slot] = static_cast<int32_t>(arg.tensor());
     }
-    for (size_t slot = 0; slot < kernel.slots.size(); ++slot) {
-      if (target->tensors[slot] < 0 && !kernel.slots[slot].optional) {
-        return bad("slot %s: not bound", kernel.slots[slot].name.c_str());
-      }
+    for (uint32_t slot = 0; slot < slots.size(); ++slot) {
+      if (target->tensors[slot] >= 0 || slots.Get(slot)->optional()) continue;
+      return bad("slot ", view(slots.Get(slot)->name()), ": not bound");
     }
     return Status();
   }
 
   static Status attrs(const fb::Call& source, Call* target) {
-    const std::vector<AttrDecl>& declared = target->kernel->attrs;
+    const auto& declared = *target->kernel->attrs();
     target->integer_attrs.assign(declared.size(), 0);
     target->real_attrs.assign(declared.size(), 0.0f);
     std::vector<bool> seen(declared.size());
-    for (size_t i = 0; i < count(source.attrs()); ++i) {
+    for (uint32_t i = 0; i < count(source.attrs()); ++i) {
       const fb::Attr& attr = *source.attrs()->Get(i);
-      size_t index = 0;
-      while (index < declared.size() && declared[index].name != view(attr.name())) ++index;
-      std::string name = printable(view(attr.name()));
-      if (index == declared.size())
-        return bad("attribute %s: the kernel has no such attribute", name.c_str());
-      if (seen[index]) return bad("attribute %s: given twice", name.c_str());
+      uint32_t index = 0;
+      while (index < declared.size() && view(declared.Get(index)->name()) != view(attr.name())) ++index;
+      std::string name = "attribute " + printable(view(attr.name())) + ": ";
+      if (index == declared.size()) return bad(name, "the kernel has no such attribute");
+      if (seen[index]) return bad(name, "given twice");
       seen[index] = true;
-      bool is_integer = attr.kind() == fb::AttrKind::integer;
-      if (attr.kind() > fb::AttrKind::MAX || is_integer != declared[index].is_integer) {
-        return bad("attribute %s: kind %d; the kernel needs %s", name.c_str(), int(attr.kind()),
-                   declared[index].is_integer ? "an integer" : "a real number");
+      bool integer = declared.Get(index)->kind() == fb::ValueKind::integer;
+      if (attr.kind() != (integer ? fb::AttrKind::integer : fb::AttrKind::real)) {
+        return bad(name, "kind ", attr.kind(), "; the kernel needs ", integer ? "an integer" : "a real number");
       }
-      if (!is_integer && !std::isfinite(attr.real())) return bad("attribute %s: not finite", name.c_str());
-      if (is_integer) target->integer_attrs[index] = attr.integer();
-      if (!is_integer) target->real_attrs[index] = static_cast<float>(attr.real());
+      if (!integer && !std::isfinite(attr.real())) return bad(name, "not finite");
+      if (integer) target->integer_attrs[index] = attr.integer();
+      if (!integer) target->real_attrs[index] = static_cast<float>(attr.real());
     }
-    for (size_t i = 0; i < declared.size(); ++i) {
-      if (!seen[i]) return bad("attribute %s: missing", declared[i].name.c_str());
+    for (uint32_t i = 0; i < declared.size(); ++i) {
+      if (!seen[i]) return bad("attribute ", view(declared.Get(i)->name()), ": missing");
     }
     return Status();
   }
 
-  Status output(const fb::Output& source, Output* target) {
-    ZP_TRY(limit("pieces", count(source.tensors()), kMaxArguments));
-    if (count(source.tensors()) == 0) return bad("no tensors; need at least one");
-    target->host_dtype = source.host_dtype();
-    for (uint32_t index : *source.tensors()) {
-      ZP_TRY(host_tensor(index, source.host_dtype()));
-      target->tensors.push_back(index);
-    }
-    const Tensor& first = program_.tensors[target->tensors[0]];
-    for (size_t i = 1; i < target->tensors.size(); ++i) {
-      const Tensor& piece = program_.tensors[target->tensors[i]];
-      bool same = piece.dtype == first.dtype && piece.dims.size() == first.dims.size() && !first.dims.empty();
-      for (size_t axis = 0; same && axis + 1 < first.dims.size(); ++axis) {
-        same = same_dim(piece.dims[axis], first.dims[axis]);
-      }
-      if (!same) return bad("piece %zu: dtype or leading dimensions differ from piece 0", i);
-    }
-    return Status();
-  }
-
-  // Nothing is read before it is written, and no call reads the bytes it writes under another name.
-  Status data_flow() {
-    for (size_t i = 0; i < program_.calls.size(); ++i) {
-      const Call& call = program_.calls[i];
-      Status status = call_flow(call);
-      ZP_TRY(status.in(where("call", i, call.kernel->name)));
-    }
-    for (size_t i = 0; i < program_.outputs.size(); ++i) {
-      for (uint32_t tensor : program_.outputs[i].tensors) {
-        if (written_.count(tensor) == 0) {
-          return bad("output[%zu]: tensor %s is never written", i, program_.tensors[tensor].name.c_str());
-        }
-      }
-    }
-    return Status();
-  }
-
-  Status call_flow(const Call& call) {
-    const std::vector<Slot>& slots = call.kernel->slots;
-    for (size_t a = 0; a < slots.size(); ++a) {
+  // Nothing is read before it is written, and no call writes memory that it also names in another slot.
+  Status data_flow(const Call& call) {
+    const auto& slots = *call.kernel->slots();
+    auto name = [&](size_t slot) { return cat("slot ", view(slots.Get(static_cast<uint32_t>(slot))->name())); };
+    auto is_output = [&](size_t slot) { return slots.Get(static_cast<uint32_t>(slot))->io() == fb::Io::output; };
+    for (size_t a = 0; a < call.tensors.size(); ++a) {
       if (call.tensors[a] < 0) continue;
       const Tensor& tensor = program_.tensors[static_cast<size_t>(call.tensors[a])];
-      bool is_constant = tensor.memory == fb::Memory::constant;
-      if (!slots[a].is_output && !is_constant && written_.count(call.tensors[a]) == 0) {
-        return bad("slot %s: tensor %s is read before anything writes it", slots[a].name.c_str(),
-                   tensor.name.c_str());
+      if (!is_output(a) && !tensor.is_constant() && written_.count(call.tensors[a]) == 0) {
+        return bad(name(a), ": tensor ", tensor.name, " is read before anything writes it");
       }
-      for (size_t b = 0; b < slots.size(); ++b) {
-        if (!slots[a].is_output || call.tensors[b] < 0 || a == b) continue;
-        if (!overlap(call.tensors[a], call.tensors[b])) continue;
-        return bad("slot %s: shares memory with slot %s", slots[a].name.c_str(), slots[b].name.c_str());
+      for (size_t b = 0; b < call.tensors.size() && is_output(a); ++b) {
+        if (call.tensors[b] < 0 || a == b || !overlap(call.tensors[a], call.tensors[b])) continue;
+        return bad(name(a), ": shares memory with ", name(b));
       }
     }
-    for (size_t a = 0; a < slots.size(); ++a) {
-      if (slots[a].is_output && call.tensors[a] >= 0) written_.insert(call.tensors[a]);
+    for (size_t a = 0; a < call.tensors.size(); ++a) {
+      if (is_output(a) && call.tensors[a] >= 0) written_.insert(call.tensors[a]);
     }
     return Status();
   }
@@ -403,9 +291,28 @@ class Decoder {
   bool overlap(int32_t first, int32_t second) const {
     const Tensor& a = program_.tensors[static_cast<size_t>(first)];
     const Tensor& b = program_.tensors[static_cast<size_t>(second)];
-    if (first == second) return true;
-    if (!a.in_arena() || !b.in_arena()) return false;
+    if (first == second || !a.in_arena() || !b.in_arena()) return first == second;
     return a.offset < b.offset + b.size_bytes && b.offset < a.offset + a.size_bytes;
+  }
+
+  Status output(const fb::Output& source, Output* target) const {
+    ZP_TRY(limit("pieces", source.tensors(), kMaxArguments));
+    if (count(source.tensors()) == 0) return bad("no tensors; need at least one");
+    target->host_dtype = source.host_dtype();
+    for (uint32_t index : *source.tensors()) {
+      ZP_TRY(host_tensor(index, source.host_dtype()));
+      const Tensor& piece = program_.tensors[index];
+      if (written_.count(index) == 0) return bad("tensor ", piece.name, " is never written");
+      const Tensor& first = program_.tensors[source.tensors()->Get(0)];
+      bool same = piece.dtype == first.dtype && piece.dims.size() == first.dims.size();
+      same = same && (source.tensors()->size() == 1 || !first.dims.empty());
+      for (size_t axis = 0; same && axis + 1 < first.dims.size(); ++axis) {
+        same = same_dim(piece.dims[axis], first.dims[axis]);
+      }
+      if (!same) return bad("piece ", piece.name, ": dtype or leading dimensions differ from the first piece");
+      target->tensors.push_back(index);
+    }
+    return Status();
   }
 
   const fb::Program& source_;
@@ -414,7 +321,7 @@ class Decoder {
   std::unordered_set<int64_t> written_;  // tensors that an input or an earlier call wrote
 };
 
-// Reads the version before anything else, so that a later format is refused by its number.
+// The version comes before everything else, so that a later format is refused by its number.
 Status check_version(const uint8_t* data, size_t size) {
   flatbuffers::Verifier verifier(data, size);
   flatbuffers::uoffset_t root = verifier.VerifyOffset(0);
@@ -424,24 +331,16 @@ Status check_version(const uint8_t* data, size_t size) {
     return bad("not a valid ZPP1 flatbuffer");
   }
   uint32_t version = reinterpret_cast<const fb::Program*>(table)->version();
-  if (version != kProgramVersion) {
-    return fail(Code::kIncompatible, "version %u; this player reads version %u; export again or update",
-                version, kProgramVersion);
-  }
-  return Status();
+  if (version == kProgramVersion) return Status();
+  return fail(Code::kIncompatible, "version ", version, "; this player reads version ", kProgramVersion,
+              "; export again or update zeropoint");
 }
 
 Status decode(const void* data, size_t size, const Library& library, Program* program) {
-  if (data == nullptr || size < 8 || size >= FLATBUFFERS_MAX_BUFFER_SIZE) {
-    return bad("%zu bytes; a Program has at least 8 and less than 2^31", size);
-  }
-  std::vector<uint64_t> aligned;
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  if (reinterpret_cast<uintptr_t>(data) % sizeof(uint64_t) != 0) {
-    aligned.resize((size + 7) / 8);
-    std::memcpy(aligned.data(), data, size);
-    bytes = reinterpret_cast<const uint8_t*>(aligned.data());
-  }
+  if (size < 8 || size >= FLATBUFFERS_MAX_BUFFER_SIZE) return bad(size, " bytes; need at least 8 and below 2^31");
+  std::vector<uint64_t> aligned(size / 8 + 1);
+  std::memcpy(aligned.data(), data, size);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(aligned.data());
   if (!fb::ProgramBufferHasIdentifier(bytes)) return bad("no ZPP1 identifier; this is no Program");
   ZP_TRY(check_version(bytes, size));
   flatbuffers::Verifier verifier(bytes, size);
@@ -456,20 +355,15 @@ Status decode_program(const void* data, size_t size, const Library& library, Pro
   return decode(data, size, library, program).in("program");
 }
 
-int bits_of(fb::DType dtype) {
+uint64_t bits_of(fb::DType dtype) {
   switch (dtype) {
     case fb::DType::f32:
-    case fb::DType::i32:
-      return 32;
-    case fb::DType::f16:
-      return 16;
+    case fb::DType::i32: return 32;
+    case fb::DType::f16: return 16;
     case fb::DType::i8:
-    case fb::DType::u8:
-      return 8;
-    case fb::DType::i4:
-      return 4;
-    case fb::DType::none:
-      break;
+    case fb::DType::u8: return 8;
+    case fb::DType::i4: return 4;
+    case fb::DType::none: break;
   }
   return 0;
 }

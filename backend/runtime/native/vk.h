@@ -29,13 +29,12 @@ struct VkCooperativeMatrixPropertiesKHR {
   VkBool32 saturatingAccumulation;
   uint32_t scope;
 };
-using PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR =
-    VkResult(VKAPI_PTR*)(VkPhysicalDevice, uint32_t*, VkCooperativeMatrixPropertiesKHR*);
+using PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR = VkResult(VKAPI_PTR*)(VkPhysicalDevice, uint32_t*,
+                                                                                   VkCooperativeMatrixPropertiesKHR*);
 #endif
 
 namespace zeropoint {
 
-const char* vk_result_name(VkResult result);
 // "vkCreateBuffer: VK_ERROR_OUT_OF_DEVICE_MEMORY"
 Status vk_failure(const char* call, VkResult result);
 

@@ -98,8 +98,8 @@ typedef struct zp_op {
   uint8_t code;
 } zp_op;
 /* Evaluates an expression over slots (rank < 0: not bound) and integer attributes, for tests. */
-ZP_API int zp_evaluate(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots,
-                       const int64_t* attrs, uint64_t n_attrs, int64_t* value);
+ZP_API int zp_evaluate(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots, const int64_t* attrs,
+                       uint64_t n_attrs, int64_t* value);
 
 #ifdef __cplusplus
 }

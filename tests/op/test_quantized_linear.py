@@ -1,0 +1,178 @@
+"""choose_qparams_per_row, quantize_and_pack and linear_dq8ca_q4gsw / q8gsw: every zero point, storage, dtype and tier."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+
+import pytest
+import torch
+
+from tests.op.chain import Chain, build, expected, random_weights, read_back, worst_row_error
+from tests.op.rows import non_finite_rows, quantization_rows
+from zeropoint.runtime.player import LoadedProgram
+
+ZERO_POINTS = ("i8", "i32", "f32", "f16")
+STORAGES = ("buffer", "image")
+EPS_F32 = float(torch.finfo(torch.float32).eps)
+SMALLEST_F32 = float(torch.finfo(torch.float32).smallest_normal)
+# Of every single row: the f32 sum over steps against f64, and an f16 store. Rows of norms below FLOOR count as if of
+# that norm: their outputs are subnormal.
+TOLERANCE = {"f32": 5e-7, "f16": 4e-4}
+FLOOR = {"f32": 1e-30, "f16": 1e-3}
+
+MATRIX = [
+    Chain(k=96, n=37, group_size=32, bits=bits, zp=zp, storage=storage, compute=compute, w_scale=w_scale,
+          asymmetric=asymmetric, bias=bias)
+    for bits, zp, storage, (compute, w_scale), (asymmetric, bias) in itertools.product(
+        (4, 8), ZERO_POINTS, STORAGES, (("f32", "f32"), ("f16", "f32"), ("f16", "f16")),
+        ((False, False), (True, True), (False, True), (True, False)),
+    )
+]  # fmt: skip
+
+SHAPES = [
+    *(Chain(k=k, n=n, group_size=g, bits=bits, asymmetric=bits == 4)
+      for bits in (4, 8)
+      for k, n, g in [
+          (8, 1, 8), (16, 3, 16), (40, 5, 8), (24, 7, 24), (63, 31, 63), (60, 33, 12), (576, 64, 32), (768, 65, 192), (512, 32, 256),
+          (1009, 29, 1009), (2048, 130, 64), (4096, 17, 8), (320, 63, 40), (288, 4, 96), (2176, 12, 128), (11008, 9, 32),
+      ]),
+]  # fmt: skip
+
+FORMULAS = [
+    Chain(k=160, n=11, group_size=32, zp=zp, storage=storage, mapping=mapping, rounding=rounding, eps=eps)
+    for zp, storage in itertools.product(ZERO_POINTS, STORAGES)
+    for mapping, rounding, eps in [(0, 0, EPS_F32), (1, 0, SMALLEST_F32), (2, 1, EPS_F32), (3, 2, 1e-5)]
+]
+
+
+# What ZEROPOINT_DISABLE turns off, so that every tier runs on every device.
+TIERS = ("", "is_cpu", "is_cpu,int8_dot")
+
+
+def tier(rows: int, disabled: str) -> str:
+    """The algorithm that must be picked: a test that quietly ran another one would prove nothing."""
+    if not disabled and runs_on_cpu():
+        return "broadcast_gemv" if rows == 1 else "broadcast_tiled"
+    return ("gemv" if rows <= 8 else "tiled") + ("_nodot" if "int8_dot" in disabled else "")
+
+
+def runs_on_cpu() -> bool:
+    return os.environ.get("ZEROPOINT_DEVICE") == "cpu"
+
+
+def check(chain: Chain, x: torch.Tensor, *, rows_at_once: tuple[int, ...], disabled: str = "") -> None:
+    """Runs slices of x; q, zero points and sums must be equal to torch's bit for bit, y within tolerance."""
+    weights = random_weights(chain)
+    program, constants = build(chain, weights)
+    loaded = LoadedProgram(program, constants, keep_all=True)
+    x = x.to(torch.float16 if chain.compute == "f16" else torch.float32)
+    start = 0
+    while start < len(x):
+        rows = min(rows_at_once[start % len(rows_at_once)], len(x) - start)
+        part = x[start : start + rows]
+        start += rows
+        (y,) = loaded.execute([part.numpy()])
+        picks = loaded.picks()
+        assert picks[2].algorithm == tier(rows, disabled)
+        slots = [read_back(loaded, program, call, rows) for call in range(3)]
+        for call, outputs in ((0, {"scale", "zp"}), (1, {"q"} | ({"group_sums"} if chain.asymmetric else set()))):
+            for slot, wanted in expected(program, call, slots[call], outputs).items():
+                assert torch.equal(slots[call][slot], wanted), f"{chain} rows {start}: {slot}"
+        wanted_y = expected(program, 2, slots[2], {"y"})["y"]
+        assert torch.equal(torch.isnan(slots[2]["y"]), torch.isnan(wanted_y))
+        error = worst_row_error(slots[2]["y"].nan_to_num(), wanted_y.nan_to_num(), floor=FLOOR[chain.compute])
+        assert error <= TOLERANCE[chain.compute], f"{chain} rows {rows}: {error}"
+        check_plain(chain, slots, weights.dequantized(), weights.bias)
+        assert torch.equal(torch.from_numpy(y).nan_to_num(), slots[2]["y"].nan_to_num())
+
+
+def check_plain(chain: Chain, slots: list[dict[str, torch.Tensor]], w: torch.Tensor, bias: torch.Tensor | None) -> None:
+    """y against (q - zp) * scale times the dequantized weights, without any packing or step."""
+    scale = slots[0]["scale"].double().unsqueeze(-1)
+    x = slots[0]["x"].float()
+    q = expected_codes(chain, x, slots[0])
+    y = ((q.double() - slots[0]["zp"].double().unsqueeze(-1)) * scale) @ w.T
+    y = y if bias is None else y + bias.double()
+    assert worst_row_error(slots[2]["y"], y, floor=FLOOR[chain.compute]) <= TOLERANCE[chain.compute]
+
+
+def expected_codes(chain: Chain, x: torch.Tensor, slots: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Codes [rows, K] from the formula itself, on the device's scale and zero point."""
+    scale, zero_point = slots["scale"].unsqueeze(-1), slots["zp"].float().unsqueeze(-1)
+    if chain.rounding == 0:
+        codes = torch.round(x * (1.0 / scale)) + zero_point
+    else:
+        wide = torch.float64 if chain.rounding == 1 else torch.float32
+        codes = torch.round(x.to(wide) * (1.0 / scale.to(wide)) + zero_point.to(wide)).float()
+    return codes.clamp(-128, 127)
+
+
+def in_fast_half(index: int) -> bool:
+    """Every zero point, storage, dtype and tier; of weight bits, weight zero points and bias one pair in turn."""
+    chain = MATRIX[index]
+    return chain.bits == (4 if chain.bias else 8) and chain.asymmetric == (index % 8 < 4)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        pytest.param(chain, id=str(chain), marks=[] if in_fast_half(index) else [pytest.mark.slow])
+        for index, chain in enumerate(MATRIX)
+    ],
+)
+@pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
+@pytest.mark.parametrize("rows_at_once", [(1, 3), (19,)], ids=["gemv", "tiled"])
+def test_every_variant(
+    chain: Chain, disabled: str, rows_at_once: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    x = quantization_rows(chain.k, dtype=torch.float16 if chain.compute == "f16" else torch.float32)
+    if chain.compute == "f16":
+        chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
+        x = x[x.abs().amax(-1) < 1e3]  # outputs stay inside f16
+    check(chain, x[:19] if rows_at_once == (1, 3) else x, rows_at_once=rows_at_once, disabled=disabled)
+
+
+@pytest.mark.parametrize("chain", SHAPES, ids=str)
+@pytest.mark.parametrize("disabled", TIERS[:2], ids=["default", "dot"])
+def test_shapes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    check(chain, quantization_rows(chain.k)[:25], rows_at_once=(1, 8, 9, 2, 7), disabled=disabled)
+
+
+@pytest.mark.parametrize("chain", FORMULAS, ids=str)
+def test_formulas(chain: Chain) -> None:
+    check(chain, quantization_rows(chain.k), rows_at_once=(33, 5))
+
+
+@pytest.mark.parametrize("rows", range(1, 18))
+def test_every_row_count(rows: int) -> None:
+    chain = Chain(k=64, n=70, group_size=16, asymmetric=True)
+    check(chain, quantization_rows(chain.k, seed=rows)[:rows], rows_at_once=(rows,))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_non_finite_rows(storage: str) -> None:
+    """Rows torch turns into NaN are NaN, and the row after them is untouched."""
+    chain = Chain(k=64, n=5, group_size=32, storage=storage)
+    weights = random_weights(chain)
+    loaded = LoadedProgram(*build(chain, weights))
+    (y,) = loaded.execute([non_finite_rows(chain.k).numpy()])
+    assert torch.isnan(torch.from_numpy(y)).all(-1).tolist() == [True, True, True, False]
+
+
+def test_many_rows_fold_into_the_grid() -> None:
+    """More rows than one dispatch dimension may hold on a minimal device (65,535)."""
+    chain = Chain(k=8, n=2, group_size=8, storage="image", max_rows=70_001)
+    weights = random_weights(chain)
+    program, constants = build(chain, weights)
+    x = torch.randn(70_001, 8, generator=torch.Generator().manual_seed(3))
+    loaded = LoadedProgram(program, constants, keep_all=True)
+    loaded.execute([x.numpy()])
+    slots = read_back(loaded, program, 0, len(x))
+    for slot, wanted in expected(program, 0, slots, {"scale", "zp"}).items():
+        assert torch.equal(slots[slot], wanted)
+    slots = read_back(loaded, program, 2, len(x))
+    assert worst_row_error(slots["y"], expected(program, 2, slots, {"y"})["y"], floor=FLOOR["f32"]) <= TOLERANCE["f32"]

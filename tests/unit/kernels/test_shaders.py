@@ -1,0 +1,105 @@
+"""The repository's own shaders: nothing is left over, and every one of them has variants that the library holds."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from zeropoint.dtypes import DType, Storage
+from zeropoint.errors import ShaderError
+from zeropoint.kernels.build import plan
+from zeropoint.kernels.cache import Job
+from zeropoint.kernels.compile import compile_variants
+from zeropoint.kernels.keys import slot_choices
+from zeropoint.kernels.manifest import Manifest
+from zeropoint.kernels.manifest_reader import load_manifests
+from zeropoint.kernels.toolchain import find_toolchain
+
+from .tiny import replaced
+
+SHADERS = Path(__file__).parents[3] / "shaders"
+MANIFESTS = load_manifests(SHADERS)
+QPARAM_SLOTS = {"zp": {DType.I8, DType.I32, DType.F16, DType.F32}}
+
+
+def test_no_orphans() -> None:
+    used = {algorithm.source for manifest in MANIFESTS for algorithm in manifest.algorithms}
+    assert used == set(SHADERS.glob("*.comp"))
+    text = "".join(path.read_text() for path in [*SHADERS.glob("*.comp"), *SHADERS.glob("lib/*.glsl")])
+    included = set(re.findall(r'#include "([^"]+)"', text))
+    assert included == {path.name for path in SHADERS.glob("lib/*.glsl")}
+
+
+def test_keys_are_unique() -> None:
+    keys = [job.key for job in plan(MANIFESTS)]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.name)
+def test_every_zero_point_exists_in_every_storage(manifest: Manifest) -> None:
+    """Zero points: each dtype, in buffers and in images, beside every other choice of the kernel."""
+    for index, slot in enumerate(manifest.slots):
+        if slot.name not in QPARAM_SLOTS:
+            continue
+        assert set(slot.dtypes) == QPARAM_SLOTS[slot.name]
+        rows = slot_choices(manifest)
+        rest = {row[:index] + row[index + 1 :] for row in rows}
+        assert {row[index].storage for row in rows} == {Storage.BUFFER, Storage.IMAGE}
+        assert len(rows) == len(rest) * len(slot.dtypes)
+        assert slot.view is None
+
+
+GLSL = {"i8": "int8_t", "i32": "int", "f16": "float16_t", "f32": "float"}
+FORMATS = {"i8": "rgba8i", "i32": "rgba32i", "f16": "rgba16f", "f32": "rgba32f"}
+# To the dtype of the same kind and another size: GLSL itself has nothing to say against these.
+LIES = {"i8": "i32", "i32": "i8", "f16": "f32", "f32": "f16"}
+STORAGE_EXTENSIONS = "".join(f"#extension GL_EXT_shader_{bits}bit_storage : require\n" for bits in (8, 16))
+WITH_ZERO_POINT = [
+    (manifest.name, algorithm.name)
+    for manifest in MANIFESTS
+    for algorithm in manifest.algorithms
+    if "zp" in [slot.name for slot in manifest.slots]
+]
+
+
+@pytest.fixture(scope="module", params=list(LIES))
+def lying_tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, tuple[Job, ...]]:
+    """Our shaders, their zero point bound with another dtype whatever the key says; and the dtype that the key says."""
+    said: str = request.param
+    shaders = tmp_path_factory.mktemp("lie") / "shaders"
+    shutil.copytree(SHADERS, shaders)
+    macros = {"ZP_TYPE": GLSL[LIES[said]], "ZP_FORMAT": FORMATS[LIES[said]]}
+    lie = "".join(f"#undef {name}\n#define {name} {value}\n" for name, value in macros.items())
+    for path in shaders.glob("*.comp"):
+        changed = ("#version 450\n", f"#version 450\n{STORAGE_EXTENSIONS}{lie}")
+        path.write_text(replaced(path.read_text(), changed))
+    return said, plan(load_manifests(shaders))
+
+
+@pytest.mark.parametrize(("kernel", "algorithm"), WITH_ZERO_POINT)
+def test_a_lie_about_the_zero_point_fails_the_build(
+    lying_tree: tuple[str, tuple[Job, ...]], tmp_path: Path, kernel: str, algorithm: str
+) -> None:
+    """Every kernel and tier by itself, in both storages: what the original bug would have met."""
+    said, jobs = lying_tree
+    done = LIES[said]
+    declared = {
+        "buffer": f"buffer of {said}",
+        "image": f"image of {FORMATS[said]} of {'i' if said[0] == 'i' else 'f'}32",
+    }
+    found = {"buffer": f"buffer of {done}", "image": f"image of {FORMATS[done]} of {'i' if said[0] == 'i' else 'f'}32"}
+    for storage in ("buffer", "image"):
+        job = next(
+            job
+            for job in jobs
+            if (job.key.kernel, job.key.algorithm) == (kernel, algorithm)
+            and f"zp={said}:{storage}" in [str(slot) for slot in job.key.slots]
+        )
+        with pytest.raises(ShaderError) as error:
+            compile_variants([job], find_toolchain(), cache_dir=tmp_path, workers=1)
+        assert str(error.value) == (
+            f"{job.algorithm.source.name}: {job.key}: slot zp: {declared[storage]} declared; found {found[storage]}"
+        )

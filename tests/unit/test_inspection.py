@@ -1,0 +1,39 @@
+"""inspect(): the Programs and constants of a .pte."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.e2e.models import Activations, Linears, Weights
+from tests.e2e.running import export, lower
+from zeropoint import ProgramError, inspect
+
+
+def test_programs_and_constants(tmp_path: Path) -> None:
+    model = Linears(32, Activations(), (Weights(n=8, group_size=32, bias=True),))
+    pte, _ = lower(export(model, torch.randn(2, 32)))
+    path = tmp_path / "m.pte"
+    path.write_bytes(pte)
+    found = inspect(path)
+    assert found == inspect(pte)
+    (delegate,) = found.delegates
+    assert (delegate.method, delegate.index) == ("forward", 0)
+    keys = {tensor.constant for tensor in found.programs[0].tensors if tensor.constant}
+    assert keys == set(found.constants)
+    assert all(hashlib.sha256(data).hexdigest() == key for key, data in found.constants.items())
+    sizes = {tensor.constant: tensor.size_bytes for tensor in found.programs[0].tensors}
+    assert all(len(data) == sizes[key] for key, data in found.constants.items())
+    assert str(found).startswith("forward delegate 0\nprogram version 1, arena ")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pte"
+    path.write_bytes(b"PK\x03\x04 a zip file")
+    with pytest.raises(ProgramError, match=r"m\.pte: identifier b' a z'; need an ExecuTorch \.pte file$"):
+        inspect(path)
+    with pytest.raises(ProgramError, match=r"^inspect: the bytes: identifier b''; need"):
+        inspect(b"")

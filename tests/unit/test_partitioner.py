@@ -1,0 +1,166 @@
+"""Partitioner: what is tagged, into how many delegates, and what stays with which reason."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from executorch.exir import to_edge
+from torch import nn
+
+from tests.e2e.models import Activations, Linears, QuantizedLinear, Weights, per_token
+from tests.e2e.running import export, lower
+from zeropoint import CompileOptions, OptionError, Unsupported, ZeropointPartitioner, explain, inspect
+from zeropoint.matching import _cycle, group_anchors, match_program
+from zeropoint.preprocess import CompileSpec, read_options
+from zeropoint.rules.weight import DEQUANTIZE
+
+SMALL = Weights(n=16, group_size=16)
+
+
+class Attention(nn.Module):
+    """q, k, v of one input, a CPU op, an output projection, and a second input's projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(Linears(16, Activations(), (SMALL,)) for _ in range(3))
+        self.out = Linears(16, Activations(), (SMALL,))
+        self.gate = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (linear(x)[0] for linear in self.qkv)
+        mixed: torch.Tensor = self.gate(torch.softmax(q * k, -1) * v)
+        return mixed + self.out(mixed)[0]
+
+
+def test_sharers_of_an_input_are_one_delegate() -> None:
+    torch.manual_seed(0)
+    pte, partitioner = lower(export(Attention(), torch.randn(3, 16)))
+    kernels = [[call.kernel for call in item.calls] for item in inspect(pte).programs]
+    quantize = ["choose_qparams_per_row", "quantize_and_pack"]
+    assert kernels == [[*quantize, *["linear_dq8ca_q4gsw"] * 3], [*quantize, "linear_dq8ca_q4gsw"]]
+    assert set(partitioner.reasons.values()) == {
+        *(f"no rule for aten.{name}" for name in ("mul.Tensor", "_softmax.default", "add.Tensor", "permute.default")),
+        "weight p_gate_weight is not quantized (placeholder); offered " + ", ".join(DEQUANTIZE),
+    }
+
+
+def test_explain_table(golden: Callable[[str, str], None]) -> None:
+    torch.manual_seed(0)
+    golden("explain_attention", str(explain(export(Attention(), torch.randn(3, 16)))))
+
+
+class Detour(nn.Module):
+    """Three linears; a path leaves the first and reaches the second through a CPU op."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = Linears(16, Activations(form="none"), (SMALL,))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x)[0]
+        return self.linear(x + torch.sin(y))[0] + self.linear(x)[0]
+
+
+def test_a_path_through_the_outside_is_a_cycle() -> None:
+    program = export(Detour(), torch.randn(3, 16))
+    matching = match_program(program, CompileOptions())
+    rank = {node: index for index, node in enumerate(program.graph.nodes)}
+    first, second, third = ({node} for node in matching.lowered)
+    assert _cycle(first, second | third, rank)
+    assert _cycle(second | third, first, rank)
+    assert not _cycle(first, third, rank)
+    groups = group_anchors(program, matching)
+    assert [[node.name for node in group] for group in groups] == [["linear", "linear_2"], ["linear_1"]]
+
+
+class Shared(nn.Module):
+    """A dequantized activation that a linear shares with an op outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = QuantizedLinear(16, SMALL)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        quantized = Activations()(x)
+        return self.linear(quantized) + quantized
+
+
+def test_a_chain_that_also_feeds_the_outside_stays_whole() -> None:
+    program = export(Shared(), torch.randn(3, 16))
+    reasons = {node.name: reason for node, reason in match_program(program, CompileOptions()).reasons.items()}
+    assert reasons["linear"] == "dequantize_affine also feeds add, which stays outside"
+    assert reasons["quantize_affine"] == "part of linear: dequantize_affine also feeds add, which stays outside"
+
+
+def test_leftovers_are_an_error_unless_another_partitioner_follows() -> None:
+    program = export(Shared(), torch.randn(3, 16))
+    with pytest.raises(Unsupported, match=r"choose_qparams_affine\.default stays outside .*also feeds .*which stays"):
+        lower(program)
+    to_edge(program).to_backend(ZeropointPartitioner(CompileOptions(leftover_quantization="keep")))
+
+
+def test_weights_that_only_real_data_refuses() -> None:
+    """to_backend shows a partitioner fake weights: the refusal comes from preprocess, with the node and the reason."""
+    linear = QuantizedLinear(16, SMALL)
+    linear.zeros = linear.zeros.float() + 0.5
+    program = export(linear, torch.randn(2, 16))
+    with pytest.raises(
+        Unsupported, match=r"accepted by the partitioner, but with the real weights: .*not all integers"
+    ):
+        lower(program, whole_linears=False)
+    with pytest.raises(Unsupported, match=r"stays outside the delegate \(part of .*not all integers"):
+        lower(program)
+
+
+def test_mutated_buffers_are_inputs_not_constants() -> None:
+    class Mutating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("state", torch.zeros(2, 16))
+            self.linear = QuantizedLinear(16, SMALL)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.state.add_(x)
+            return self.linear(Activations()(self.state))
+
+    (program,) = inspect(lower(export(Mutating(), torch.randn(2, 16)))[0]).programs
+    assert len(program.inputs) == 1
+
+
+def test_per_token_operators_reach_the_edge_dialect() -> None:
+    assert per_token.choose_qparams_per_token.default is not None
+    model = Linears(16, Activations(form="per_token"), (SMALL,))
+    assert lower(export(model, torch.randn(2, 16)))[1].reasons == {}
+
+
+def test_unknown_compile_specs_are_refused() -> None:
+    with pytest.raises(OptionError, match=r"^compile spec 'speed': unknown; offered options$"):
+        read_options([CompileSpec("speed", b"1")])
+
+
+SCRIPT = """
+import hashlib, torch
+from tests.unit.test_partitioner import Attention
+from tests.e2e.running import export, lower
+torch.manual_seed(0)
+pte, _ = lower(export(Attention(), torch.randn(3, 16), max_sizes={0: 9}))
+print(hashlib.sha256(pte).hexdigest())
+"""
+
+
+def test_two_processes_write_the_same_bytes() -> None:
+    found = set()
+    for seed in ("0", "12345"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, env=environment
+        )
+        found.add(done.stdout.strip().splitlines()[-1])
+    assert len(found) == 1
+    assert len(found.pop()) == len(hashlib.sha256().hexdigest())

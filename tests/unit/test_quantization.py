@@ -1,0 +1,77 @@
+"""quantize(): which modules, which zero-point dtype, and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor
+from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
+
+from zeropoint import CompileOptions, OptionError, quantize
+from zeropoint.matching import match_program
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 32)
+        self.body = nn.Linear(32, 32)
+        self.lm_head = nn.Linear(32, 10, bias=False)
+        self.lm_head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.lm_head(self.body(self.embed(tokens)))
+        return logits
+
+
+def zero_points_and_kernels(model: nn.Module) -> tuple[set[torch.dtype], list[str]]:
+    program = torch.export.export(model.eval(), (torch.tensor([1, 2]),)).run_decompositions({})
+    dtypes = {node.meta["val"][1].dtype for node in program.graph.nodes if "choose_qparams" in str(node.target)}
+    lowered = match_program(program, CompileOptions()).lowered
+    return dtypes, [item.kernels[-1] for item in lowered.values()]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "zero_point", "kernel"),
+    [
+        ("8da4w", {torch.int8}, "linear_dq8ca_q4gsw"),
+        ("8da4w-float-zp", {torch.float32}, "linear_dq8ca_q4gsw"),
+        ("8da8w", {torch.int8}, "linear_dq8ca_q8gsw"),
+        ("4w", set(), "linear_q4gsw"),
+        ("8w", set(), "linear_q8gsw"),
+    ],
+)
+def test_the_table_of_recipes(recipe: str, zero_point: set[torch.dtype], kernel: str) -> None:
+    model = quantize(Tiny(), recipe=recipe, group_size=16)
+    assert zero_points_and_kernels(model) == (zero_point, [kernel] * 2)
+    assert type(model.embed.weight) is nn.Parameter
+
+
+def test_lm_head_takes_its_own_recipe() -> None:
+    model = quantize(Tiny(), recipe="8da4w-float-zp", lm_head="8da8w", algorithm="hqq_scale_only")
+    assert isinstance(model.body, Int8DynActInt4WeightLinear)
+    assert isinstance(model.lm_head.weight, IntxUnpackedToInt8Tensor)
+    assert zero_points_and_kernels(model)[1] == ["linear_dq8ca_q4gsw", "linear_dq8ca_q8gsw"]
+
+
+def test_float_zero_point_recipe_has_the_weights_of_the_int8_one() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 8)
+    copy = nn.Linear(64, 8)
+    copy.load_state_dict(linear.state_dict())
+    x = torch.randn(3, 64)
+    a = quantize(nn.Sequential(linear), group_size=16, asymmetric_weights=True)
+    b = quantize(nn.Sequential(copy), recipe="8da4w-float-zp", group_size=16, asymmetric_weights=True)
+    torch.testing.assert_close(a(x), b(x), rtol=1e-6, atol=1e-6)
+
+
+def test_refusals() -> None:
+    with pytest.raises(OptionError, match=r"^quantize: recipe 'int4'; offered 8da4w, 8da4w-float-zp, 8da8w, 4w, 8w$"):
+        quantize(Tiny(), recipe="int4")
+    with pytest.raises(OptionError, match=r"^quantize: recipe '16w'; offered"):
+        quantize(Tiny(), lm_head="16w")
+    with pytest.raises(OptionError, match=r"^quantize: algorithm 'gptq'; offered affine, hqq_scale_only$"):
+        quantize(Tiny(), algorithm="gptq")
+    with pytest.raises(OptionError, match=r"^quantize: body: 32 inputs, group_size 24; choose a divisor, or None"):
+        quantize(Tiny(), group_size=24)
