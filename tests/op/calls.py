@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
 from zeropoint.builder import ProgramBuilder
+from zeropoint.kernels.build import build_library
 from zeropoint.references import OutputSpec, find_reference
 from zeropoint.runtime.player import LoadedProgram, Pick
 
+SHADERS = Path(__file__).parents[2] / "shaders"
 Attrs = Mapping[str, int | float]
 Tensors = Mapping[str, torch.Tensor]
 DEVICE_DTYPES = {
@@ -22,7 +27,12 @@ DEVICE_DTYPES = {
 
 
 def run_call(
-    kernel: str, inputs: Tensors, outputs: Mapping[str, OutputSpec], attrs: Attrs
+    kernel: str,
+    inputs: Tensors,
+    outputs: Mapping[str, OutputSpec],
+    attrs: Attrs,
+    *,
+    library: bytes | None = None,
 ) -> tuple[dict[str, torch.Tensor], Pick]:
     """Runs one call. A slot in both inputs and outputs is one tensor that the kernel writes in place."""
     b = ProgramBuilder()
@@ -37,7 +47,7 @@ def run_call(
     for slot in outputs:
         b.output(slots[slot])
     program, constants = b.build()
-    with LoadedProgram(program, constants) as loaded:
+    with LoadedProgram(program, constants, library=library) as loaded:
         results = loaded.execute([value.contiguous().numpy() for value in inputs.values()])
         (pick,) = loaded.picks()
     return {slot: torch.from_numpy(y) for slot, y in zip(outputs, results, strict=True)}, pick
@@ -53,3 +63,16 @@ def expected_outputs(
 def relative_rms(actual: torch.Tensor, wanted: torch.Tensor) -> float:
     """|actual - wanted| / |wanted| in f64, over all elements; NaN unless both are finite."""
     return float((actual.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
+    """A kernel library of one kernel, only its f32 variants, with `old` in a shader file replaced by `new`."""
+    with tempfile.TemporaryDirectory() as folder:
+        shaders = Path(folder) / "shaders"
+        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
+        manifest = (SHADERS / f"{kernel}.toml").read_text()
+        (shaders / f"{kernel}.toml").write_text(manifest.replace('["f32", "f16"', '["f32"').replace(', f16 = "f16x4"', ""))
+        text = (shaders / source).read_text()
+        assert text.count(old) == 1, f"{source}: {old!r} occurs {text.count(old)} times"
+        (shaders / source).write_text(text.replace(old, new))
+        return build_library(shaders, cache_dir=Path(folder) / "cache")
