@@ -62,11 +62,18 @@ def runs_on_cpu() -> bool:
     return os.environ.get("ZEROPOINT_DEVICE") == "cpu"
 
 
-def check(chain: Chain, x: torch.Tensor, *, rows_at_once: tuple[int, ...], disabled: str = "") -> None:
+def check(
+    chain: Chain,
+    x: torch.Tensor,
+    *,
+    rows_at_once: tuple[int, ...],
+    disabled: str = "",
+    library: bytes | None = None,
+) -> None:
     """Runs slices of x; q, zero points and sums must be equal to torch's bit for bit, y within tolerance."""
     weights = random_weights(chain)
     program, constants = build(chain, weights)
-    loaded = LoadedProgram(program, constants, keep_all=True)
+    loaded = LoadedProgram(program, constants, keep_all=True, library=library)
     x = x.to(torch.float16 if chain.compute == "f16" else torch.float32)
     start = 0
     while start < len(x):

@@ -36,9 +36,8 @@ et::Error mapped(Code code) {
 et::Error logged(const Status& status) {
   report(status);
   const std::string& text = status.message();
-  for (size_t at = 0; at < text.size(); at += kLogLine) {
+  for (size_t at = 0; at < text.size(); at += kLogLine)
     ET_LOG(Error, "%s%s", at == 0 ? "" : "... ", text.substr(at, kLogLine).c_str());
-  }
   return mapped(status.code());
 }
 
@@ -68,17 +67,14 @@ struct Handle {
 Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   if (!value.isTensor()) return Status(Code::kInvalidArgument, "no tensor");
   const executorch::aten::Tensor& tensor = value.toTensor();
-  if (!host_dtype(tensor.scalar_type(), &result->dtype)) {
+  if (!host_dtype(tensor.scalar_type(), &result->dtype))
     return fail(Code::kInvalidArgument, "scalar type ", tensor.scalar_type(), "; no host dtype of ours");
-  }
-  if (tensor.dim() > ZP_MAX_RANK) {
+  if (tensor.dim() > ZP_MAX_RANK)
     return fail(Code::kInvalidArgument, tensor.dim(), " dimensions; at most ", ZP_MAX_RANK);
-  }
   result->rank = static_cast<int32_t>(tensor.dim());
   for (int32_t i = 0; i < result->rank; ++i) {
-    if (tensor.dim_order()[static_cast<size_t>(i)] != i) {
+    if (tensor.dim_order()[static_cast<size_t>(i)] != i)
       return Status(Code::kInvalidArgument, "not contiguous in the default dimension order");
-    }
     result->dims[i] = tensor.size(i);
   }
   result->size_bytes = tensor.nbytes();
@@ -100,9 +96,8 @@ Status place_output(void* user, size_t index, zp_tensor* output) {
   }
   executorch::aten::Tensor& tensor = value.toTensor();
   et::Error error = et::resize_tensor(tensor, {sizes, static_cast<size_t>(output->rank)});
-  if (error != et::Error::Ok || tensor.nbytes() < output->size_bytes) {
+  if (error != et::Error::Ok || tensor.nbytes() < output->size_bytes)
     return wrong("cannot be resized (ExecuTorch error ", error, ")");
-  }
   output->data = tensor.mutable_data_ptr();
   return Status();
 }

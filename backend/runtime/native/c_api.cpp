@@ -71,9 +71,8 @@ Status evaluate_ops(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, ui
   const auto* expr = flatbuffers::GetRoot<Ops>(builder.GetBufferPointer());
   ZP_TRY(check_expr(expr, n_slots, std::vector<bool>(n_attrs, true), 0));
   std::vector<SlotShape> shapes;
-  for (uint64_t i = 0; i < n_slots; ++i) {
+  for (uint64_t i = 0; i < n_slots; ++i)
     shapes.push_back(slots[i].rank < 0 ? SlotShape() : SlotShape{slots[i].dims, slots[i].rank, true});
-  }
   const char* reason = evaluate(*expr, {shapes.data(), attrs, nullptr}, value);
   return reason == nullptr ? Status() : fail(Code::kInvalidArgument, reason);
 }

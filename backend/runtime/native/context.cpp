@@ -89,9 +89,8 @@ Status Context::open(const DeviceInfo& info, const Facts& facts) {
   bool shared_memory = info.type == VK_PHYSICAL_DEVICE_TYPE_CPU || info.type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
   constexpr VkMemoryPropertyFlags kDirect = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                             VK_MEMORY_PROPERTY_HOST_COHERENT_BIT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
-  for (uint32_t i = 0; i < memory_.memoryTypeCount; ++i) {
+  for (uint32_t i = 0; i < memory_.memoryTypeCount; ++i)
     if (shared_memory && (memory_.memoryTypes[i].propertyFlags & kDirect) == kDirect) direct_ = true;
-  }
   load_pipeline_cache();
   return Status();
 }

@@ -70,9 +70,8 @@ Status narrow(const void* source, void* target, size_t n) {
   const auto* from = static_cast<const int64_t*>(source);
   auto* to = static_cast<int32_t*>(target);
   for (size_t i = 0; i < n; ++i) {
-    if (from[i] < INT32_MIN || from[i] > INT32_MAX) {
+    if (from[i] < INT32_MIN || from[i] > INT32_MAX)
       return fail(Code::kInvalidArgument, "element ", i, ": ", from[i], "; need 32 bits");
-    }
     to[i] = static_cast<int32_t>(from[i]);
   }
   return Status();
@@ -110,9 +109,8 @@ Status to_device(HostDType host, const void* source, DType device, void* target,
     map<uint8_t, uint8_t>(source, target, n, [](uint8_t b) { return static_cast<uint8_t>(b != 0); });
   } else if (device == DType::f16) {
     if (host == HostDType::f32) map<float, uint16_t>(source, target, n, f32_to_f16);
-    if (host == HostDType::bf16) {
+    if (host == HostDType::bf16)
       map<uint16_t, uint16_t>(source, target, n, [](uint16_t b) { return f32_to_f16(bf16_to_f32(b)); });
-    }
   } else if (host == HostDType::f16) {
     map<uint16_t, float>(source, target, n, f16_to_f32);
   } else {
@@ -131,9 +129,8 @@ void to_host(DType device, const void* source, HostDType host, void* target, siz
     map<uint8_t, uint8_t>(source, target, n, [](uint8_t b) { return static_cast<uint8_t>(b != 0); });
   } else if (device == DType::f16) {
     if (host == HostDType::f32) map<uint16_t, float>(source, target, n, f16_to_f32);
-    if (host == HostDType::bf16) {
+    if (host == HostDType::bf16)
       map<uint16_t, uint16_t>(source, target, n, [](uint16_t h) { return f32_to_bf16(f16_to_f32(h)); });
-    }
   } else if (host == HostDType::f16) {
     map<float, uint16_t>(source, target, n, f32_to_f16);
   } else {

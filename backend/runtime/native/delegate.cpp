@@ -114,19 +114,16 @@ Status Delegate::check_device() {
                 " binds at most ", most, "; export with smaller pieces");
   }
   uint64_t heap = context_->heap_bytes();
-  if (program_.arena_bytes > heap) {
+  if (program_.arena_bytes > heap)
     return fail(Code::kOutOfMemory, "arena of ", program_.arena_bytes, " bytes; ", device, " has ", heap);
-  }
-  if (context_->direct()) return Status();
   staging_offsets_.resize(program_.tensors.size(), UINT64_MAX);
   auto stage = [&](size_t tensor) {
     if (staging_offsets_[tensor] != UINT64_MAX) return;
     staging_offsets_[tensor] = staging_bytes_;
     staging_bytes_ += align_up(program_.tensors[tensor].size_bytes, kArenaAlign);
   };
-  for (const Input& input : program_.inputs) {
+  for (const Input& input : program_.inputs)
     if (input.tensor >= 0) stage(static_cast<size_t>(input.tensor));
-  }
   for (const Output& output : program_.outputs) std::for_each(output.tensors.begin(), output.tensors.end(), stage);
   return Status();
 }
@@ -164,9 +161,8 @@ Status Delegate::load_constants(const FindConstant& find) {
 
 Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks) {
   std::vector<std::vector<int64_t>> dims(program_.tensors.size());
-  for (size_t i = 0; i < dims.size(); ++i) {
+  for (size_t i = 0; i < dims.size(); ++i)
     for (const Dim& dim : program_.tensors[i].dims) dims[i].push_back(dim.value(symbols));
-  }
   for (size_t i = 0; i < program_.calls.size(); ++i) {
     const Call& call = program_.calls[i];
     std::vector<SlotShape> shapes(call.tensors.size());
@@ -181,21 +177,18 @@ Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pic
 }
 
 Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
-  if (n_inputs != program_.inputs.size()) {
+  if (n_inputs != program_.inputs.size())
     return fail(Code::kInvalidArgument, n_inputs, " inputs; the program has ", program_.inputs.size());
-  }
   auto wrong = [](size_t i, const auto&... parts) {
     return fail(Code::kInvalidArgument, "input[", i, "]: ", parts...);
   };
   for (size_t i = 0; i < n_inputs; ++i) {
     const Input& input = program_.inputs[i];
     size_t rank = input.tensor < 0 ? 0 : program_.tensors[static_cast<size_t>(input.tensor)].dims.size();
-    if (inputs[i].dtype != static_cast<int32_t>(input.host_dtype)) {
+    if (inputs[i].dtype != static_cast<int32_t>(input.host_dtype))
       return wrong(i, "dtype ", dtype_name(inputs[i].dtype), "; need ", fb::EnumNameHostDType(input.host_dtype));
-    }
-    if (inputs[i].rank < 0 || static_cast<size_t>(inputs[i].rank) != rank) {
+    if (inputs[i].rank < 0 || static_cast<size_t>(inputs[i].rank) != rank)
       return wrong(i, inputs[i].rank, " dimensions; need ", rank);
-    }
     bool in_range =
         std::all_of(inputs[i].dims, inputs[i].dims + rank, [](int64_t d) { return 0 <= d && d <= INT32_MAX; });
     if (!in_range) return wrong(i, "a dimension outside [0, 2^31)");
@@ -237,18 +230,16 @@ void Delegate::output_shape(const Output& output, zp_tensor* tensor) const {
   tensor->dtype = static_cast<int32_t>(output.host_dtype);
   tensor->rank = static_cast<int32_t>(first.size());
   for (size_t i = 0; i < first.size(); ++i) tensor->dims[i] = first[i].value(symbols_);
-  for (size_t i = 1; i < output.tensors.size(); ++i) {
+  for (size_t i = 1; i < output.tensors.size(); ++i)
     tensor->dims[first.size() - 1] += program_.tensors[output.tensors[i]].dims.back().value(symbols_);
-  }
   tensor->size_bytes = product(*tensor) * host_bytes_of(output.host_dtype);
 }
 
 Status Delegate::output_shapes(const zp_tensor* inputs, size_t n_inputs, zp_tensor* outputs, size_t n_outputs) {
   std::lock_guard<std::mutex> lock(mutex_);
   ZP_TRY(bind_inputs(inputs, n_inputs));
-  if (n_outputs != program_.outputs.size()) {
+  if (n_outputs != program_.outputs.size())
     return fail(Code::kInvalidArgument, n_outputs, " outputs; the program has ", program_.outputs.size());
-  }
   for (size_t i = 0; i < n_outputs; ++i) output_shape(program_.outputs[i], &outputs[i]);
   return Status();
 }
@@ -262,9 +253,8 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput p
     output_shape(program_.outputs[i], &outputs_[i]);
     empty = empty && outputs_[i].size_bytes == 0;
     ZP_TRY(place(user, i, &outputs_[i]));
-    if (outputs_[i].data == nullptr && outputs_[i].size_bytes != 0) {
+    if (outputs_[i].data == nullptr && outputs_[i].size_bytes != 0)
       return fail(Code::kInvalidArgument, "output[", i, "]: no memory");
-    }
   }
   std::lock_guard<std::mutex> context_lock(context_->mutex);
   ++context_->counters().executes;
@@ -326,20 +316,16 @@ void Delegate::copy_out(const zp_tensor* outputs, const Recording& recording) {
 
 Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
-  if (index >= program_.tensors.size()) {
+  if (index >= program_.tensors.size())
     return fail(Code::kInvalidArgument, "tensor ", index, "; the program has ", program_.tensors.size());
-  }
   const Tensor& tensor = program_.tensors[index];
-  if (!tensor.is_constant() && ((flags_ & ZP_KEEP_ALL) == 0 || last_ == nullptr)) {
+  if (!tensor.is_constant() && ((flags_ & ZP_KEEP_ALL) == 0 || last_ == nullptr))
     return fail(Code::kInvalidArgument, "tensor ", tensor.name, ": load with keep_all and execute first");
-  }
   uint64_t bytes = tensor.data_bytes;
-  if (!tensor.is_constant()) {
+  if (!tensor.is_constant())
     bytes = (static_cast<uint64_t>(tensor.numel(last_->symbols)) * bits_of(tensor.dtype) + 7) / 8;
-  }
-  if (*size_bytes < bytes) {
+  if (*size_bytes < bytes)
     return fail(Code::kInvalidArgument, "tensor ", tensor.name, ": room for ", *size_bytes, " bytes; need ", bytes);
-  }
   *size_bytes = bytes;
   if (bytes == 0) return Status();
   std::lock_guard<std::mutex> context_lock(context_->mutex);
@@ -348,9 +334,8 @@ Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
   std::vector<uint8_t> texels;
   ZP_TRY(context_->download(*images_[index], &texels));
   uint64_t element = bits_of(tensor.dtype) / 8;
-  for (uint64_t i = 0; i < bytes / element; ++i) {
+  for (uint64_t i = 0; i < bytes / element; ++i)
     std::memcpy(static_cast<uint8_t*>(data) + i * element, &texels[i * element * 4], element);  // component x of four
-  }
   return Status();
 }
 
@@ -388,9 +373,8 @@ std::string Delegate::picks() {
     const Pick& pick = last_->picks[i];
     const fb::Algorithm& algorithm = *pick.candidate.algorithm;
     std::string specs;
-    for (uint32_t s = 0; s < pick.specs.size(); ++s) {
+    for (uint32_t s = 0; s < pick.specs.size(); ++s)
       specs += cat(s == 0 ? "" : ",", json_string(view(algorithm.specs()->Get(s)->name())), ":", pick.specs[s]);
-    }
     int64_t grid[] = {pick.grid[0], pick.grid[1], pick.grid[2]};
     bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
     result += cat(",{\"call\":", i, ",\"name\":", json_string(call.name),

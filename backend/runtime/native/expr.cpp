@@ -63,9 +63,8 @@ const char* leaf(const fb::Op& op, const ExprInputs& inputs, int64_t* value) {
     *value = slot.dims[axis];
     return nullptr;
   }
-  for (int i = 0; i < slot.rank - (op.code() == OpCode::rows ? 1 : 0); ++i) {
+  for (int i = 0; i < slot.rank - (op.code() == OpCode::rows ? 1 : 0); ++i)
     if (__builtin_mul_overflow(*value, slot.dims[i], value)) return "64-bit overflow";
-  }
   return nullptr;
 }
 
@@ -80,12 +79,10 @@ Status check_expr(const Ops* ops, size_t n_slots, const std::vector<bool>& attr_
     std::string where = cat("op[", i, "]: ");
     if (code > OpCode::MAX) return fail(Code::kInvalidProgram, where, "opcode ", code, "; at most ", OpCode::MAX);
     size_t limit = code == OpCode::attr ? attr_is_integer.size() : code == OpCode::fact ? n_facts : n_slots;
-    if (code != OpCode::push && code <= OpCode::fact && op.arg() >= limit) {
+    if (code != OpCode::push && code <= OpCode::fact && op.arg() >= limit)
       return fail(Code::kInvalidProgram, where, "operand ", op.arg(), "; below ", limit);
-    }
-    if (code == OpCode::attr && !attr_is_integer[op.arg()]) {
+    if (code == OpCode::attr && !attr_is_integer[op.arg()])
       return fail(Code::kInvalidProgram, where, "attribute ", op.arg(), " is real; integers only");
-    }
     depth -= arity(code);
     if (depth < 0) return fail(Code::kInvalidProgram, where, "takes from an empty stack");
     if (++depth > kMaxExprStack) return fail(Code::kInvalidProgram, where, "stack above ", kMaxExprStack);

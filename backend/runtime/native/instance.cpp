@@ -41,16 +41,14 @@ bool has_layer(const char* name) {
 }
 
 Status create_instance(VkInstance* instance) {
-  if (volkInitialize() != VK_SUCCESS) {
+  if (volkInitialize() != VK_SUCCESS)
     return Status(Code::kDevice, "Vulkan loader: libvulkan.so.1 does not open; install libvulkan1");
-  }
   uint32_t api = std::min<uint32_t>(volkGetInstanceVersion(), VK_API_VERSION_1_3);
   if (api < VK_API_VERSION_1_1) return Status(Code::kDevice, "Vulkan loader: version 1.0; need 1.1 or later");
   const char* wanted = std::getenv("ZEROPOINT_VALIDATION");
   bool validate = wanted != nullptr && std::strcmp(wanted, "1") == 0;
-  if (validate && !has_layer(kValidationLayer)) {
+  if (validate && !has_layer(kValidationLayer))
     return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no ", kValidationLayer, "; install vulkan-validationlayers");
-  }
   const char* debug_utils = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
   VkValidationFeatureEnableEXT synchronization = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
   VkValidationFeaturesEXT features{VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT};
@@ -179,9 +177,7 @@ void describe(VkInstance instance, DeviceInfo* info) {
   properties.pNext = first.apiVersion < VK_API_VERSION_1_2 ? static_cast<void*>(&id) : &driver;
   vkGetPhysicalDeviceProperties2(info->handle, &properties);
   const VkPhysicalDeviceLimits& limits = properties.properties.limits;
-  if (first.apiVersion >= VK_API_VERSION_1_2) {
-    info->driver = std::string(driver.driverName) + " " + driver.driverInfo;
-  }
+  if (first.apiVersion >= VK_API_VERSION_1_2) info->driver = std::string(driver.driverName) + " " + driver.driverInfo;
   info->cache_id =
       cat(hex(id.driverUUID, VK_UUID_SIZE), "-", first.vendorID, "-", first.deviceID, "-", first.driverVersion);
   std::memcpy(info->cache_uuid, first.pipelineCacheUUID, VK_UUID_SIZE);
@@ -324,9 +320,8 @@ Status disable_facts(const char* list, Facts* facts) {
     name.erase(std::remove(name.begin(), name.end(), ' '), name.end());
     if (name.empty()) continue;
     size_t fact = find_fact(name);
-    if (fact == kNumFacts) {
+    if (fact == kNumFacts)
       return fail(Code::kInvalidArgument, "ZEROPOINT_DISABLE: no fact ", printable(name), "; facts: ", fact_names());
-    }
     facts->values[fact] = 0;
   }
   return Status();
@@ -339,9 +334,8 @@ std::string devices_json(const std::vector<DeviceInfo>& devices) {
                   ",\"type\":\"", type_name(device.type), "\",\"driver\":", json_string(device.driver), ",\"api\":\"",
                   VK_API_VERSION_MAJOR(device.api), ".", VK_API_VERSION_MINOR(device.api), ".",
                   VK_API_VERSION_PATCH(device.api), "\",\"unusable\":", json_string(device.unusable), ",\"facts\":");
-    for (size_t i = 0; i < kNumFacts; ++i) {
+    for (size_t i = 0; i < kNumFacts; ++i)
       result += cat(i == 0 ? "{\"" : ",\"", kFactNames[i], "\":", device.facts.values[i]);
-    }
     result += "}}";
   }
   return (result.empty() ? "[" : result) + "]";

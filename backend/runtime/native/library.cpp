@@ -51,9 +51,8 @@ class Checker {
       if (push->offset() % 4 != 0 || push->offset() > kMaxPushBytes - 4) return bad("a push offset above 124 or odd");
       bool integer = push->kind() == fb::ValueKind::integer;
       if (integer) ZP_TRY(expr(push->value()));
-      if (!integer && (push->attr() >= integers_.size() || integers_[push->attr()])) {
+      if (!integer && (push->attr() >= integers_.size() || integers_[push->attr()]))
         return bad("a real push constant needs a real attribute");
-      }
     }
     for (const fb::Variant* variant : *algorithm.variants()) ZP_TRY(this->variant(*variant));
     return Status();
@@ -101,9 +100,8 @@ Status Library::decode(std::string_view bytes) {
   bytes_.resize(size_ / 8 + 1);
   std::memcpy(bytes_.data(), bytes.data(), size_);
   flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(bytes_.data()), size_, 64, UINT32_MAX);
-  if (size_ < 8 || !fb::LibraryBufferHasIdentifier(bytes_.data()) || !fb::VerifyLibraryBuffer(verifier)) {
+  if (size_ < 8 || !fb::LibraryBufferHasIdentifier(bytes_.data()) || !fb::VerifyLibraryBuffer(verifier))
     return fail(Code::kInvalidProgram, "kernel library: not a valid ZPL1 flatbuffer");
-  }
   const fb::Library& library = *fb::GetLibrary(bytes_.data());
   if (library.version() != kLibraryVersion) {
     return fail(Code::kIncompatible, "kernel library: version ", library.version(), "; this player reads version ",
@@ -160,9 +158,8 @@ const fb::Kernel* Library::find(std::string_view name) const {
 
 std::string Library::kernel_names() const {
   std::string result;
-  for (const fb::Kernel* kernel : *fb::GetLibrary(bytes_.data())->kernels()) {
+  for (const fb::Kernel* kernel : *fb::GetLibrary(bytes_.data())->kernels())
     result += cat(result.empty() ? "" : ", ", view(kernel->name()));
-  }
   return result;
 }
 

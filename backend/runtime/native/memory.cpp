@@ -69,21 +69,18 @@ bool Context::find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) 
 Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, std::shared_ptr<Memory>* memory) {
   auto result = std::make_shared<Memory>();
   result->context = this;
-  if (!find_memory_type(needs.memoryTypeBits, use, &result->type)) {
+  if (!find_memory_type(needs.memoryTypeBits, use, &result->type))
     return Status(Code::kOutOfMemory, "the device has no memory type for this");
-  }
   uint64_t limit = std::min<uint64_t>(info_.limits.allocation_bytes,
                                       memory_.memoryHeaps[memory_.memoryTypes[result->type].heapIndex].size);
-  if (needs.size > limit) {
+  if (needs.size > limit)
     return fail(Code::kOutOfMemory, needs.size, " bytes; the device allocates at most ", limit, " at once");
-  }
   VkMemoryAllocateInfo info{VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO};
   info.allocationSize = needs.size;
   info.memoryTypeIndex = result->type;
   Status status;
-  if (VkResult code = vkAllocateMemory(device_, &info, nullptr, &result->handle); code != VK_SUCCESS) {
+  if (VkResult code = vkAllocateMemory(device_, &info, nullptr, &result->handle); code != VK_SUCCESS)
     return vk_failure("vkAllocateMemory", code).in(cat(needs.size, " bytes"));
-  }
   result->size_bytes = needs.size;
   ++counters_.device_allocations;
   counters_.device_bytes += needs.size;
@@ -119,9 +116,8 @@ Status Context::bind(const std::shared_ptr<Memory>& memory, VkDeviceSize offset,
 }
 
 Status Context::create_buffer(VkDeviceSize size_bytes, MemoryUse use, std::shared_ptr<Buffer>* buffer) {
-  if (size_bytes > heap_bytes_ && use == MemoryUse::kDevice) {
+  if (size_bytes > heap_bytes_ && use == MemoryUse::kDevice)
     return fail(Code::kOutOfMemory, size_bytes, " bytes; the device has ", heap_bytes_);
-  }
   VkMemoryRequirements needs{};
   std::shared_ptr<Buffer> result;
   ZP_TRY(make_buffer(size_bytes, &result, &needs));
@@ -138,9 +134,8 @@ Status Context::create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Ima
   int64_t extent = info_.limits.image_extent;
   int64_t texels = std::max<int64_t>(numel, 1);
   int64_t rows = (texels + extent - 1) / extent;
-  if (rows > extent) {
+  if (rows > extent)
     return fail(Code::kIncompatible, "an image of ", texels, " texels; the device holds ", extent, " x ", extent);
-  }
   result->width = static_cast<uint32_t>(std::min(texels, extent));
   result->height = static_cast<uint32_t>(rows);
   result->texel_bytes = static_cast<uint32_t>(bits_of(dtype) / 2);  // four components
@@ -196,6 +191,9 @@ Status Context::constant(const std::string& key, VkDeviceSize size_bytes, std::s
     ++counters_.constants_shared;
     if ((*buffer)->size_bytes == size_bytes) return Status();
     return fail(Code::kInvalidProgram, size_bytes, " bytes; another tensor with this key has ", (*buffer)->size_bytes);
+  }
+  if (size_bytes > kSharedBytes) {
+    ZP_TRY(create_buffer(size_bytes, MemoryUse::kDevice, buffer));
     known = *buffer;
     return Status();
   }
@@ -224,9 +222,8 @@ Status Context::upload(const std::vector<Upload>& uploads) {
     used = 0;
     if (copies.empty()) return Status();
     return run_once([&](VkCommandBuffer commands) {
-      for (const auto& [target, copy] : std::exchange(copies, {})) {
+      for (const auto& [target, copy] : std::exchange(copies, {}))
         vkCmdCopyBuffer(commands, staging->handle, target->handle, 1, &copy);
-      }
       barrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT,
               VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT);
     });

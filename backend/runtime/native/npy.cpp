@@ -24,18 +24,16 @@ std::string value_of(const std::string& header, const std::string& key) {
 
 Status parse_header(const std::string& header, Array* array) {
   std::string descr = value_of(header, "descr");
-  if (descr.size() < 5 || descr.front() != '\'' || (descr[1] == '>' && descr[3] != '1')) {
+  if (descr.size() < 5 || descr.front() != '\'' || (descr[1] == '>' && descr[3] != '1'))
     return fail(Code::kInvalidArgument, "dtype ", printable(descr), "; need a little-endian scalar type");
-  }
   array->dtype = descr.substr(2, descr.size() - 3);
   if (value_of(header, "fortran_order") != "False") return fail(Code::kInvalidArgument, "not in C order");
   std::string shape = value_of(header, "shape");
   if (shape.empty() || shape[0] != '(') return fail(Code::kInvalidArgument, "no shape");
   for (size_t at = 1; (at = shape.find_first_of("0123456789", at)) != std::string::npos;) {
     size_t end = std::min(shape.find_first_not_of("0123456789", at), shape.size());
-    if (end - at > 9 || array->dims.size() == kMaxRank) {
+    if (end - at > 9 || array->dims.size() == kMaxRank)
       return fail(Code::kInvalidArgument, "shape ", printable(shape), "; at most 8 dimensions below 10^9");
-    }
     array->dims.push_back(std::stoll(shape.substr(at, end - at)));
     at = end;
   }
@@ -48,9 +46,8 @@ Status read(const std::string& path, Array* array) {
   auto file_bytes = static_cast<uint64_t>(file.tellg());
   file.seekg(0);
   uint8_t start[12] = {};
-  if (!file.read(reinterpret_cast<char*>(start), 10) || std::memcmp(start, kMagic, 6) != 0) {
+  if (!file.read(reinterpret_cast<char*>(start), 10) || std::memcmp(start, kMagic, 6) != 0)
     return fail(Code::kInvalidArgument, "no .npy file");
-  }
   uint64_t length = start[8] | start[9] << 8;
   if (start[6] > 1) {
     if (!file.read(reinterpret_cast<char*>(start + 10), 2)) return fail(Code::kInvalidArgument, "cut short");
@@ -63,9 +60,8 @@ Status read(const std::string& path, Array* array) {
   uint64_t rest = file_bytes - static_cast<uint64_t>(file.tellg());
   auto width = static_cast<uint64_t>(array->dtype.back() - '0');
   uint64_t need = width;
-  for (int64_t dim : array->dims) {
+  for (int64_t dim : array->dims)
     if (__builtin_mul_overflow(need, static_cast<uint64_t>(dim), &need)) need = UINT64_MAX;
-  }
   if (need != rest) return fail(Code::kInvalidArgument, rest, " bytes of data; its shape needs ", need);
   array->data.resize(rest);
   file.read(reinterpret_cast<char*>(array->data.data()), static_cast<std::streamsize>(rest));

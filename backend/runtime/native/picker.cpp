@@ -49,9 +49,8 @@ class List {
 
 template <typename Visit>
 void for_each_variant(const fb::Kernel& kernel, Visit visit) {
-  for (const fb::Algorithm* algorithm : *kernel.algorithms()) {
+  for (const fb::Algorithm* algorithm : *kernel.algorithms())
     for (const fb::Variant* variant : *algorithm->variants()) visit(*algorithm, *variant);
-  }
 }
 
 // "slot zp: dtype u8; offered i8, i32": a dtype that no variant has, then a storage that no variant has with that
@@ -108,9 +107,8 @@ std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& varian
     return found <= most ? std::string() : cat("needs ", found, " ", what, " (the device has ", most, ")");
   };
   int64_t images = 0;
-  for (const fb::Binding* binding : *variant.bindings()) {
+  for (const fb::Binding* binding : *variant.bindings())
     images += of_variant(variant, binding->slot()).storage == fb::Storage::image;
-  }
   const auto& local = *algorithm.local_size();
   int64_t invocations = int64_t{local.Get(0)} * local.Get(1) * local.Get(2);
   for (const std::string& reason :
@@ -153,9 +151,8 @@ Status fill_grid(const fb::Algorithm& algorithm, const ExprInputs& inputs, const
 
 Status fill_constants(const Call& call, const fb::Algorithm& algorithm, const ExprInputs& inputs, Pick* pick) {
   pick->specs.clear();
-  for (const fb::Spec* spec : *algorithm.specs()) {
+  for (const fb::Spec* spec : *algorithm.specs())
     ZP_TRY(int32_value(*spec->value(), inputs, cat("spec ", view(spec->name())), &pick->specs.emplace_back()));
-  }
   for (const fb::Push* push : *algorithm.push()) {
     int32_t value = 0;
     bool integer = push->kind() == fb::ValueKind::integer;
@@ -173,9 +170,8 @@ Status find_candidates(const Program& program, const Call& call, const Context& 
   std::vector<Bound> bound = bound_tensors(program, call);
   List blocks;
   for_each_variant(*call.kernel, [&](const fb::Algorithm& algorithm, const fb::Variant& variant) {
-    for (size_t slot = 0; slot < bound.size(); ++slot) {
+    for (size_t slot = 0; slot < bound.size(); ++slot)
       if (!(of_variant(variant, slot) == bound[slot])) return;
-    }
     std::string block = blocked_by(algorithm, variant, context);
     if (block.empty()) candidates->push_back({&algorithm, &variant});
     if (!block.empty()) blocks.add(cat(view(algorithm.name()), " ", block));

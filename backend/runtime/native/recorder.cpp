@@ -138,9 +138,8 @@ class Delegate::Recorder {
 
   void copy_inputs() {
     if (recording_.staging == nullptr) return;
-    for (const Input& input : program_.inputs) {
+    for (const Input& input : program_.inputs)
       if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
-    }
   }
 
   void copy_outputs() {

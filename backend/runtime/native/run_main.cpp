@@ -43,9 +43,8 @@ constexpr NpyType kTypes[] = {{ScalarType::Float, "f4"}, {ScalarType::Half, "f2"
                               {ScalarType::Bool, "b1"},  {ScalarType::BFloat16, "V2"}};
 
 const char* npy_type(ScalarType scalar) {
-  for (const NpyType& type : kTypes) {
+  for (const NpyType& type : kTypes)
     if (type.scalar == scalar) return type.npy;
-  }
   return nullptr;
 }
 
@@ -70,9 +69,8 @@ Status parse(int argc, char** argv, Options* options) {
       options->output = value;
     else if (name != "--repeat")
       return fail(Code::kInvalidArgument, name, ": unknown option\n", kUsage);
-    else if (options->repeat = std::strtol(value.c_str(), &end, 10); *end != '\0' || options->repeat < 1) {
+    else if (options->repeat = std::strtol(value.c_str(), &end, 10); *end != '\0' || options->repeat < 1)
       return fail(Code::kInvalidArgument, "--repeat ", value, ": need a number of at least 1");
-    }
   }
   return options->model.empty() ? fail(Code::kInvalidArgument, kUsage) : Status();
 }
@@ -137,23 +135,20 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 Status run(const Options& options) {
-  for (const std::string& path : options.data) {
+  for (const std::string& path : options.data)
     if (!std::filesystem::exists(path)) return fail(Code::kNotFound, path, ": no such file");
-  }
   if (!std::filesystem::exists(options.model)) return fail(Code::kNotFound, options.model, ": no such file");
   auto start = std::chrono::steady_clock::now();
   Module module(options.model, options.data, Module::LoadMode::Mmap);
   if (et::Error error = module.load(); error != et::Error::Ok) return failed(options.model, error);
-  if (et::Error error = module.load_method(options.method); error != et::Error::Ok) {
+  if (et::Error error = module.load_method(options.method); error != et::Error::Ok)
     return failed(options.model + ": method " + options.method, error);
-  }
   double load_ms = milliseconds_since(start);
   auto meta = module.method_meta(options.method);
   if (!meta.ok()) return failed(options.method, meta.error());
   size_t n_inputs = options.inputs.size();
-  if (n_inputs != meta->num_inputs()) {
+  if (n_inputs != meta->num_inputs())
     return fail(Code::kInvalidArgument, n_inputs, " inputs; method ", options.method, " has ", meta->num_inputs());
-  }
   std::vector<Array> arrays(n_inputs);
   std::vector<executorch::extension::TensorPtr> tensors(n_inputs);
   std::vector<et::EValue> values(n_inputs);
@@ -175,9 +170,8 @@ Status run(const Options& options) {
     std::filesystem::create_directories(options.output, error);
     if (error) return fail(Code::kDevice, options.output, ": ", error.message());
   }
-  for (size_t i = 0; i < outputs.size() && !options.output.empty(); ++i) {
+  for (size_t i = 0; i < outputs.size() && !options.output.empty(); ++i)
     ZP_TRY(write_output(cat(options.output, "/output_", i, ".npy"), outputs[i]));
-  }
   double first = times[0];
   std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2), times.end());
   std::printf("{\"load_ms\": %.3f, \"first_ms\": %.3f, \"median_ms\": %.3f, \"executes\": %ld, \"outputs\": %zu}\n",

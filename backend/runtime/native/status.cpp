@@ -18,14 +18,13 @@ std::string hex(const uint8_t* bytes, size_t n) {
 
 std::string json_string(std::string_view text) {
   std::string result = "\"";
-  for (char c : text) {
+  for (char c : text)
     if (c == '"' || c == '\\')
       (result += '\\') += c;
     else if (c < ' ' || c > '~')
       result += "\\u00" + hex(reinterpret_cast<const uint8_t*>(&c), 1);
     else
       result += c;
-  }
   return result + '"';
 }
 

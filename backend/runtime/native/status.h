@@ -30,11 +30,10 @@ class [[nodiscard]] Status {
 
 template <typename T>
 void append(std::string& text, const T& part) {
-  if constexpr (std::is_integral_v<T> || std::is_enum_v<T>) {
+  if constexpr (std::is_integral_v<T> || std::is_enum_v<T>)
     text += std::to_string(+static_cast<std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>(part));
-  } else {
+  else
     text += part;
-  }
 }
 
 // Strings and integers, one after the other.

@@ -59,9 +59,8 @@ class Decoder {
       if (added.in_arena()) end = std::max(end, added.offset + added.size_bytes);
     }
     // No larger than the tensors need: a forged size must not become an allocation.
-    if (program_.arena_bytes - end >= kArenaAlign) {
+    if (program_.arena_bytes - end >= kArenaAlign)
       return bad("arena_bytes ", program_.arena_bytes, "; its tensors end at ", end);
-    }
     for (uint32_t i = 0; i < count(source_.inputs()); ++i)
       ZP_TRY(input(*source_.inputs()->Get(i)).in(where("input", i)));
     ZP_TRY(symbol_sources());
@@ -69,9 +68,8 @@ class Decoder {
       const fb::Call& call = *source_.calls()->Get(i);
       ZP_TRY(this->call(call, &program_.calls.emplace_back()).in(where("call", i, view(call.kernel()))));
     }
-    for (uint32_t i = 0; i < count(source_.outputs()); ++i) {
+    for (uint32_t i = 0; i < count(source_.outputs()); ++i)
       ZP_TRY(output(*source_.outputs()->Get(i), &program_.outputs.emplace_back()).in(where("output", i)));
-    }
     return Status();
   }
 
@@ -88,9 +86,8 @@ class Decoder {
     target->memory = source.memory();
     target->offset = source.offset();
     if (source.dtype() == fb::DType::none || source.dtype() > fb::DType::MAX) return bad("dtype ", source.dtype());
-    if (source.storage() == fb::Storage::none || source.storage() > fb::Storage::MAX) {
+    if (source.storage() == fb::Storage::none || source.storage() > fb::Storage::MAX)
       return bad("storage ", source.storage());
-    }
     if (source.memory() > fb::Memory::MAX) return bad("memory ", source.memory());
     ZP_TRY(limit("dimensions", source.dims(), kMaxRank));
     uint64_t numel = 1;
@@ -103,9 +100,8 @@ class Decoder {
     target->max_numel = static_cast<int64_t>(numel);
     target->data_bytes = (numel * bits_of(target->dtype) + 7) / 8;
     target->size_bytes = align_up(target->data_bytes, kSizeAlign);
-    if (source.size_bytes() != target->size_bytes) {
+    if (source.size_bytes() != target->size_bytes)
       return bad("size_bytes ", source.size_bytes(), "; its dtype and dimensions need ", target->size_bytes);
-    }
     target->constant = printable(view(source.constant()));
     return target->is_constant() ? constant(*target) : arena_tensor(*target);
   }
@@ -116,9 +112,8 @@ class Decoder {
     bool overflow = false;
     for (uint32_t i = 0; i < count(source.terms()); ++i) {
       const fb::Term& term = *source.terms()->Get(i);
-      if (term.symbol() >= program_.symbols.size()) {
+      if (term.symbol() >= program_.symbols.size())
         return bad("symbol ", term.symbol(), "; the program has ", program_.symbols.size());
-      }
       if (term.coefficient() == 0) return bad("a coefficient of 0");
       target->terms.push_back(term);
       const Symbol& symbol = program_.symbols[term.symbol()];
@@ -134,12 +129,10 @@ class Decoder {
 
   static Status constant(const Tensor& tensor) {
     bool is_key = tensor.constant.size() == 64;
-    if (!is_key || tensor.constant.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    if (!is_key || tensor.constant.find_first_not_of("0123456789abcdef") != std::string::npos)
       return bad("constant key ", tensor.constant, "; need 64 lower-case hexadecimal digits");
-    }
-    for (const Dim& dim : tensor.dims) {
+    for (const Dim& dim : tensor.dims)
       if (!dim.terms.empty()) return bad("a constant has no symbols");
-    }
     if (tensor.storage == fb::Storage::buffer && tensor.offset == 0) return Status();
     return bad("a constant is a buffer with offset 0");
   }
@@ -158,9 +151,8 @@ class Decoder {
   }
 
   Status host_tensor(int64_t index, fb::HostDType host_dtype) const {
-    if (index >= static_cast<int64_t>(program_.tensors.size())) {
+    if (index >= static_cast<int64_t>(program_.tensors.size()))
       return bad("tensor ", index, "; the program has ", program_.tensors.size());
-    }
     const Tensor& tensor = program_.tensors[static_cast<size_t>(index)];
     if (!tensor.in_arena()) return bad("tensor ", tensor.name, " is no arena buffer");
     if (host_dtype <= fb::HostDType::MAX && can_convert(host_dtype, tensor.dtype)) return Status();
@@ -170,16 +162,14 @@ class Decoder {
 
   Status input(const fb::Input& source) {
     program_.inputs.push_back({source.tensor(), source.symbol(), source.host_dtype()});
-    if ((source.tensor() < 0) == (source.symbol() < 0)) {
+    if ((source.tensor() < 0) == (source.symbol() < 0))
       return bad("tensor ", source.tensor(), ", symbol ", source.symbol(), "; exactly one must be given");
-    }
     if (source.tensor() >= 0) {
       ZP_TRY(host_tensor(source.tensor(), source.host_dtype()));
       return written_.insert(source.tensor()).second ? Status() : bad("tensor ", source.tensor(), " is given twice");
     }
-    if (source.symbol() >= static_cast<int64_t>(program_.symbols.size())) {
+    if (source.symbol() >= static_cast<int64_t>(program_.symbols.size()))
       return bad("symbol ", source.symbol(), "; the program has ", program_.symbols.size());
-    }
     bool i64 = source.host_dtype() == fb::HostDType::i64;
     return i64 ? Status() : bad("host dtype ", source.host_dtype(), " of a symbol; need i64");
   }
@@ -208,9 +198,8 @@ class Decoder {
   Status call(const fb::Call& source, Call* target) {
     target->name = printable(view(source.name()));
     target->kernel = library_.find(view(source.kernel()));
-    if (target->kernel == nullptr) {
+    if (target->kernel == nullptr)
       return fail(Code::kIncompatible, "no such kernel; this player has ", library_.kernel_names());
-    }
     ZP_TRY(args(source, target));
     ZP_TRY(attrs(source, target));
     return data_flow(*target);
@@ -253,16 +242,14 @@ class Decoder {
       if (seen[index]) return bad(name, "given twice");
       seen[index] = true;
       bool integer = declared.Get(index)->kind() == fb::ValueKind::integer;
-      if (attr.kind() != (integer ? fb::AttrKind::integer : fb::AttrKind::real)) {
+      if (attr.kind() != (integer ? fb::AttrKind::integer : fb::AttrKind::real))
         return bad(name, "kind ", attr.kind(), "; the kernel needs ", integer ? "an integer" : "a real number");
-      }
       if (!integer && !std::isfinite(attr.real())) return bad(name, "not finite");
       if (integer) target->integer_attrs[index] = attr.integer();
       if (!integer) target->real_attrs[index] = static_cast<float>(attr.real());
     }
-    for (uint32_t i = 0; i < declared.size(); ++i) {
+    for (uint32_t i = 0; i < declared.size(); ++i)
       if (!seen[i]) return bad("attribute ", view(declared.Get(i)->name()), ": missing");
-    }
     return Status();
   }
 
@@ -274,17 +261,15 @@ class Decoder {
     for (size_t a = 0; a < call.tensors.size(); ++a) {
       if (call.tensors[a] < 0) continue;
       const Tensor& tensor = program_.tensors[static_cast<size_t>(call.tensors[a])];
-      if (!is_output(a) && !tensor.is_constant() && written_.count(call.tensors[a]) == 0) {
+      if (!is_output(a) && !tensor.is_constant() && written_.count(call.tensors[a]) == 0)
         return bad(name(a), ": tensor ", tensor.name, " is read before anything writes it");
-      }
       for (size_t b = 0; b < call.tensors.size() && is_output(a); ++b) {
         if (call.tensors[b] < 0 || a == b || !overlap(call.tensors[a], call.tensors[b])) continue;
         return bad(name(a), ": shares memory with ", name(b));
       }
     }
-    for (size_t a = 0; a < call.tensors.size(); ++a) {
+    for (size_t a = 0; a < call.tensors.size(); ++a)
       if (is_output(a) && call.tensors[a] >= 0) written_.insert(call.tensors[a]);
-    }
     return Status();
   }
 
@@ -306,9 +291,8 @@ class Decoder {
       const Tensor& first = program_.tensors[source.tensors()->Get(0)];
       bool same = piece.dtype == first.dtype && piece.dims.size() == first.dims.size();
       same = same && (source.tensors()->size() == 1 || !first.dims.empty());
-      for (size_t axis = 0; same && axis + 1 < first.dims.size(); ++axis) {
+      for (size_t axis = 0; same && axis + 1 < first.dims.size(); ++axis)
         same = same_dim(piece.dims[axis], first.dims[axis]);
-      }
       if (!same) return bad("piece ", piece.name, ": dtype or leading dimensions differ from the first piece");
       target->tensors.push_back(index);
     }

@@ -1,0 +1,77 @@
+"""The checks of test_quantized_linear fail when one shader takes its zero point for another dtype.
+
+This is the bug that shaped the project, planted in each kernel and tier, for every dtype, in buffers and in images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+import torch
+
+from tests.op.chain import Chain
+from tests.op.mutated import library
+from tests.op.rows import quantization_rows
+from tests.op.test_quantized_linear import check
+from zeropoint.runtime.player import validation
+
+# In an image the driver converts by the image's own format, so that only a wrong kind of number (integers for floats)
+# shows when it runs; a wrong format of the same kind is for the build to refuse (tests/unit/kernels/test_shaders.py).
+CASES = [
+    *((zp, read_as, "buffer") for zp, read_as in itertools.permutations(("i8", "i32", "f32", "f16"), 2)),
+    *((zp, read_as, "image") for zp, read_as in itertools.product(("i8", "i32"), ("f32", "f16"))),
+    *((zp, read_as, "image") for zp, read_as in itertools.product(("f32", "f16"), ("i8", "i32"))),
+]
+TIERS = [
+    ("linear_dq8ca_q4gsw", "gemv", 3, "is_cpu"),
+    ("linear_dq8ca_q4gsw", "tiled", 19, "is_cpu"),
+    ("linear_dq8ca_q4gsw", "gemv_nodot", 3, "is_cpu,int8_dot"),
+    ("linear_dq8ca_q4gsw", "tiled_nodot", 19, "is_cpu,int8_dot"),
+    ("quantize_and_pack", "blocks", 19, "is_cpu"),
+]
+if os.environ.get("ZEROPOINT_DEVICE") == "cpu":
+    TIERS += [("linear_dq8ca_q4gsw", "broadcast_gemv", 1, ""), ("linear_dq8ca_q4gsw", "broadcast_tiled", 19, "")]
+
+
+# The first token of an i32 buffer reads the same as i8 on a little-endian machine, and this tier has one token.
+INVISIBLE = ("broadcast_gemv", "i32", "i8", "buffer")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "algorithm", "rows", "disabled", "zp", "read_as", "storage"),
+    [
+        pytest.param(*tier, *case, marks=[] if tier[1] in ("gemv", "tiled") else [pytest.mark.slow])
+        for tier, case in itertools.product(TIERS, CASES)
+        if (tier[1], *case) != INVISIBLE
+    ],
+)
+def test_a_misread_zero_point_is_caught(
+    kernel: str,
+    algorithm: str,
+    rows: int,
+    disabled: str,
+    zp: str,
+    read_as: str,
+    storage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    chain = Chain(k=96, n=37, group_size=32, zp=zp, storage=storage)
+    x = quantization_rows(chain.k)[8 : 8 + rows]
+    honest = library(chain, kernel=kernel, algorithm=algorithm, read_as=None)
+    check(chain, x, rows_at_once=(rows,), disabled=disabled, library=honest)
+    wrong = library(chain, kernel=kernel, algorithm=algorithm, read_as=read_as)
+    assert is_caught(chain, x, rows=rows, disabled=disabled, library=wrong)
+
+
+def is_caught(chain: Chain, x: torch.Tensor, *, rows: int, disabled: str, library: bytes) -> bool:
+    """By a wrong result or by a message of the validation layers."""
+    try:
+        check(chain, x, rows_at_once=(rows,), disabled=disabled, library=library)
+    except AssertionError:
+        return True
+    finally:
+        messages = validation(clear=True).count
+    return messages > 0
