@@ -2,7 +2,8 @@
 // Attention of few query rows (lib/attention.glsl says what is computed): decoding, where reading the cache is the work.
 // A workgroup owns ROWS rows of a KV head, or of one split of its keys, and walks its keys in tiles of TILE_N:
 // scores by teams of TEAM lanes a key, softmax in shared memory, then lanes over the head's quads and teams over the
-// keys; the teams' sums are added in a fixed order. Keys and values are read once for all rows, in whole cache lines.
+// keys; the teams' sums are added in a fixed order. Keys and values are read once for all rows, in
+// whole cache lines, many at a time: one read waits longer than a tile computes.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "attention.glsl"
@@ -15,6 +16,7 @@ const uint kTeam = 8u;                       // lanes that share a key's dot pro
 const uint kKeys = LANES / kTeam;            // keys scored at once
 const uint kPasses = TILE_N / kKeys;
 const uint kLanesPerRow = LANES / MAX_ROWS;  // lanes that share a row's softmax
+const uint kBatch = 8u;                      // values that an invocation loads at once
 const uint kStride = kTeam + 1u;             // keeps the reads of `team_sums` in different banks
 
 shared vec4 query[MAX_ROWS * MAX_QUADS];  // later the teams' sums of one row
@@ -40,12 +42,19 @@ void score_tile(int start, uint first_row, uint tile, uint end) {
   uint lane = gl_LocalInvocationIndex % kTeam;
   uint team = gl_LocalInvocationIndex / kTeam;
   float products[kPasses][MAX_ROWS];
+  uint keys_of[kPasses];
   [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) {
-    uint key = key_row(min(tile + pass * kKeys + team, end - 1u));
+    keys_of[pass] = key_row(min(tile + pass * kKeys + team, end - 1u));
     [[unroll]] for (uint r = 0; r < ROWS; ++r) products[pass][r] = 0.0;
-    for (uint i = lane; i < QUADS; i += kTeam) {
-      vec4 values = load_key(key, i);
-      [[unroll]] for (uint r = 0; r < ROWS; ++r) products[pass][r] += dot(query[r * QUADS + i], values);
+  }
+  [[unroll]] for (uint first = 0; first < QUADS; first += kTeam) {
+    uint i = min(first + lane, QUADS - 1u);
+    float inside = first + lane < QUADS ? 1.0 : 0.0;
+    vec4 values[kPasses];
+    [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) values[pass] = load_key(keys_of[pass], i);
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+      vec4 own = query[r * QUADS + i] * inside;
+      [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) products[pass][r] += dot(own, values[pass]);
     }
   }
   uint row = gl_LocalInvocationIndex / kKeys;
@@ -106,6 +115,13 @@ void weigh_tile(uint tile, uint end) {
   barrier();
 }
 
+// Quad `quad` of keys tile + first, tile + first + teams, ...; past the last key, of the last.
+void load_values(uint tile, uint end, uint first, uint teams, uint quad, out vec4 values[kBatch]) {
+  [[unroll]] for (uint i = 0; i < kBatch; ++i) {
+    values[i] = load_value(key_row(min(tile + first + i * teams, end - 1u)), min(quad, QUADS - 1u));
+  }
+}
+
 void main() {
 #ifdef PARTIAL_BINDING
   uint split = gl_WorkGroupID.x % splits;
@@ -129,13 +145,20 @@ void main() {
   vec4 sums[MAX_ROWS];
   [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] = vec4(0.0);
   for (uint tile = span.x; tile < span.y; tile += TILE_N) {
+    vec4 values[kBatch];  // on their way while the scores are made
+    load_values(tile, span.y, team, teams, quad, values);
     score_tile(start, first_row, tile, span.y);
     weigh_tile(tile, span.y);
     [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] *= row_change[r];
-    uint count = quad < QUADS ? min(span.y - tile, TILE_N) : 0u;
-    for (uint n = team; n < count; n += teams) {
-      vec4 values = load_value(key_row(tile + n), quad);
-      [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] += weights[r * TILE_N + n] * values;
+    for (uint first = team;; ) {
+      [[unroll]] for (uint i = 0; i < kBatch; ++i) {
+        uint n = min(first + i * teams, TILE_N - 1u);
+        float once = first + i * teams < TILE_N ? 1.0 : 0.0;
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] += (once * weights[r * TILE_N + n]) * values[i];
+      }
+      first += kBatch * teams;
+      if (first >= TILE_N) break;
+      load_values(tile, span.y, first, teams, quad, values);
     }
     barrier();
   }

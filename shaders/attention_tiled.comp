@@ -25,43 +25,53 @@ uint slot_of(uint n) {
   return n % 4u * 8u + n / 4u;
 }
 
-void load_query_chunk(uint first_row, uint chunk) {
-  uint last = queries * group - 1u;
-  for (uint i = gl_LocalInvocationIndex; i < TILE_M * kChunk; i += 64u) {
-    uint quad = chunk * kChunk + i % kChunk;
-    query[i] = quad < QUADS ? vec4(q[query_quad(min(first_row + i / kChunk, last)) + quad]) * scale : vec4(0.0);
+// What the next chunk needs, on its way from memory while this one is computed.
+uint query_rows[kRows];  // quad 0 of the rows that this invocation loads: y + 8u
+vec4 next_query[kRows];
+vec4 next_tile[TILE_N / 8];
+
+void fetch_scores(uint tile, uint end, uint chunk, uint y_lane, uint x) {
+  uint quad = chunk * kChunk + x;
+  [[unroll]] for (uint u = 0; u < kRows; ++u) {
+    next_query[u] = quad < QUADS ? vec4(q[query_rows[u] + quad]) : vec4(0.0);
+  }
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) {
+    uint key = key_row(min(tile + y_lane + 8u * u, end - 1u));
+    next_tile[u] = quad < QUADS ? load_key(key, quad) : vec4(0.0);
+#ifdef K_I8
+    next_tile[u] *= key_scale(key);
+#endif
   }
 }
 
-void load_key_chunk(uint tile, uint end, uint chunk) {
-  for (uint i = gl_LocalInvocationIndex; i < TILE_N * kChunk; i += 64u) {
-    uint n = i / kChunk;
-    uint quad = chunk * kChunk + i % kChunk;
-    uint key = key_row(min(tile + n, end - 1u));
-    vec4 values = quad < QUADS ? load_key(key, quad) : vec4(0.0);
+void fetch_values(uint tile, uint end, uint chunk, uint y_lane, uint x) {
+  uint quad = chunk * kChunk + x;
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) {
+    uint key = key_row(min(tile + y_lane + 8u * u, end - 1u));
+    next_tile[u] = quad < QUADS ? load_value(key, quad) : vec4(0.0);
 #ifdef K_I8
-    values *= key_scale(key);
+    next_tile[u] *= value_scale(key);
 #endif
-    tile_quads[slot_of(n) * kStride + i % kChunk] = values;
   }
 }
 
-void load_value_chunk(uint tile, uint end, uint chunk) {
-  for (uint i = gl_LocalInvocationIndex; i < TILE_N * kChunk; i += 64u) {
-    uint n = i / kChunk;
-    uint quad = chunk * kChunk + i % kChunk;
-    uint key = key_row(min(tile + n, end - 1u));
-    vec4 values = quad < QUADS && tile + n < end ? load_value(key, quad) : vec4(0.0);
-#ifdef K_I8
-    values *= value_scale(key);
-#endif
-    tile_quads[n * kStride + i % kChunk] = values;
-  }
+void put_scores(uint y_lane, uint x) {
+  barrier();
+  [[unroll]] for (uint u = 0; u < kRows; ++u) query[(y_lane + 8u * u) * kChunk + x] = next_query[u] * scale;
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[slot_of(y_lane + 8u * u) * kStride + x] = next_tile[u];
+  barrier();
+}
+
+void put_values(uint y_lane, uint x) {
+  barrier();
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[(y_lane + 8u * u) * kStride + x] = next_tile[u];
+  barrier();
 }
 
 void main() {
   uint x = gl_LocalInvocationIndex % 8u;
-  uint y_rows = gl_LocalInvocationIndex / 8u * kRows;  // first of this invocation's rows in the tile
+  uint y_lane = gl_LocalInvocationIndex / 8u;
+  uint y_rows = y_lane * kRows;  // first of this invocation's rows in the tile
   uint rows = queries * group;
   uint first_row = gl_WorkGroupID.x * TILE_M;
   int start = start_position();
@@ -74,17 +84,21 @@ void main() {
     largest[r] = kHidden;
     weight_sum[r] = 0.0;
     [[unroll]] for (uint c = 0; c < kChunks; ++c) sums[c][r] = vec4(0.0);
+    query_rows[r] = query_quad(min(first_row + y_lane + 8u * r, rows - 1u));
   }
   uint chunks = (QUADS + kChunk - 1u) / kChunk;
+  if (begin < end) fetch_scores(begin, end, 0u, y_lane, x);
 
   for (uint tile = begin; tile < end; tile += TILE_N) {
     vec4 scores[kRows];
     [[unroll]] for (uint r = 0; r < kRows; ++r) scores[r] = vec4(0.0);
     for (uint chunk = 0; chunk < chunks; ++chunk) {
-      barrier();
-      load_query_chunk(first_row, chunk);
-      load_key_chunk(tile, end, chunk);
-      barrier();
+      put_scores(y_lane, x);
+      if (chunk + 1u < chunks) {
+        fetch_scores(tile, end, chunk + 1u, y_lane, x);
+      } else {
+        fetch_values(tile, end, 0u, y_lane, x);
+      }
       [[unroll]] for (uint i = 0; i < kChunk; ++i) {
         vec4 keys4[4];
         [[unroll]] for (uint j = 0; j < 4u; ++j) keys4[j] = tile_quads[(j * 8u + x) * kStride + i];
@@ -122,9 +136,12 @@ void main() {
 
     [[unroll]] for (uint c = 0; c < kChunks; ++c) {
       if (c < chunks) {
-        barrier();
-        load_value_chunk(tile, end, c);
-        barrier();
+        put_values(y_lane, x);
+        if (c + 1u < chunks) {
+          fetch_values(tile, end, c + 1u, y_lane, x);
+        } else if (tile + TILE_N < end) {
+          fetch_scores(tile + TILE_N, end, 0u, y_lane, x);
+        }
         [[unroll]] for (uint r = 0; r < kRows; ++r) sums[c][r] *= change[r];
         [[unroll]] for (uint i = 0; i < TILE_N / 4; ++i) {
           vec4 values[4];
