@@ -29,7 +29,7 @@ shared float row_weight[MAX_ROWS];
 void load_queries(uint first_row) {
   uint last = queries * group - 1u;
   for (uint i = gl_LocalInvocationIndex; i < ROWS * QUADS; i += LANES) {
-    query[i] = vec4(q[query_quad(min(first_row + i / QUADS, last)) + i % QUADS]) * scale;
+    query[i] = decode_query(q[query_quad(min(first_row + i / QUADS, last)) + i % QUADS]) * scale;
   }
   if (gl_LocalInvocationIndex < MAX_ROWS) {
     row_largest[gl_LocalInvocationIndex] = kHidden;
@@ -50,11 +50,11 @@ void score_tile(int start, uint first_row, uint tile, uint end) {
   [[unroll]] for (uint first = 0; first < QUADS; first += kTeam) {
     uint i = min(first + lane, QUADS - 1u);
     float inside = first + lane < QUADS ? 1.0 : 0.0;
-    vec4 values[kPasses];
-    [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) values[pass] = load_key(keys_of[pass], i);
+    KEY_QUAD values[kPasses];
+    [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) values[pass] = read_key(keys_of[pass], i);
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
       vec4 own = query[r * QUADS + i] * inside;
-      [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) products[pass][r] += dot(own, values[pass]);
+      [[unroll]] for (uint pass = 0; pass < kPasses; ++pass) products[pass][r] += dot(own, decode(values[pass]));
     }
   }
   uint row = gl_LocalInvocationIndex / kKeys;
@@ -116,9 +116,9 @@ void weigh_tile(uint tile, uint end) {
 }
 
 // Quad `quad` of keys tile + first, tile + first + teams, ...; past the last key, of the last.
-void load_values(uint tile, uint end, uint first, uint teams, uint quad, out vec4 values[kBatch]) {
+void load_values(uint tile, uint end, uint first, uint teams, uint quad, out KEY_QUAD values[kBatch]) {
   [[unroll]] for (uint i = 0; i < kBatch; ++i) {
-    values[i] = load_value(key_row(min(tile + first + i * teams, end - 1u)), min(quad, QUADS - 1u));
+    values[i] = read_value(key_row(min(tile + first + i * teams, end - 1u)), min(quad, QUADS - 1u));
   }
 }
 
@@ -145,7 +145,7 @@ void main() {
   vec4 sums[MAX_ROWS];
   [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] = vec4(0.0);
   for (uint tile = span.x; tile < span.y; tile += TILE_N) {
-    vec4 values[kBatch];  // on their way while the scores are made
+    KEY_QUAD values[kBatch];  // on their way while the scores are made
     load_values(tile, span.y, team, teams, quad, values);
     score_tile(start, first_row, tile, span.y);
     weigh_tile(tile, span.y);
@@ -154,7 +154,8 @@ void main() {
       [[unroll]] for (uint i = 0; i < kBatch; ++i) {
         uint n = min(first + i * teams, TILE_N - 1u);
         float once = first + i * teams < TILE_N ? 1.0 : 0.0;
-        [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] += (once * weights[r * TILE_N + n]) * values[i];
+        vec4 value = decode(values[i]);
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] += (once * weights[r * TILE_N + n]) * value;
       }
       first += kBatch * teams;
       if (first >= TILE_N) break;

@@ -49,7 +49,7 @@ void main() {
     weight_sum[r] = 0.0;
     uint query_first = query_quad(row);
     [[unroll]] for (uint i = 0; i < QUADS; ++i) {
-      query[r][i] = vec4(q[query_first + i]) * scale;
+      query[r][i] = decode_query(q[query_first + i]) * scale;
       sums[r][i] = vec4(0.0);
     }
   }
@@ -59,7 +59,7 @@ void main() {
     vec4 products[LANE_ROWS];
     [[unroll]] for (uint r = 0; r < LANE_ROWS; ++r) products[r] = vec4(0.0);
     [[unroll]] for (uint b = 0; b < kBlocks; ++b) {
-      vec4 own = load_key(key, min(b * 8u + lane, QUADS - 1u));
+      vec4 own = decode(read_key(key, min(b * 8u + lane, QUADS - 1u)));
 #define MULTIPLY(j)                                                                                       \
   if (b * 8u + j < QUADS) {                                                                               \
     vec4 values = subgroupBroadcast(own, j);                                                              \
@@ -85,7 +85,7 @@ void main() {
 #endif
     }
     [[unroll]] for (uint b = 0; b < kBlocks; ++b) {
-      vec4 own = load_value(key, min(b * 8u + lane, QUADS - 1u));
+      vec4 own = decode(read_value(key, min(b * 8u + lane, QUADS - 1u)));
 #define ACCUMULATE(j)                                                                 \
   if (b * 8u + j < QUADS) {                                                           \
     vec4 values = subgroupBroadcast(own, j);                                          \

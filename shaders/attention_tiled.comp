@@ -27,44 +27,57 @@ uint slot_of(uint n) {
 
 // What the next chunk needs, on its way from memory while this one is computed.
 uint query_rows[kRows];  // quad 0 of the rows that this invocation loads: y + 8u
-vec4 next_query[kRows];
-vec4 next_tile[TILE_N / 8];
+QUERY_QUAD next_query[kRows];
+KEY_QUAD next_tile[TILE_N / 8];
+#ifdef K_I8
+float next_scale[TILE_N / 8];
+#endif
 
 void fetch_scores(uint tile, uint end, uint chunk, uint y_lane, uint x) {
-  uint quad = chunk * kChunk + x;
-  [[unroll]] for (uint u = 0; u < kRows; ++u) {
-    next_query[u] = quad < QUADS ? vec4(q[query_rows[u] + quad]) : vec4(0.0);
-  }
+  uint quad = min(chunk * kChunk + x, QUADS - 1u);
+  [[unroll]] for (uint u = 0; u < kRows; ++u) next_query[u] = q[query_rows[u] + quad];
   [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) {
     uint key = key_row(min(tile + y_lane + 8u * u, end - 1u));
-    next_tile[u] = quad < QUADS ? load_key(key, quad) : vec4(0.0);
+    next_tile[u] = read_key(key, quad);
 #ifdef K_I8
-    next_tile[u] *= key_scale(key);
+    next_scale[u] = key_scale(key);
 #endif
   }
 }
 
 void fetch_values(uint tile, uint end, uint chunk, uint y_lane, uint x) {
-  uint quad = chunk * kChunk + x;
+  uint quad = min(chunk * kChunk + x, QUADS - 1u);
   [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) {
     uint key = key_row(min(tile + y_lane + 8u * u, end - 1u));
-    next_tile[u] = quad < QUADS ? load_value(key, quad) : vec4(0.0);
+    next_tile[u] = read_value(key, quad);
 #ifdef K_I8
-    next_tile[u] *= value_scale(key);
+    next_scale[u] = value_scale(key);
 #endif
   }
 }
 
-void put_scores(uint y_lane, uint x) {
+vec4 next_quad(uint u) {
+#ifdef K_I8
+  return decode(next_tile[u]) * next_scale[u];
+#else
+  return decode(next_tile[u]);
+#endif
+}
+
+// Quads past the head's end are zero in the queries, and not stored.
+void put_scores(uint chunk, uint y_lane, uint x) {
+  float factor = chunk * kChunk + x < QUADS ? scale : 0.0;
   barrier();
-  [[unroll]] for (uint u = 0; u < kRows; ++u) query[(y_lane + 8u * u) * kChunk + x] = next_query[u] * scale;
-  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[slot_of(y_lane + 8u * u) * kStride + x] = next_tile[u];
+  [[unroll]] for (uint u = 0; u < kRows; ++u) {
+    query[(y_lane + 8u * u) * kChunk + x] = decode_query(next_query[u]) * factor;
+  }
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[slot_of(y_lane + 8u * u) * kStride + x] = next_quad(u);
   barrier();
 }
 
 void put_values(uint y_lane, uint x) {
   barrier();
-  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[(y_lane + 8u * u) * kStride + x] = next_tile[u];
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[(y_lane + 8u * u) * kStride + x] = next_quad(u);
   barrier();
 }
 
@@ -93,7 +106,7 @@ void main() {
     vec4 scores[kRows];
     [[unroll]] for (uint r = 0; r < kRows; ++r) scores[r] = vec4(0.0);
     for (uint chunk = 0; chunk < chunks; ++chunk) {
-      put_scores(y_lane, x);
+      put_scores(chunk, y_lane, x);
       if (chunk + 1u < chunks) {
         fetch_scores(tile, end, chunk + 1u, y_lane, x);
       } else {

@@ -94,20 +94,50 @@ uint key_row(uint t) {
   return batch() * k_batch + kv_head() * k_head + t * k_row;
 }
 
-#ifdef K_I8
-vec4 unpack_codes(uint word) {
+// Quads as memory holds them. Reading one and decoding it later lets other work go on while it is on its way.
+vec4 from_halves(uvec2 words) {
+  return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+}
+
+#ifdef Q_F16
+#define QUERY_QUAD uvec2
+vec4 decode_query(uvec2 words) {
+  return from_halves(words);
+}
+#else
+#define QUERY_QUAD vec4
+vec4 decode_query(vec4 values) {
+  return values;
+}
+#endif
+
+#if defined(K_F16)
+#define KEY_QUAD uvec2
+vec4 decode(uvec2 words) {
+  return from_halves(words);
+}
+#elif defined(K_I8)
+#define KEY_QUAD uint
+vec4 decode(uint word) {
   int w = int(word);
   return vec4(bitfieldExtract(w, 0, 8), bitfieldExtract(w, 8, 8), bitfieldExtract(w, 16, 8), bitfieldExtract(w, 24, 8));
 }
+#else
+#define KEY_QUAD vec4
+vec4 decode(vec4 values) {
+  return values;
+}
+#endif
 
-vec4 load_key(uint row, uint quad) {
-  return unpack_codes(k[k_first + row + quad]);
+KEY_QUAD read_key(uint row, uint quad) {
+  return k[k_first + row + quad];
 }
 
-vec4 load_value(uint row, uint quad) {
-  return unpack_codes(v[v_first + row + quad]);
+KEY_QUAD read_value(uint row, uint quad) {
+  return v[v_first + row + quad];
 }
 
+#ifdef K_I8
 // Quantized tensors are dense: a row of QUADS words for each scale.
 float key_scale(uint row) {
   return k_scale[row / QUADS];
@@ -115,14 +145,6 @@ float key_scale(uint row) {
 
 float value_scale(uint row) {
   return v_scale[row / QUADS];
-}
-#else
-vec4 load_key(uint row, uint quad) {
-  return vec4(k[k_first + row + quad]);
-}
-
-vec4 load_value(uint row, uint quad) {
-  return vec4(v[v_first + row + quad]);
 }
 #endif
 
