@@ -36,6 +36,15 @@ format: setup ## Rewrite Python and C++ in the house format
 	$(PY) -m ruff check --fix .
 	.venv/bin/clang-format -i $(NATIVE)
 
+.PHONY: fuzz
+fuzz: setup ## 10,000 damaged programs against a player built with AddressSanitizer
+	.venv/bin/cmake -S . -B build/asan -G Ninja -DZEROPOINT_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja
+	.venv/bin/cmake --build build/asan
+	$(TEST_ENV) ZEROPOINT_VALIDATION=0 ZEROPOINT_FUZZ_ROUNDS=$${ZEROPOINT_FUZZ_ROUNDS:-10000} \
+		ZEROPOINT_PLAYER=$(CURDIR)/build/asan/libzeropoint.so ZEROPOINT_PRELOAD=$$(g++ -print-file-name=libasan.so) \
+		$(PY) -m pytest tests/fuzz
+
 .PHONY: clean
 clean: ## Remove build/ and .venv/
 	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache
