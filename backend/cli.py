@@ -16,8 +16,11 @@ import click
 from . import __version__
 from .errors import OptionError, ZeropointError
 
-EXIT_CODE = 2
 _FILE = click.Path(path_type=Path)
+
+
+class _Failure(click.ClickException):
+    exit_code = 2
 
 
 class _Commands(click.Group):
@@ -27,9 +30,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(context)
         except (ZeropointError, OSError) as error:
-            failure = click.ClickException(str(error))
-            failure.exit_code = EXIT_CODE
-            raise failure from error
+            raise _Failure(str(error)) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,7 +78,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--recipe", default="8da4w", show_default=True, help="8da4w (int8 zero points) or 8da4w-float-zp.")
 @click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
 @click.option("--algorithm", default="affine", show_default=True, help="affine, or hqq_scale_only: slower.")
-@click.option("--lm-head", default="8da8w", show_default=True, help="The last linear's own recipe.")
+@click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
 @click.option("--max-context", default=1024, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt in one call.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
@@ -89,7 +90,7 @@ def export(
     recipe: str,
     group_size: int,
     algorithm: str,
-    lm_head: str,
+    lm_head: str | None,
     max_context: int,
     max_prefill: int,
     compute_dtype: str,
@@ -114,7 +115,8 @@ def export(
             compute_dtype=compute_dtype, qparams_storage=qparams_storage, float_zero_point=float_zero_point
         ),
     )
-    with tqdm(total=len(STEPS), desc=model, bar_format="{desc:26} {bar:20} {n}/{total} [{elapsed}]") as bar:
+    layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
+    with tqdm(total=len(STEPS), desc=model, bar_format=layout, disable=False) as bar:
 
         def progress(step: str) -> None:
             bar.update(STEPS.index(step) - bar.n)
@@ -195,9 +197,10 @@ def explain(program: Path) -> None:
 def _quiet() -> None:
     """This process is the command's own: other packages' notes on their internals are no help to its user."""
     warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")  # our own bar says disable=False
     for name in ("torchao", "torch.utils._pytree", "torch.export", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class TextMetadata:
 
 @dataclass(slots=True)
 class Timing:
-    """Filled while tokens are drawn: seconds from the start of the prompt to its first token, then of each further one."""
+    """Filled while tokens are drawn. seconds: from the prompt to its first token, then of each further one."""
 
     seconds: list[float] = field(default_factory=list)
 
@@ -49,6 +49,7 @@ class Timing:
 class Delegation:
     """What the player ran in the last call. zero_points: dtypes of the zero points that its linears read."""
 
+    device: str
     n_delegated: int
     n_linears: int
     zero_points: tuple[str, ...]
@@ -66,11 +67,12 @@ class TextProgram:
         self._live = [live.id for live in player.programs() if live.id not in before]
 
     def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
-        """Puts tokens into the cache from position on; the last one's logits, [vocabulary]. At most max_prefill tokens."""
+        """Puts up to max_prefill tokens into the cache from position on; the last one's logits, [vocabulary]."""
         ids = torch.tensor([tokens], dtype=torch.long)
         positions = torch.arange(position, position + len(tokens), dtype=torch.long)
         (logits,) = reported("forward", lambda: self._forward.execute([ids, positions]))
-        return logits.reshape(-1).clone()
+        result: torch.Tensor = logits.reshape(-1).clone()
+        return result
 
     def prefill(self, tokens: Sequence[int]) -> torch.Tensor:
         """Puts a prompt into the cache from position 0 on, in pieces; the last token's logits."""
@@ -99,7 +101,8 @@ class TextProgram:
         """Which linears the last call ran on the device."""
         picks = [pick for live in self._live for pick in player.picks_of(live) if pick.kernel.startswith("linear_")]
         found = {key.split("zp=")[1].split(":")[0] for key in (pick.key for pick in picks) if "zp=" in key}
-        return Delegation(len(picks), self.metadata.n_linears, tuple(sorted(found)))
+        device = ", ".join(sorted({player.device_of(live) for live in self._live})) or "none"
+        return Delegation(device, len(picks), self.metadata.n_linears, tuple(sorted(found)))
 
     def _tokens(self, prompt: list[int], limit: int, timing: Timing) -> Iterator[int]:
         started = time.perf_counter()

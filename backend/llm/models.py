@@ -60,13 +60,18 @@ def model_file(model: TextModel) -> Path:
 def load_tokenizer(model: TextModel) -> PreTrainedTokenizerFast:
     """The tokenizer, chat template included."""
     path = model_file(model)
-    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)  # what transformers makes of every GGUF file
+    return tokenizer
 
 
 def load_weights(model: TextModel) -> PreTrainedModel:
     """The model in float32, its lm_head no longer tied to the embedding, so that the two are quantized apart."""
     path = model_file(model)
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    loaded.train(False)
     loaded.config.tie_word_embeddings = False
     loaded.lm_head.weight = nn.Parameter(loaded.lm_head.weight.detach().clone(), requires_grad=False)
     return loaded

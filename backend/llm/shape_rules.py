@@ -13,18 +13,20 @@ from contextlib import contextmanager
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+_KEY = "CompositeImplicitAutograd"
+
 
 @contextmanager
 def quick_shapes() -> Iterator[None]:
     """Inside, fake tensors go through the rules and real tensors through torchao. Not for several threads at once."""
-    library = torch.library.Library("torchao", "IMPL")
+    library = torch.library.Library("torchao", "IMPL")  # type: ignore[no-untyped-call]
     try:
         for name, rule in _RULES.items():
             kernel = _either(rule, _implementation(name))
-            library.impl(name, kernel, "CompositeImplicitAutograd", allow_override=True)
+            library.impl(name, kernel, _KEY, allow_override=True)  # type: ignore[no-untyped-call]
         yield
     finally:
-        library._destroy()
+        library._destroy()  # type: ignore[no-untyped-call]
 
 
 def _implementation(name: str) -> Callable[..., object]:

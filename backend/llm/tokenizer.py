@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tokenizers import Tokenizer as Backend
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
@@ -20,9 +21,12 @@ class Tokenizer:
                 f"generate: {path}: no such file; `zeropoint export` writes it beside the program, or give --tokenizer"
             )
         try:
-            self._fast = PreTrainedTokenizerFast(tokenizer_file=str(path), chat_template=chat_template)
+            backend = Backend.from_file(str(path))
         except Exception as error:  # tokenizers raises Exception itself on a file that it cannot read
             raise OptionError(f"generate: {path}: {error}; need a tokenizer.json") from error
+        self._fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=backend, chat_template=chat_template
+        )
         self._fast.bos_token = self._fast.convert_ids_to_tokens(bos_id)
         self._fast.eos_token = self._fast.convert_ids_to_tokens(eos_id)
 
