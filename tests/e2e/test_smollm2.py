@@ -14,7 +14,7 @@ from zeropoint.llm.export import TextExportOptions
 from zeropoint.llm.generation import TextProgram, Timing
 from zeropoint.runtime.library import library_path
 
-pytestmark = pytest.mark.usefixtures("validated")
+pytestmark = [pytest.mark.usefixtures("validated"), pytest.mark.slow]  # the export alone takes minutes
 
 EXCUSED_MARGIN = 0.01
 EXCUSED_SHARE = 0.02
