@@ -1,6 +1,6 @@
 """Writes tests/golden/v<version>: a .pte, inputs, and what eager PyTorch makes of them. Run once per Program version.
 
-    python -m tests.golden.make
+python -m tests.golden.make
 """
 
 from __future__ import annotations
