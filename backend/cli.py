@@ -77,7 +77,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("-o", "--output", type=_FILE, help="The .pte to write. Default: MODEL.pte")
 @click.option("--recipe", default="8da4w", show_default=True, help="8da4w (int8 zero points) or 8da4w-float-zp.")
 @click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
-@click.option("--algorithm", default="affine", show_default=True, help="affine, or hqq_scale_only: slower.")
+@click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
 @click.option("--max-context", default=1024, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt in one call.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -34,15 +34,16 @@ Metadata = dict[str, int | bool | str | list[int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextExportOptions:
-    """How a text model is exported. Of `8da4w` the lm_head gets 8 bits, where 4 bits cost most.
+    """How a text model is exported.
 
-    recipe, group_size, algorithm, lm_head: see quantize(). max_context: positions in the KV cache. max_prefill: tokens
+    recipe, group_size, algorithm: see quantize(). lm_head: its own recipe; beside `8da4w` it is `8da8w` by default,
+    because it decides the words, and rounding to nearest, which 8 bits need no better than. max_context: positions in the KV cache. max_prefill: tokens
     in one call. program: how the delegates are compiled.
     """
 
     recipe: str = "8da4w"
     group_size: int = 32
-    algorithm: str = "affine"
+    algorithm: str = "hqq_scale_only"
     lm_head: str | None = None
     max_context: int = 1024
     max_prefill: int = 128
@@ -98,15 +99,13 @@ def export_text_model(
     return ExportedText(output, tokenizer_path(output), output.stat().st_size, n_linears)
 
 
-def quantize_text_model(model: nn.Module, options: TextExportOptions) -> nn.Module:
+def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
     """Quantizes every linear in place."""
-    return quantize(
-        model,
-        recipe=options.recipe,
-        group_size=options.group_size,
-        algorithm=options.algorithm,
-        lm_head=options.lm_head or ("8da8w" if options.recipe == "8da4w" else None),
-    )
+    head = options.lm_head or ("8da8w" if options.recipe == "8da4w" else None)
+    if head is not None:
+        quantize(nn.ModuleList([model.lm_head]), recipe=head, group_size=options.group_size)
+    quantize(model, recipe=options.recipe, group_size=options.group_size, algorithm=options.algorithm)
+    return model
 
 
 def export_decoder(model: PreTrainedModel, *, max_context: int, max_prefill: int) -> ExportedProgram:
@@ -131,13 +130,17 @@ def export_decoder(model: PreTrainedModel, *, max_context: int, max_prefill: int
 
 
 def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
-    """to_edge_transform_and_lower with our partitioner, without the verifier's runs of the whole graph."""
-    return to_edge_transform_and_lower(
-        exported,
-        partitioner=[ZeropointPartitioner(options)],
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        constant_methods=metadata,
-    )
+    """The edge program with our delegates.
+
+    to_edge with whole linears, then to_backend: to_edge_transform_and_lower traces the graph twice more and makes the
+    same program. Without the verifier's runs of the whole graph, and without each node's history, which every pass
+    copies.
+    """
+    for node in exported.graph.nodes:
+        node.meta.pop("from_node", None)
+    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
+    edge = to_edge(exported, compile_config=config, constant_methods=metadata)
+    return edge.to_backend(ZeropointPartitioner(options))
 
 
 def text_metadata(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, options: TextExportOptions) -> Metadata:
