@@ -1,6 +1,7 @@
 # `make help` lists the targets. Each does the set-up it needs; the second time that takes a second.
 PY := .venv/bin/python
 # Tests run with the Vulkan validation layers, on the software device unless ZEROPOINT_DEVICE names another one.
+PYTEST = $(PY) -m pytest -n 2 --dist loadfile
 TEST_ENV = ZEROPOINT_VALIDATION=1 ZEROPOINT_DEVICE=$${ZEROPOINT_DEVICE:-cpu}
 NATIVE = $(wildcard backend/runtime/native/*.h backend/runtime/native/*.cpp)
 .DEFAULT_GOAL := help
@@ -15,11 +16,11 @@ demo: setup ## Export SmolLM2-135M as 8da4w and let it answer a question through
 
 .PHONY: test
 test: setup ## All tests but those marked slow, on the software device
-	$(TEST_ENV) $(PY) -m pytest -m "not slow"
+	$(TEST_ENV) $(PYTEST) -m "not slow"
 
 .PHONY: test-all
 test-all: setup ## All tests
-	$(TEST_ENV) $(PY) -m pytest
+	$(TEST_ENV) $(PYTEST)
 
 .PHONY: check
 check: setup ## Format, lint, types, unit tests, shaders, golden files
@@ -28,13 +29,22 @@ check: setup ## Format, lint, types, unit tests, shaders, golden files
 	$(PY) -m mypy
 	.venv/bin/clang-format --dry-run -Werror $(NATIVE)
 	$(PY) -m backend.kernels build --shaders shaders --out build/check/kernels.zpl
-	$(TEST_ENV) $(PY) -m pytest tests/unit tests/golden
+	$(TEST_ENV) $(PYTEST) tests/unit tests/golden
 
 .PHONY: format
 format: setup ## Rewrite Python and C++ in the house format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 	.venv/bin/clang-format -i $(NATIVE)
+
+.PHONY: fuzz
+fuzz: setup ## 10,000 damaged programs against a player built with AddressSanitizer
+	.venv/bin/cmake -S . -B build/asan -G Ninja -DZEROPOINT_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
+		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja
+	.venv/bin/cmake --build build/asan
+	$(TEST_ENV) ZEROPOINT_VALIDATION=0 ZEROPOINT_FUZZ_ROUNDS=$${ZEROPOINT_FUZZ_ROUNDS:-10000} \
+		ZEROPOINT_PLAYER=$(CURDIR)/build/asan/libzeropoint.so ZEROPOINT_PRELOAD=$$(g++ -print-file-name=libasan.so) \
+		$(PY) -m pytest tests/fuzz
 
 .PHONY: clean
 clean: ## Remove build/ and .venv/

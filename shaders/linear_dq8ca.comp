@@ -1,7 +1,7 @@
 #version 450
 // y[m, n] = scale[m] * sum_s w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n] - w_zp[s, n] * group_sums[m, s]) + bias[n]
 // q [M, Kp] int8, w int4 or int8 in chunks of 32 (section 4 of the design). The parenthesis is exact in int32; the sum over
-// steps of STEP positions is f32. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
+// steps of STEP positions is f32, in blocks of 16. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
 // reduction are added in a fixed order. Serves linear_dq8ca_q4gsw and linear_dq8ca_q8gsw, GEMV and tiled.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -50,9 +50,17 @@ shared float partial[SPLIT_K][MAX_ROWS][TILE_N];
 #endif
 
 float sums[MAX_ROWS];
+float totals[MAX_ROWS];  // of whole blocks of 16 steps: a plain sum of 512 steps would be 1e-6 off
 int dots[MAX_ROWS];
 int zero_points[MAX_ROWS];
 uint row_index[MAX_ROWS];
+
+void fold() {
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+    totals[r] += sums[r];
+    sums[r] = 0.0;
+  }
+}
 
 // Adds the finished integer sums of step s to every row's float sum.
 void finish_step(uint s, uint n) {
@@ -69,6 +77,7 @@ void finish_step(uint s, uint n) {
     sums[r] += step_scale * float(value);
     dots[r] = 0;
   }
+  if (s / SPLIT_K % 16u == 15u) fold();
 }
 
 void add_words(uint c, int words[8], uint first, uint count) {
@@ -128,11 +137,13 @@ void main() {
     row_index[r] = min(first_row + r, rows - 1u);
     zero_points[r] = load_zero_point(row_index[r]);
     sums[r] = 0.0;
+    totals[r] = 0.0;
     dots[r] = 0;
   }
   accumulate(n, slice);
+  fold();
 #if SPLIT_K > 1
-  [[unroll]] for (uint r = 0; r < ROWS; ++r) partial[slice][r][gl_LocalInvocationID.x] = sums[r];
+  [[unroll]] for (uint r = 0; r < ROWS; ++r) partial[slice][r][gl_LocalInvocationID.x] = totals[r];
   barrier();
   for (uint r = slice; r < ROWS; r += SPLIT_K) {
     float sum = 0.0;
@@ -141,7 +152,7 @@ void main() {
   }
 #else
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-    if (column < outputs && first_row + r < rows) store(first_row + r, column, sums[r]);
+    if (column < outputs && first_row + r < rows) store(first_row + r, column, totals[r]);
   }
 #endif
 }

@@ -1,4 +1,4 @@
-"""Names of the device facts that guards may ask for. The player's `facts.h` gives them their values."""
+"""Names of the device facts that guards may ask for. The player's `library.h` gives them their values."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from .packing import unpack_weight
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
-    """q, scale, zp, w, w_scale, w_sum and optional w_zp, group_sums, bias -> y [..., N] (section 4 of docs/design.md)."""
+    """q, scale, zp, w, w_scale, w_sum, optional w_zp, group_sums, bias -> y [..., N] (section 4 of docs/design.md)."""
     step = int(attrs["step"])
     w_scale = inputs["w_scale"].double()
     steps = w_scale.shape[0]

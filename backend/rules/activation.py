@@ -153,8 +153,6 @@ def _expect(node: Node, *names: str) -> None:
 
 def _qparams(values: Mapping[str, object], scale: str, zero_point: str) -> tuple[Node, tuple[Node, Node]]:
     """The choose_qparams node behind a scale and a zero point, and those two as its results 0 and 1."""
-    if values[zero_point] is None:
-        raise Unsupported("activation has no zero point; offered choose_qparams with one (0 when symmetric)")
     pair = (node_argument(values, scale), node_argument(values, zero_point))
     sources = []
     for index, item in enumerate(pair):

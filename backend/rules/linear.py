@@ -43,8 +43,7 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     x = operands.x if activation is None else activation.x
     if lowering.constant(x) is not None:
         raise Unsupported(f"activation {x.name} is a constant")
-    if static_dim(x, -1) != weight.row_length:
-        raise Unsupported(f"{x.name} has rows of {static_dim(x, -1)} for a weight of {weight.row_length} inputs")
+    assert static_dim(x, -1) == weight.row_length, f"{x.name} does not fit {operands.weight.name}"
     bias = _read_bias(operands.bias, weight, lowering)
     layout = Layout.of(weight.row_length, weight.group_size)
     pieces, kernels = emit_linear(Linear(node, x, activation, weight, bias, layout), lowering)

@@ -127,11 +127,12 @@ def _block(op: str, values: Mapping[str, object], scales: Constant, shape: tuple
         block: object = (1, group_size)
     else:
         block = values["block_size"]
-    if not isinstance(block, (list, tuple)) or len(block) != 2:
-        raise Unsupported(f"weight block_size {block}; offered [rows, group]")
+    assert isinstance(block, (list, tuple)), f"{op}: block_size {block}"
     rows, group_size = block
-    if not isinstance(rows, int) or not isinstance(group_size, int) or n_outputs % rows or row_length % group_size:
-        raise Unsupported(f"weight block_size {list(block)} does not divide {list(shape)}")
+    assert isinstance(rows, int), f"{op}: block_size {block}"
+    assert isinstance(group_size, int), f"{op}: block_size {block}"
+    assert n_outputs % rows == 0, f"{op}: block_size {block} of {shape}"
+    assert row_length % group_size == 0, f"{op}: block_size {block} of {shape}"
     return rows, group_size
 
 

@@ -51,7 +51,6 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
         (_DATA, _U64, ctypes.POINTER(ConstantStruct), _U64, _DATA, _U64, _U32, _U64_POINTER),
     ),
     "zp_unload": (ctypes.c_int, (_U64,)),
-    "zp_verify": (ctypes.c_int, (_DATA, _U64, _DATA, _U64)),
     "zp_describe": (_TEXT, (_U64,)),
     "zp_output_shapes": (ctypes.c_int, (_U64, _TENSORS, _U64, _TENSORS, _U64)),
     "zp_execute": (ctypes.c_int, (_U64, _TENSORS, _U64, _TENSORS, _U64)),

@@ -104,7 +104,7 @@ class LoadedProgram:
         blob = program if isinstance(program, bytes) else _serialized(program)
         payloads = {key: np.frombuffer(_bytes(data), np.uint8) for key, data in (constants or {}).items()}
         table = (native.ConstantStruct * max(len(payloads), 1))(
-            *((key.encode(), data.ctypes.data, data.nbytes) for key, data in payloads.items())
+            *(native.ConstantStruct(key.encode(), data.ctypes.data, data.nbytes) for key, data in payloads.items())
         )
         flags = (native.KEEP_ALL if keep_all else 0) | (native.PROFILE if profile else 0)
         handle = ctypes.c_uint64()
@@ -184,13 +184,20 @@ def read_tensor(program_id: int, index: int) -> np.ndarray:
     size = ctypes.c_uint64(raw.nbytes)
     native.check(player.zp_read_tensor(program_id, index, raw.ctypes.data, ctypes.byref(size)))
     shape = info.dims if info.dtype != "i4" else (*info.dims[:-1], info.dims[-1] // 2)
-    return raw[: size.value].view(_DEVICE_NUMPY[info.dtype]).reshape(shape)
+    elements: np.ndarray = raw[: size.value].view(_DEVICE_NUMPY[info.dtype]).reshape(shape)
+    return elements
 
 
 def picks_of(program_id: int) -> tuple[Pick, ...]:
     """LoadedProgram.picks for any live program."""
     answer = json.loads(native.text_of(native.open_library().zp_picks(program_id)))
     return tuple(Pick(**{**item, "grid": tuple(item["grid"])}) for item in answer)
+
+
+def device_of(program_id: int) -> str:
+    """The name of the device that a live program runs on."""
+    name: str = json.loads(native.text_of(native.open_library().zp_describe(program_id)))["device"]
+    return name
 
 
 def programs() -> tuple[LiveProgram, ...]:
@@ -229,7 +236,8 @@ def kernel_library() -> bytes:
 
 def verify_blob(blob: bytes, *, library: bytes | None = None) -> None:
     """Verifies a Program's bytes as a load does, without a device. Raises RuntimeFailure."""
-    native.check(native.open_library().zp_verify(blob, len(blob), library, len(library or b"")))
+    no_constants = (native.ConstantStruct * 1)()
+    native.check(native.open_library().zp_load(blob, len(blob), no_constants, 0, library, len(library or b""), 0, None))
 
 
 def _tensor_infos(answer: Mapping[str, Any]) -> tuple[TensorInfo, ...]:

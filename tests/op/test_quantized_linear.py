@@ -1,4 +1,4 @@
-"""choose_qparams_per_row, quantize_and_pack and linear_dq8ca_q4gsw / q8gsw: every zero point, storage, dtype and tier."""
+"""choose_qparams_per_row, quantize_and_pack, linear_dq8ca_q4gsw and q8gsw: every zero point, storage, dtype, tier."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ SHAPES = [
     *(Chain(k=k, n=n, group_size=g, bits=bits, asymmetric=bits == 4)
       for bits in (4, 8)
       for k, n, g in [
-          (8, 1, 8), (16, 3, 16), (40, 5, 8), (24, 7, 24), (63, 31, 63), (60, 33, 12), (576, 64, 32), (768, 65, 192), (512, 32, 256),
-          (1009, 29, 1009), (2048, 130, 64), (4096, 17, 8), (320, 63, 40), (288, 4, 96), (2176, 12, 128), (11008, 9, 32),
+          (8, 1, 8), (16, 3, 16), (40, 5, 8), (24, 7, 24), (63, 31, 63), (60, 33, 12), (576, 64, 32), (768, 65, 192),
+          (512, 32, 256), (1009, 29, 1009), (2048, 130, 64), (4096, 17, 8), (320, 63, 40), (288, 4, 96),
+          (2176, 12, 128), (11008, 9, 32),
       ]),
 ]  # fmt: skip
 

@@ -5,8 +5,6 @@
 #include <executorch/runtime/platform/log.h>
 #include <executorch/runtime/platform/platform.h>
 
-#include <algorithm>
-#include <cstring>
 #include <list>
 
 #include "delegate.h"
@@ -21,39 +19,22 @@ using executorch::aten::ScalarType;
 constexpr size_t kLogLine = 200;  // ExecuTorch cuts a log message at 256 bytes
 
 et::Error mapped(Code code) {
-  switch (code) {
-    case Code::kOk: return et::Error::Ok;
-    case Code::kInvalidArgument: return et::Error::InvalidArgument;
-    case Code::kInvalidProgram: return et::Error::InvalidProgram;
-    case Code::kIncompatible: return et::Error::DelegateInvalidCompatibility;
-    case Code::kOutOfMemory: return et::Error::MemoryAllocationFailed;
-    case Code::kNotFound: return et::Error::NotFound;
-    case Code::kDevice: break;
-  }
-  return et::Error::AccessFailed;
+  static constexpr et::Error kErrors[] = {et::Error::Ok, et::Error::InvalidArgument, et::Error::InvalidProgram,
+      et::Error::DelegateInvalidCompatibility, et::Error::MemoryAllocationFailed, et::Error::AccessFailed,
+      et::Error::NotFound};
+  return kErrors[static_cast<size_t>(code)];
 }
 
 et::Error logged(const Status& status) {
   report(status);
-  const std::string& text = status.message();
-  for (size_t at = 0; at < text.size(); at += kLogLine)
-    ET_LOG(Error, "%s%s", at == 0 ? "" : "... ", text.substr(at, kLogLine).c_str());
+  for (size_t at = 0; at < status.message().size(); at += kLogLine)
+    ET_LOG(Error, "%s%s", at == 0 ? "" : "... ", status.message().substr(at, kLogLine).c_str());
   return mapped(status.code());
 }
 
-bool host_dtype(ScalarType type, int32_t* dtype) {
-  switch (type) {
-    case ScalarType::Float: *dtype = ZP_F32; return true;
-    case ScalarType::Half: *dtype = ZP_F16; return true;
-    case ScalarType::BFloat16: *dtype = ZP_BF16; return true;
-    case ScalarType::Long: *dtype = ZP_I64; return true;
-    case ScalarType::Int: *dtype = ZP_I32; return true;
-    case ScalarType::Char: *dtype = ZP_I8; return true;
-    case ScalarType::Byte: *dtype = ZP_U8; return true;
-    case ScalarType::Bool: *dtype = ZP_BOOL; return true;
-    default: return false;
-  }
-}
+// In the order of zp_dtype.
+constexpr ScalarType kScalarTypes[] = {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16, ScalarType::Long,
+    ScalarType::Int, ScalarType::Char, ScalarType::Byte, ScalarType::Bool};
 
 // What ExecuTorch holds as the delegate handle.
 struct Handle {
@@ -67,8 +48,10 @@ struct Handle {
 Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   if (!value.isTensor()) return Status(Code::kInvalidArgument, "no tensor");
   const executorch::aten::Tensor& tensor = value.toTensor();
-  if (!host_dtype(tensor.scalar_type(), &result->dtype))
+  const ScalarType* known = std::find(std::begin(kScalarTypes), std::end(kScalarTypes), tensor.scalar_type());
+  if (known == std::end(kScalarTypes))
     return fail(Code::kInvalidArgument, "scalar type ", tensor.scalar_type(), "; no host dtype of ours");
+  result->dtype = static_cast<int32_t>(known - kScalarTypes);
   if (tensor.dim() > ZP_MAX_RANK)
     return fail(Code::kInvalidArgument, tensor.dim(), " dimensions; at most ", ZP_MAX_RANK);
   result->rank = static_cast<int32_t>(tensor.dim());
@@ -106,9 +89,8 @@ class Backend final : public et::BackendInterface {
  public:
   bool is_available() const override { return true; }
 
-  et::Result<et::DelegateHandle*> init(et::BackendInitContext& context, et::FreeableBuffer* processed,
-                                       et::ArrayRef<et::CompileSpec> compile_specs) const override {
-    static_cast<void>(compile_specs);
+  et::Result<et::DelegateHandle*> init(
+      et::BackendInitContext& context, et::FreeableBuffer* processed, et::ArrayRef<et::CompileSpec>) const override {
     auto handle = std::make_unique<Handle>();
     Status status = load(context, *processed, handle.get());
     if (!status.ok()) return logged(status);
@@ -116,8 +98,8 @@ class Backend final : public et::BackendInterface {
     return handle.release();
   }
 
-  et::Error execute(et::BackendExecutionContext& context, et::DelegateHandle* opaque,
-                    et::Span<et::EValue*> args) const override {
+  et::Error execute(
+      et::BackendExecutionContext& context, et::DelegateHandle* opaque, et::Span<et::EValue*> args) const override {
     auto* handle = static_cast<Handle*>(opaque);
     et::EventTracer* tracer = context.event_tracer();
     et_timestamp_t start = tracer == nullptr ? 0 : et_pal_current_ticks();
@@ -145,14 +127,13 @@ class Backend final : public et::BackendInterface {
       if (named_data == nullptr) return Status(Code::kNotFound, "the .pte has no named data");
       auto found = named_data->get_data(key);
       if (!found.ok()) {
-        return fail(Code::kNotFound, "not in the named data (ExecuTorch error ", found.error(),
-                    "); is a .ptd missing?");
+        return fail(
+            Code::kNotFound, "not in the named data (ExecuTorch error ", found.error(), "); is a .ptd missing?");
       }
       loaded.push_back(std::move(found.get()));
       auto bytes = loaded.back().data_safe();
-      if (!bytes.ok()) return Status(Code::kNotFound, "the named data is not in memory");
-      *data = bytes.get();
-      *size = loaded.back().size();
+      *data = bytes.ok() ? bytes.get() : nullptr;
+      *size = bytes.ok() ? loaded.back().size() : 0;
       return Status();
     };
     ZP_TRY(Delegate::load(blob.get(), processed.size(), *library, find, 0, &handle->delegate));
@@ -167,7 +148,7 @@ class Backend final : public et::BackendInterface {
     size_t n_inputs = program.inputs.size();
     if (args.size() != n_inputs + program.outputs.size()) {
       return fail(Code::kInvalidArgument, args.size(), " arguments; the program has ", n_inputs, " inputs and ",
-                  program.outputs.size(), " outputs");
+          program.outputs.size(), " outputs");
     }
     std::lock_guard<std::mutex> lock(handle->mutex);
     handle->inputs.resize(n_inputs);
@@ -191,8 +172,8 @@ class Backend final : public et::BackendInterface {
     auto ticks = [&](uint64_t ns) { return start + ns * ratio.denominator / std::max<uint64_t>(ratio.numerator, 1); };
     std::vector<std::pair<uint64_t, uint64_t>> times = delegate.call_times();
     for (size_t i = 0; i < times.size(); ++i) {
-      et::event_tracer_log_profiling_delegate(tracer, nullptr, static_cast<et::DebugHandle>(i), ticks(times[i].first),
-                                              ticks(times[i].second));
+      et::event_tracer_log_profiling_delegate(
+          tracer, nullptr, static_cast<et::DebugHandle>(i), ticks(times[i].first), ticks(times[i].second));
     }
   }
 };

@@ -1,8 +1,5 @@
-#include <algorithm>
-#include <cstdlib>
 
 #include "delegate.h"
-#include "verify.h"
 
 static_assert(sizeof(zp_op) == sizeof(zeropoint::fb::Op));
 static_assert(ZP_MAX_RANK == zeropoint::kMaxRank);
@@ -18,20 +15,20 @@ const char* text(std::string value) {
   return last_text.c_str();
 }
 
-template <typename Use>
-Status with_program(uint64_t id, Use use) {
+template <typename Use> Status with_program(uint64_t id, Use use) {
   std::shared_ptr<Delegate> delegate = find_delegate(id);
   return delegate == nullptr ? fail(Code::kNotFound, "program ", id, ": no such program") : use(*delegate);
 }
 
-Status library_of(const void* data, uint64_t size, const Library** library) {
-  return data == nullptr ? Library::embedded(library) : Library::from_bytes(data, size, library);
-}
-
 Status load(const void* blob, uint64_t size, const zp_constant* constants, uint64_t n, const void* library_data,
-            uint64_t library_size, uint32_t flags, uint64_t* id) {
+    uint64_t library_size, uint32_t flags, uint64_t* id) {
   const Library* library = nullptr;
-  ZP_TRY(library_of(library_data, library_size, &library));
+  if (library_data == nullptr)
+    ZP_TRY(Library::embedded(&library));
+  else
+    ZP_TRY(Library::from_bytes(library_data, library_size, &library));
+  Program program;
+  if (id == nullptr) return decode_program(blob, size, *library, &program);
   auto find = [&](const std::string& key, const void** data, size_t* bytes) -> Status {
     const zp_constant* end = constants + n;
     const zp_constant* found = std::find_if(constants, end, [&](const zp_constant& item) { return key == item.key; });
@@ -46,18 +43,15 @@ Status load(const void* blob, uint64_t size, const zp_constant* constants, uint6
   return Status();
 }
 
-struct Outputs {
-  zp_tensor* tensors;
-  uint64_t count;
-};
+using Outputs = std::pair<zp_tensor*, uint64_t>;
 
 Status place_output(void* user, size_t index, zp_tensor* output) {
-  const auto* outputs = static_cast<Outputs*>(user);
-  if (index >= outputs->count) return fail(Code::kInvalidArgument, outputs->count, " outputs; the program has more");
-  zp_tensor& given = outputs->tensors[index];
+  const auto& [tensors, count] = *static_cast<Outputs*>(user);
+  if (index >= count) return fail(Code::kInvalidArgument, count, " outputs; the program has more");
+  zp_tensor& given = tensors[index];
   if (given.size_bytes < output->size_bytes) {
     return fail(Code::kInvalidArgument, "output[", index, "]: room for ", given.size_bytes, " bytes; need ",
-                output->size_bytes);
+        output->size_bytes);
   }
   output->data = given.data;
   given = *output;
@@ -65,7 +59,7 @@ Status place_output(void* user, size_t index, zp_tensor* output) {
 }
 
 Status evaluate_ops(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots, const int64_t* attrs,
-                    uint64_t n_attrs, int64_t* value) {
+    uint64_t n_attrs, int64_t* value) {
   flatbuffers::FlatBufferBuilder builder;
   builder.Finish(builder.CreateVectorOfStructs(reinterpret_cast<const fb::Op*>(ops), n_ops));
   const auto* expr = flatbuffers::GetRoot<Ops>(builder.GetBufferPointer());
@@ -75,14 +69,6 @@ Status evaluate_ops(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, ui
     shapes.push_back(slots[i].rank < 0 ? SlotShape() : SlotShape{slots[i].dims, slots[i].rank, true});
   const char* reason = evaluate(*expr, {shapes.data(), attrs, nullptr}, value);
   return reason == nullptr ? Status() : fail(Code::kInvalidArgument, reason);
-}
-
-Status devices_text(std::string* result) {
-  std::vector<DeviceInfo> devices;
-  ZP_TRY(list_devices(&devices));
-  for (DeviceInfo& device : devices) ZP_TRY(disable_facts(std::getenv("ZEROPOINT_DISABLE"), &device.facts));
-  *result = devices_json(devices);
-  return Status();
 }
 
 }  // namespace
@@ -96,12 +82,20 @@ int report(const Status& status) {
 
 using namespace zeropoint;
 
+static const char* text_of(uint64_t program, std::string (*describe)(Delegate&)) {
+  Status status = with_program(program, [&](Delegate& delegate) { return text(describe(delegate)), Status(); });
+  return report(status) == ZP_OK ? last_text.c_str() : nullptr;
+}
+
 const char* zp_version(void) { return ZEROPOINT_VERSION; }
 const char* zp_last_error(void) { return last_error.c_str(); }
 
 const char* zp_devices(void) {
-  std::string result;
-  return report(devices_text(&result)) == ZP_OK ? text(std::move(result)) : nullptr;
+  std::vector<DeviceInfo> devices;
+  Status status = list_devices(&devices);
+  for (DeviceInfo& device : devices)
+    if (status.ok()) status = disable_facts(std::getenv("ZEROPOINT_DISABLE"), &device.facts);
+  return report(status) == ZP_OK ? text(devices_json(devices)) : nullptr;
 }
 
 const void* zp_library(uint64_t* size_bytes) {
@@ -110,7 +104,7 @@ const void* zp_library(uint64_t* size_bytes) {
 }
 
 int zp_load(const void* blob, uint64_t size_bytes, const zp_constant* constants, uint64_t n_constants,
-            const void* library, uint64_t library_bytes, uint32_t flags, uint64_t* program) {
+    const void* library, uint64_t library_bytes, uint32_t flags, uint64_t* program) {
   return report(load(blob, size_bytes, constants, n_constants, library, library_bytes, flags, program));
 }
 
@@ -122,20 +116,12 @@ int zp_unload(uint64_t program) {
   }));
 }
 
-int zp_verify(const void* blob, uint64_t size_bytes, const void* library, uint64_t library_bytes) {
-  const Library* kernels = nullptr;
-  if (int code = report(library_of(library, library_bytes, &kernels)); code != ZP_OK) return code;
-  Program program;
-  return report(decode_program(blob, size_bytes, *kernels, &program));
-}
-
 const char* zp_describe(uint64_t program) {
-  auto describe = [](Delegate& delegate) { return text(delegate.describe()), Status(); };
-  return report(with_program(program, describe)) == ZP_OK ? last_text.c_str() : nullptr;
+  return text_of(program, [](Delegate& delegate) { return delegate.describe(); });
 }
 
-int zp_output_shapes(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs,
-                     uint64_t n_outputs) {
+int zp_output_shapes(
+    uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs) {
   return report(with_program(
       program, [&](Delegate& delegate) { return delegate.output_shapes(inputs, n_inputs, outputs, n_outputs); }));
 }
@@ -147,8 +133,7 @@ int zp_execute(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_
 }
 
 const char* zp_picks(uint64_t program) {
-  auto picks = [](Delegate& delegate) { return text(delegate.picks()), Status(); };
-  return report(with_program(program, picks)) == ZP_OK ? last_text.c_str() : nullptr;
+  return text_of(program, [](Delegate& delegate) { return delegate.picks(); });
 }
 
 const char* zp_counters(void) {
@@ -165,7 +150,7 @@ const char* zp_validation(int clear) {
   std::string texts;
   for (const std::string& message : messages.texts) texts += "," + json_string(message);
   return text(cat("{\"active\":", messages.active ? "true" : "false", ",\"count\":", messages.count,
-                  ",\"messages\":", json_list(texts), "}"));
+      ",\"messages\":", json_list(texts), "}"));
 }
 
 const char* zp_programs(void) {
@@ -185,6 +170,6 @@ int zp_read_tensor(uint64_t program, uint32_t tensor, void* data, uint64_t* size
 }
 
 int zp_evaluate(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots, const int64_t* attrs,
-                uint64_t n_attrs, int64_t* value) {
+    uint64_t n_attrs, int64_t* value) {
   return report(evaluate_ops(ops, n_ops, slots, n_slots, attrs, n_attrs, value));
 }

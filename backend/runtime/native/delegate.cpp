@@ -1,20 +1,10 @@
 #include "delegate.h"
 
-#include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <map>
-
-#include "convert.h"
-#include "verify.h"
 
 namespace zeropoint {
 namespace {
-
-const char* dtype_name(int32_t dtype) {
-  bool known = dtype >= 0 && dtype <= static_cast<int32_t>(fb::HostDType::MAX);
-  return known ? fb::EnumNameHostDType(static_cast<fb::HostDType>(dtype)) : "unknown";
-}
 
 std::string dims_text(const int64_t* dims, int32_t rank) {
   std::string result = "[";
@@ -28,24 +18,17 @@ uint64_t product(const zp_tensor& tensor) {
   return result;
 }
 
-struct Delegates {
-  std::mutex mutex;
-  std::map<uint64_t, std::shared_ptr<Delegate>> by_id;
-  uint64_t next = 1;
-  std::atomic<uint32_t> flags{0};
-};
-
-Delegates& delegates() {
-  static auto* instance = new Delegates();
-  return *instance;
-}
+// Never destroyed, like the devices that programs hold.
+std::mutex& delegates_mutex = *new std::mutex();
+auto& delegates = *new std::map<uint64_t, std::shared_ptr<Delegate>>();
+std::atomic<uint32_t> default_flags{0};
 
 }  // namespace
 
 Status Delegate::load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
-                      std::shared_ptr<Delegate>* delegate) {
+    std::shared_ptr<Delegate>* delegate) {
   std::shared_ptr<Delegate> result(new Delegate());
-  result->flags_ = flags | delegates().flags;
+  result->flags_ = flags | default_flags;
   ZP_TRY(decode_program(blob, size, library, &result->program_));
   ZP_TRY(Context::acquire(&result->context_));
   ZP_TRY(result->open(library, find).in("program"));
@@ -56,19 +39,16 @@ Status Delegate::load(const void* blob, size_t size, const Library& library, con
 Delegate::~Delegate() {
   if (context_ == nullptr) return;
   std::lock_guard<std::mutex> lock(context_->mutex);
-  if (counted_) {
-    context_->remove_need(arena_need(), staging_bytes_);
-    --context_->counters().programs;
-  }
   recordings_.clear();
   images_.clear();
   constants_.clear();
   own_arena_.reset();
+  if (counted_) context_->remove_program();
 }
 
 Status Delegate::open(const Library& library, const FindConstant& find) {
   library_ = &library;
-  facts_ = library.ordered(context_->facts());
+  facts_ = library.ordered(context_->facts);
   if ((flags_ & ZP_KEEP_ALL) != 0) unalias();
   std::lock_guard<std::mutex> lock(context_->mutex);
   ZP_TRY(check_device());
@@ -87,10 +67,8 @@ Status Delegate::open(const Library& library, const FindConstant& find) {
     uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
     ZP_TRY(context_->create_buffer(bytes, MemoryUse::kDevice, &own_arena_).in("arena"));
   }
-  context_->add_need(arena_need(), staging_bytes_);
+  context_->add_program(own_arena_ == nullptr ? program_.arena_bytes : 0, staging_bytes_);
   counted_ = true;
-  ++context_->counters().programs;
-  ++context_->counters().loads;
   return Status();
 }
 
@@ -106,14 +84,14 @@ void Delegate::unalias() {
 }
 
 Status Delegate::check_device() {
-  const std::string& device = context_->info().name;
-  auto most = static_cast<uint64_t>(context_->facts()[Fact::max_binding_bytes]);
+  const std::string& device = context_->info.name;
+  auto most = static_cast<uint64_t>(context_->facts[Fact::max_binding_bytes]);
   for (const Tensor& tensor : program_.tensors) {
     if (tensor.storage != fb::Storage::buffer || tensor.size_bytes <= most) continue;
     return fail(Code::kIncompatible, "tensor ", tensor.name, ": ", tensor.size_bytes, " bytes; ", device,
-                " binds at most ", most, "; export with smaller pieces");
+        " binds at most ", most, "; export with smaller pieces");
   }
-  uint64_t heap = context_->heap_bytes();
+  uint64_t heap = context_->heap_bytes;
   if (program_.arena_bytes > heap)
     return fail(Code::kOutOfMemory, "arena of ", program_.arena_bytes, " bytes; ", device, " has ", heap);
   staging_offsets_.resize(program_.tensors.size(), UINT64_MAX);
@@ -149,12 +127,12 @@ Status Delegate::load_constants(const FindConstant& find) {
     size_t size = 0;
     ZP_TRY(find(tensor.constant, &data, &size).in(where));
     if (size < tensor.data_bytes || size > tensor.size_bytes) {
-      return fail(Code::kInvalidProgram, where, ": ", size, " bytes; its dtype and dimensions need ",
-                  tensor.data_bytes);
+      return fail(
+          Code::kInvalidProgram, where, ": ", size, " bytes; its dtype and dimensions need ", tensor.data_bytes);
     }
     bool is_new = false;
     ZP_TRY(context_->constant(tensor.constant, tensor.size_bytes, &constants_[i], &is_new).in(where));
-    if (is_new) uploads.push_back({constants_[i].get(), data, size});
+    if (is_new) uploads.push_back({constants_[i].get(), {static_cast<const char*>(data), size}});
   }
   return context_->upload(uploads).in("constants");
 }
@@ -186,7 +164,8 @@ Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
     const Input& input = program_.inputs[i];
     size_t rank = input.tensor < 0 ? 0 : program_.tensors[static_cast<size_t>(input.tensor)].dims.size();
     if (inputs[i].dtype != static_cast<int32_t>(input.host_dtype))
-      return wrong(i, "dtype ", dtype_name(inputs[i].dtype), "; need ", fb::EnumNameHostDType(input.host_dtype));
+      return wrong(i, "dtype ", fb::EnumNameHostDType(static_cast<fb::HostDType>(inputs[i].dtype)), "; need ",
+          fb::EnumNameHostDType(input.host_dtype));
     if (inputs[i].rank < 0 || static_cast<size_t>(inputs[i].rank) != rank)
       return wrong(i, inputs[i].rank, " dimensions; need ", rank);
     bool in_range =
@@ -220,7 +199,7 @@ Status Delegate::bind_symbols(const zp_tensor* inputs) {
     const Symbol& symbol = program_.symbols[i];
     if (symbols_[i] >= symbol.min && symbols_[i] <= symbol.max) continue;
     return fail(Code::kInvalidArgument, "input[", source.input, "]: ", source.axis < 0 ? "value " : "dimension ", given,
-                " gives no ", symbol.name, " in [", symbol.min, ", ", symbol.max, "]");
+        " gives no ", symbol.name, " in [", symbol.min, ", ", symbol.max, "]");
   }
   return Status();
 }
@@ -257,7 +236,7 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput p
       return fail(Code::kInvalidArgument, "output[", i, "]: no memory");
   }
   std::lock_guard<std::mutex> context_lock(context_->mutex);
-  ++context_->counters().executes;
+  ++context_->counters.executes;
   return empty ? Status() : run(inputs, outputs_.data(), profile || (flags_ & ZP_PROFILE) != 0);
 }
 
@@ -268,8 +247,7 @@ Status Delegate::run(const zp_tensor* inputs, const zp_tensor* outputs, bool pro
   ZP_TRY(copy_in(inputs, *recording));
   ZP_TRY(context_->submit_and_wait(recording->commands));
   if (recording->queries != VK_NULL_HANDLE) ZP_TRY(read_times(*recording));
-  copy_out(outputs, *recording);
-  return Status();
+  return copy_out(outputs, *recording);
 }
 
 // Where the host reads or writes a tensor: in the arena itself, or in the staging buffer.
@@ -283,35 +261,34 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
     const Input& input = program_.inputs[i];
     if (input.tensor < 0) continue;
     auto index = static_cast<size_t>(input.tensor);
-    Status status = to_device(input.host_dtype, inputs[i].data, program_.tensors[index].dtype,
-                              host_bytes(recording, index), product(inputs[i]));
+    Status status = convert(input.host_dtype, inputs[i].data, host_of(program_.tensors[index].dtype),
+        host_bytes(recording, index), product(inputs[i]));
     if (!status.ok()) return status.in(cat("input[", i, "]"));
   }
   return Status();
 }
 
-void Delegate::copy_out(const zp_tensor* outputs, const Recording& recording) {
+Status Delegate::copy_out(const zp_tensor* outputs, const Recording& recording) {
   for (size_t i = 0; i < program_.outputs.size(); ++i) {
-    const zp_tensor& host = outputs[i];
     const Output& output = program_.outputs[i];
-    uint64_t total = product(host);
+    uint64_t total = product(outputs[i]);
     if (total == 0) continue;
     // One piece is one long row; several lie side by side.
-    uint64_t columns = output.tensors.size() == 1 ? total : static_cast<uint64_t>(host.dims[host.rank - 1]);
-    uint64_t first_column = 0;
+    uint64_t columns = output.tensors.size() == 1 ? total : static_cast<uint64_t>(outputs[i].dims[outputs[i].rank - 1]);
+    auto* target = static_cast<uint8_t*>(outputs[i].data);
     for (uint32_t index : output.tensors) {
       const Tensor& tensor = program_.tensors[index];
       const uint8_t* source = host_bytes(recording, index);
-      uint64_t width = columns == total ? static_cast<uint64_t>(tensor.numel(symbols_))
-                                        : static_cast<uint64_t>(tensor.dims.back().value(symbols_));
+      uint64_t width = static_cast<uint64_t>(tensor.numel(symbols_)) / (total / columns);
+      uint64_t stride = columns * host_bytes_of(output.host_dtype);
       for (uint64_t row = 0; row < total / columns; ++row) {
-        auto* target =
-            static_cast<uint8_t*>(host.data) + (row * columns + first_column) * host_bytes_of(output.host_dtype);
-        to_host(tensor.dtype, source + row * width * bits_of(tensor.dtype) / 8, output.host_dtype, target, width);
+        const uint8_t* from = source + row * width * bits_of(tensor.dtype) / 8;
+        ZP_TRY(convert(host_of(tensor.dtype), from, output.host_dtype, target + row * stride, width));
       }
-      first_column += width;
+      target += width * host_bytes_of(output.host_dtype);
     }
   }
+  return Status();
 }
 
 Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
@@ -329,14 +306,9 @@ Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
   *size_bytes = bytes;
   if (bytes == 0) return Status();
   std::lock_guard<std::mutex> context_lock(context_->mutex);
-  if (tensor.is_constant()) return context_->download(*constants_[index], 0, bytes, data);
-  if (images_[index] == nullptr) return context_->download(*own_arena_, tensor.offset, bytes, data);
-  std::vector<uint8_t> texels;
-  ZP_TRY(context_->download(*images_[index], &texels));
-  uint64_t element = bits_of(tensor.dtype) / 8;
-  for (uint64_t i = 0; i < bytes / element; ++i)
-    std::memcpy(static_cast<uint8_t*>(data) + i * element, &texels[i * element * 4], element);  // component x of four
-  return Status();
+  if (images_[index] != nullptr) return context_->read_image(*images_[index], bytes * 8 / bits_of(tensor.dtype), data);
+  if (tensor.is_constant()) return context_->read_buffer(*constants_[index], 0, bytes, data);
+  return context_->read_buffer(*own_arena_, tensor.offset, bytes, data);
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> Delegate::call_times() {
@@ -356,13 +328,12 @@ std::string Delegate::describe() {
     std::vector<int64_t> dims;
     for (const Dim& dim : tensor.dims) dims.push_back(last_ == nullptr ? -1 : dim.value(last_->symbols));
     tensors += cat(",{\"name\":", json_string(tensor.name), ",\"dtype\":\"", fb::EnumNameDType(tensor.dtype),
-                   "\",\"storage\":\"", fb::EnumNameStorage(tensor.storage), "\",\"memory\":\"",
-                   fb::EnumNameMemory(tensor.memory),
-                   "\",\"dims\":", dims_text(dims.data(), static_cast<int32_t>(dims.size())),
-                   ",\"size_bytes\":", tensor.data_bytes, "}");
+        "\",\"storage\":\"", fb::EnumNameStorage(tensor.storage), "\",\"memory\":\"", fb::EnumNameMemory(tensor.memory),
+        "\",\"dims\":", dims_text(dims.data(), static_cast<int32_t>(dims.size())),
+        ",\"size_bytes\":", tensor.data_bytes, "}");
   }
-  return cat("{\"inputs\":", json_list(inputs), ",\"outputs\":", json_list(outputs),
-             ",\"tensors\":", json_list(tensors), "}");
+  return cat("{\"device\":", json_string(context_->info.name), ",\"inputs\":", json_list(inputs),
+      ",\"outputs\":", json_list(outputs), ",\"tensors\":", json_list(tensors), "}");
 }
 
 std::string Delegate::picks() {
@@ -378,35 +349,34 @@ std::string Delegate::picks() {
     int64_t grid[] = {pick.grid[0], pick.grid[1], pick.grid[2]};
     bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
     result += cat(",{\"call\":", i, ",\"name\":", json_string(call.name),
-                  ",\"kernel\":", json_string(view(call.kernel->name())),
-                  ",\"algorithm\":", json_string(view(algorithm.name())),
-                  ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
-                  ",\"grid\":", dims_text(grid, 3), ",\"specs\":{", specs,
-                  "},\"time_ns\":", timed ? std::to_string(times_[i].second - times_[i].first) : "null", "}");
+        ",\"kernel\":", json_string(view(call.kernel->name())), ",\"algorithm\":", json_string(view(algorithm.name())),
+        ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
+        ",\"grid\":", dims_text(grid, 3), ",\"specs\":{", specs,
+        "},\"time_ns\":", timed ? std::to_string(times_[i].second - times_[i].first) : "null", "}");
   }
   return json_list(result);
 }
 
 uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate) {
-  std::lock_guard<std::mutex> lock(delegates().mutex);
-  delegates().by_id[delegates().next] = delegate;
-  return delegates().next++;
+  static uint64_t last_id = 0;
+  std::lock_guard<std::mutex> lock(delegates_mutex);
+  delegates[++last_id] = delegate;
+  return last_id;
 }
 
 std::map<uint64_t, std::shared_ptr<Delegate>> live_delegates() {
-  std::lock_guard<std::mutex> lock(delegates().mutex);
-  return delegates().by_id;
+  std::lock_guard<std::mutex> lock(delegates_mutex);
+  return delegates;
 }
 
 std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget) {
-  std::lock_guard<std::mutex> lock(delegates().mutex);
-  auto found = delegates().by_id.find(id);
-  if (found == delegates().by_id.end()) return nullptr;
-  std::shared_ptr<Delegate> result = found->second;
-  if (forget) delegates().by_id.erase(found);
+  std::lock_guard<std::mutex> lock(delegates_mutex);
+  auto found = delegates.find(id);
+  std::shared_ptr<Delegate> result = found == delegates.end() ? nullptr : found->second;
+  if (forget) delegates.erase(id);
   return result;
 }
 
-void set_default_flags(uint32_t flags) { delegates().flags = flags; }
+void set_default_flags(uint32_t flags) { default_flags = flags; }
 
 }  // namespace zeropoint

@@ -3,10 +3,36 @@
 
 #include <functional>
 
-#include "picker.h"
+#include "context.h"
+#include "program.h"
 #include "zeropoint.h"
 
 namespace zeropoint {
+
+// picker.cpp chooses the shader variant of every call: by the serialized dtypes and storages at load, by guards at
+// record.
+
+// A variant whose key equals the bound tensors and whose needs the device meets, in the manifest's order.
+struct Candidate {
+  const fb::Algorithm* algorithm = nullptr;
+  const fb::Variant* variant = nullptr;
+};
+
+struct Pick {
+  Candidate candidate;
+  uint32_t grid[3] = {};
+  std::vector<int32_t> specs;
+  uint8_t push[kMaxPushBytes] = {};
+};
+
+// Errors: no variant has the key (the slot, the dtype found, the dtypes offered), or every one that has it needs a
+// fact or a limit that this device does not offer.
+Status find_candidates(
+    const Program& program, const Call& call, const Context& context, std::vector<Candidate>* candidates);
+
+// The first candidate whose guard holds and whose grid fits. shapes: one per slot; facts: in the library's order.
+Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
+    const std::vector<int64_t>& facts, const Context& context, Pick* result);
 
 // Gives the bytes of a constant by key. The view must stay valid until load() returns.
 using FindConstant = std::function<Status(const std::string& key, const void** data, size_t* size_bytes)>;
@@ -17,7 +43,7 @@ using PlaceOutput = Status (*)(void* user, size_t index, zp_tensor* output);
 class Delegate {
  public:
   static Status load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
-                     std::shared_ptr<Delegate>* delegate);
+      std::shared_ptr<Delegate>* delegate);
   ~Delegate();
 
   // Thread-safe; calls on one delegate and on one device run one after the other. After the first call with
@@ -66,10 +92,9 @@ class Delegate {
   Status run(const zp_tensor* inputs, const zp_tensor* outputs, bool profile);
   Status find_recording(bool profile, Recording** result);
   Status record(Recording* recording);
-  uint64_t arena_need() const { return own_arena_ == nullptr ? program_.arena_bytes : 0; }
   uint8_t* host_bytes(const Recording& recording, size_t tensor) const;
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
-  void copy_out(const zp_tensor* outputs, const Recording& recording);
+  Status copy_out(const zp_tensor* outputs, const Recording& recording);
   Status read_times(const Recording& recording);
 
   Program program_;
@@ -77,7 +102,7 @@ class Delegate {
   const Library* library_ = nullptr;
   std::vector<int64_t> facts_;  // in the library's order
   Context* context_ = nullptr;
-  bool counted_ = false;  // among the context's programs and needs
+  bool counted_ = false;  // among the context's programs
   uint64_t staging_bytes_ = 0;
   std::vector<uint64_t> staging_offsets_;           // per tensor, of those that the host reads or writes
   std::vector<std::shared_ptr<Buffer>> constants_;  // per tensor, null unless constant

@@ -1,6 +1,4 @@
-#include "expr.h"
-
-#include <algorithm>
+#include "library.h"
 
 namespace zeropoint {
 namespace {

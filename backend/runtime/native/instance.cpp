@@ -1,43 +1,44 @@
+#define VOLK_IMPLEMENTATION
 #include "instance.h"
 
-#include <algorithm>
 #include <cctype>
-#include <cstdlib>
-#include <cstring>
-#include <mutex>
 
 namespace zeropoint {
 namespace {
 
+// SPIR-V capability, its fact. Specification, section 3.31.
+// clang-format off
+constexpr std::pair<uint32_t, Fact> kCapabilities[] = {
+    {9, Fact::float16}, {11, Fact::int64}, {22, Fact::int16}, {39, Fact::int8}, {61, Fact::subgroup_basic},
+    {62, Fact::subgroup_vote}, {63, Fact::subgroup_arithmetic}, {64, Fact::subgroup_ballot},
+    {65, Fact::subgroup_shuffle}, {66, Fact::subgroup_shuffle_relative}, {67, Fact::subgroup_clustered},
+    {4433, Fact::storage_16bit}, {4448, Fact::storage_8bit}, {5345, Fact::memory_model}, {6016, Fact::int8_dot},
+    {6017, Fact::int8_dot}, {6018, Fact::int8_dot}, {6019, Fact::int8_dot}, {6022, Fact::coopmat}};
+// clang-format on
+constexpr uint32_t kAlways[] = {1 /* Shader */, 0 /* Matrix */, 50 /* ImageQuery */};
+
+// Vulkan's two-call lists.
+template <typename Item, typename List> std::vector<Item> listed(List list, Item blank = {}) {
+  uint32_t count = 0;
+  list(&count, nullptr);
+  std::vector<Item> items(count, blank);
+  list(&count, items.data());
+  items.resize(count);
+  return items;
+}
+
 constexpr const char* kValidationLayer = "VK_LAYER_KHRONOS_validation";
 constexpr size_t kMaxMessages = 256;
 
-struct Validation {
-  std::mutex mutex;
-  ValidationMessages messages;
-};
-
-Validation& validation() {
-  static auto* state = new Validation();
-  return *state;
-}
+std::mutex messages_mutex;
+ValidationMessages messages;
 
 VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT, VkDebugUtilsMessageTypeFlagsEXT,
-                                          const VkDebugUtilsMessengerCallbackDataEXT* data, void*) {
-  Validation& state = validation();
-  std::lock_guard<std::mutex> lock(state.mutex);
-  ++state.messages.count;
-  if (state.messages.texts.size() < kMaxMessages) state.messages.texts.emplace_back(data->pMessage);
+    const VkDebugUtilsMessengerCallbackDataEXT* data, void*) {
+  std::lock_guard<std::mutex> lock(messages_mutex);
+  ++messages.count;
+  if (messages.texts.size() < kMaxMessages) messages.texts.emplace_back(data->pMessage);
   return VK_FALSE;
-}
-
-bool has_layer(const char* name) {
-  uint32_t count = 0;
-  vkEnumerateInstanceLayerProperties(&count, nullptr);
-  std::vector<VkLayerProperties> layers(count);
-  vkEnumerateInstanceLayerProperties(&count, layers.data());
-  return std::any_of(layers.begin(), layers.end(),
-                     [&](const VkLayerProperties& layer) { return std::strcmp(layer.layerName, name) == 0; });
 }
 
 Status create_instance(VkInstance* instance) {
@@ -47,55 +48,34 @@ Status create_instance(VkInstance* instance) {
   if (api < VK_API_VERSION_1_1) return Status(Code::kDevice, "Vulkan loader: version 1.0; need 1.1 or later");
   const char* wanted = std::getenv("ZEROPOINT_VALIDATION");
   bool validate = wanted != nullptr && std::strcmp(wanted, "1") == 0;
-  if (validate && !has_layer(kValidationLayer))
-    return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no ", kValidationLayer, "; install vulkan-validationlayers");
   const char* debug_utils = VK_EXT_DEBUG_UTILS_EXTENSION_NAME;
   VkValidationFeatureEnableEXT synchronization = VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT;
-  VkValidationFeaturesEXT features{VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT};
-  features.enabledValidationFeatureCount = 1;
-  features.pEnabledValidationFeatures = &synchronization;
-  VkApplicationInfo application{VK_STRUCTURE_TYPE_APPLICATION_INFO};
-  application.pEngineName = "zeropoint";
-  application.apiVersion = api;
-  VkInstanceCreateInfo create{VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO};
-  create.pApplicationInfo = &application;
-  if (validate) {
-    create.pNext = &features;
-    create.enabledLayerCount = 1;
-    create.ppEnabledLayerNames = &kValidationLayer;
-    create.enabledExtensionCount = 1;
-    create.ppEnabledExtensionNames = &debug_utils;
-  }
-  ZP_VK(vkCreateInstance, &create, nullptr, instance);
+  VkValidationFeaturesEXT features{VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT, nullptr, 1, &synchronization, 0, nullptr};
+  VkApplicationInfo application{VK_STRUCTURE_TYPE_APPLICATION_INFO, nullptr, nullptr, 0, "zeropoint", 0, api};
+  VkInstanceCreateInfo create{VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, nullptr, 0, &application, 0, nullptr, 0, nullptr};
+  if (validate) create = {create.sType, &features, 0, &application, 1, &kValidationLayer, 1, &debug_utils};
+  VkResult created = vkCreateInstance(&create, nullptr, instance);
+  if (created == VK_ERROR_LAYER_NOT_PRESENT)
+    return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no ", kValidationLayer, "; install vulkan-validationlayers");
+  if (created != VK_SUCCESS) return vk_failure("vkCreateInstance", created);
   volkLoadInstance(*instance);
   if (!validate) return Status();
-  VkDebugUtilsMessengerCreateInfoEXT messenger{VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT};
-  messenger.messageSeverity =
-      VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT;
-  messenger.messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT;
-  messenger.pfnUserCallback = on_message;
+  VkDebugUtilsMessengerCreateInfoEXT messenger{VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT, nullptr, 0,
+      VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT | VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT,
+      VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT, on_message, nullptr};
   VkDebugUtilsMessengerEXT handle = VK_NULL_HANDLE;
   ZP_VK(vkCreateDebugUtilsMessengerEXT, *instance, &messenger, nullptr, &handle);
-  validation().messages.active = true;
+  messages.active = true;
   return Status();
-}
-
-bool has_extension(const std::vector<VkExtensionProperties>& extensions, const char* name) {
-  return std::any_of(extensions.begin(), extensions.end(), [&](const VkExtensionProperties& extension) {
-    return std::strcmp(extension.extensionName, name) == 0;
-  });
 }
 
 // K of the 16 x 16 x K int8 matrices with int32 sums that a subgroup multiplies; 0 when there are none.
 int64_t int8_matrix_k(VkInstance instance, VkPhysicalDevice device) {
   auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
       vkGetInstanceProcAddr(instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
-  uint32_t count = 0;
-  if (get == nullptr || get(device, &count, nullptr) != VK_SUCCESS) return 0;
-  std::vector<VkCooperativeMatrixPropertiesKHR> shapes(count);
-  for (auto& shape : shapes) shape = {VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
-  if (get(device, &count, shapes.data()) != VK_SUCCESS) return 0;
-  for (const auto& shape : shapes) {
+  if (get == nullptr) return 0;
+  VkCooperativeMatrixPropertiesKHR blank{VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
+  for (const auto& shape : listed([&](auto... out) { get(device, out...); }, blank)) {
     if (shape.MSize == 16 && shape.NSize == 16 && shape.AType == VK_COMPONENT_TYPE_SINT8_KHR &&
         shape.BType == VK_COMPONENT_TYPE_SINT8_KHR && shape.CType == VK_COMPONENT_TYPE_SINT32_KHR &&
         shape.ResultType == VK_COMPONENT_TYPE_SINT32_KHR && shape.scope == VK_SCOPE_SUBGROUP_KHR &&
@@ -107,47 +87,20 @@ int64_t int8_matrix_k(VkInstance instance, VkPhysicalDevice device) {
 }
 
 void read_facts(VkInstance instance, const Features& features, const VkPhysicalDeviceProperties& properties,
-                const VkPhysicalDeviceSubgroupProperties& subgroup, DeviceInfo* info) {
+    const VkPhysicalDeviceSubgroupProperties& subgroups, DeviceInfo* info) {
   const VkPhysicalDeviceLimits& limits = properties.limits;
-  bool compute = (subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
-  auto supports = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroup.supportedOperations & bit) != 0; };
+  bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
+  auto subgroup = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroups.supportedOperations & bit) != 0; };
   int64_t matrix_k = features.coopmat.cooperativeMatrix != VK_FALSE ? int8_matrix_k(instance, info->handle) : 0;
-  const std::pair<Fact, int64_t> values[] = {
-      {Fact::int8_dot, features.dot.shaderIntegerDotProduct},
-      {Fact::storage_8bit, features.storage_8bit.storageBuffer8BitAccess},
-      {Fact::storage_16bit, features.storage_16bit.storageBuffer16BitAccess},
-      {Fact::float16, features.float16_int8.shaderFloat16},
-      {Fact::int8, features.float16_int8.shaderInt8},
-      {Fact::int16, features.core.features.shaderInt16},
-      {Fact::int64, features.core.features.shaderInt64},
-      {Fact::memory_model, features.memory_model.vulkanMemoryModel},
-      {Fact::subgroup_basic, supports(VK_SUBGROUP_FEATURE_BASIC_BIT)},
-      {Fact::subgroup_vote, supports(VK_SUBGROUP_FEATURE_VOTE_BIT)},
-      {Fact::subgroup_arithmetic, supports(VK_SUBGROUP_FEATURE_ARITHMETIC_BIT)},
-      {Fact::subgroup_ballot, supports(VK_SUBGROUP_FEATURE_BALLOT_BIT)},
-      {Fact::subgroup_shuffle, supports(VK_SUBGROUP_FEATURE_SHUFFLE_BIT)},
-      {Fact::subgroup_shuffle_relative, supports(VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT)},
-      {Fact::subgroup_clustered, supports(VK_SUBGROUP_FEATURE_CLUSTERED_BIT)},
-      {Fact::coopmat, matrix_k != 0},
-      {Fact::coopmat_k, matrix_k},
-      {Fact::subgroup_size, subgroup.subgroupSize},
-      {Fact::shared_memory_bytes, limits.maxComputeSharedMemorySize},
-      {Fact::max_workgroup_invocations, limits.maxComputeWorkGroupInvocations},
-      {Fact::max_binding_bytes, limits.maxStorageBufferRange},
-      {Fact::max_workgroup_count_x, limits.maxComputeWorkGroupCount[0]},
-      {Fact::max_workgroup_count_y, limits.maxComputeWorkGroupCount[1]},
-      {Fact::max_workgroup_count_z, limits.maxComputeWorkGroupCount[2]},
-      {Fact::is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU},
-      {Fact::vendor_id, properties.vendorID}};
-  for (const auto& [fact, value] : values) info->facts[fact] = value;
+#define X(name, value) info->facts[Fact::name] = value;
+  ZP_FACTS(X)
+#undef X
 }
 
 void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
-  uint32_t count = 0;
-  vkGetPhysicalDeviceQueueFamilyProperties(info->handle, &count, nullptr);
-  std::vector<VkQueueFamilyProperties> families(count);
-  vkGetPhysicalDeviceQueueFamilyProperties(info->handle, &count, families.data());
-  for (uint32_t i = 0; i < count; ++i) {
+  auto families = listed<VkQueueFamilyProperties>(
+      [&](auto... out) { vkGetPhysicalDeviceQueueFamilyProperties(info->handle, out...); });
+  for (uint32_t i = 0; i < families.size(); ++i) {
     if ((families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) == 0) continue;
     info->queue_family = i;
     info->limits.timestamp_ns = families[i].timestampValidBits == 0 ? 0.0f : limits.timestampPeriod;
@@ -156,14 +109,18 @@ void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
   info->unusable = "no compute queue";
 }
 
-void describe(VkInstance instance, DeviceInfo* info) {
+void describe(VkInstance instance, VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
+  DeviceInfo* info = &devices->emplace_back();
+  info->handle = handle;
+  info->index = devices->size() - 1;
   VkPhysicalDeviceSubgroupProperties subgroup{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES};
-  VkPhysicalDeviceMaintenance3Properties maintenance{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES,
-                                                     &subgroup, 0, 0};
-  VkPhysicalDeviceIDProperties id{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES, &maintenance, {}, {}, {}, 0, 0};
+  VkPhysicalDeviceMaintenance3Properties maintenance{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
+  VkPhysicalDeviceIDProperties id{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES};
   VkPhysicalDeviceDriverProperties driver{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
-  driver.pNext = &id;
   VkPhysicalDeviceProperties2 properties{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
+  maintenance.pNext = &subgroup;
+  id.pNext = &maintenance;
+  driver.pNext = &id;
   VkPhysicalDeviceProperties first;
   vkGetPhysicalDeviceProperties(info->handle, &first);
   info->name = first.deviceName;
@@ -181,12 +138,10 @@ void describe(VkInstance instance, DeviceInfo* info) {
   info->cache_id =
       cat(hex(id.driverUUID, VK_UUID_SIZE), "-", first.vendorID, "-", first.deviceID, "-", first.driverVersion);
   std::memcpy(info->cache_uuid, first.pipelineCacheUUID, VK_UUID_SIZE);
-  info->limits.push_bytes = limits.maxPushConstantsSize;
-  info->limits.image_extent = limits.maxImageDimension2D;
-  info->limits.stage_buffers = limits.maxPerStageDescriptorStorageBuffers;
-  info->limits.stage_images = limits.maxPerStageDescriptorStorageImages;
-  std::copy_n(limits.maxComputeWorkGroupSize, 3, info->limits.workgroup_size);
-  info->limits.allocation_bytes = maintenance.maxMemoryAllocationSize;
+  const uint32_t* size = limits.maxComputeWorkGroupSize;
+  info->limits = {limits.maxPushConstantsSize, limits.maxImageDimension2D, limits.maxPerStageDescriptorStorageBuffers,
+      limits.maxPerStageDescriptorStorageImages, {size[0], size[1], size[2]}, maintenance.maxMemoryAllocationSize,
+      0.0f};
   Features features;
   features.query(info->handle, first.apiVersion);
   read_facts(instance, features, properties.properties, subgroup, info);
@@ -194,13 +149,8 @@ void describe(VkInstance instance, DeviceInfo* info) {
 }
 
 const char* type_name(VkPhysicalDeviceType type) {
-  switch (type) {
-    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU: return "discrete";
-    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU: return "integrated";
-    case VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU: return "virtual";
-    case VK_PHYSICAL_DEVICE_TYPE_CPU: return "cpu";
-    default: return "other";
-  }
+  static constexpr const char* kNames[] = {"other", "integrated", "discrete", "virtual", "cpu"};
+  return type <= VK_PHYSICAL_DEVICE_TYPE_CPU ? kNames[type] : kNames[0];
 }
 
 std::string lower(std::string text) {
@@ -214,29 +164,53 @@ bool matches(const DeviceInfo& device, const std::string& wanted) {
   return lower(device.name).find(wanted) != std::string::npos;
 }
 
-std::string device_list(const std::vector<DeviceInfo>& devices) {
-  std::string result;
-  for (const DeviceInfo& device : devices) {
-    result += cat(result.empty() ? "" : "; ", device.index, ": ", device.name, " (", type_name(device.type),
-                  device.unusable.empty() ? "" : ", ", device.unusable, ")");
-  }
-  return result.empty() ? "none" : result;
-}
-
 }  // namespace
 
+Status vk_failure(const char* call, VkResult result) {
+#define X(name) \
+  {             \
+    name, #name \
+  }
+  static constexpr std::pair<VkResult, const char*> kNames[] = {X(VK_ERROR_OUT_OF_HOST_MEMORY),
+      X(VK_ERROR_OUT_OF_DEVICE_MEMORY), X(VK_ERROR_OUT_OF_POOL_MEMORY), X(VK_ERROR_TOO_MANY_OBJECTS),
+      X(VK_ERROR_INITIALIZATION_FAILED), X(VK_ERROR_DEVICE_LOST), X(VK_ERROR_MEMORY_MAP_FAILED),
+      X(VK_ERROR_EXTENSION_NOT_PRESENT), X(VK_ERROR_FEATURE_NOT_PRESENT), X(VK_ERROR_INCOMPATIBLE_DRIVER)};
+#undef X
+  constexpr size_t kMemoryErrors = 4;  // the first ones
+  for (size_t i = 0; i < std::size(kNames); ++i)
+    if (kNames[i].first == result)
+      return fail(i < kMemoryErrors ? Code::kOutOfMemory : Code::kDevice, call, ": ", kNames[i].second);
+  return fail(Code::kDevice, call, ": VkResult ", result);
+}
+
+size_t find_fact(std::string_view name) {
+  return static_cast<size_t>(std::find(kFactNames, kFactNames + kNumFacts, name) - kFactNames);
+}
+
+std::string fact_names() {
+  std::string result;
+  for (const char* name : kFactNames) result += cat(result.empty() ? "" : ", ", name);
+  return result;
+}
+
+std::string missing_capability(uint32_t capability, const Facts& facts) {
+  if (std::find(std::begin(kAlways), std::end(kAlways), capability) != std::end(kAlways)) return "";
+  for (const auto& [known, fact] : kCapabilities)
+    if (known == capability) return facts[fact] != 0 ? "" : cat("needs ", kFactNames[static_cast<size_t>(fact)]);
+  return cat("needs SPIR-V capability ", capability);
+}
+
 void Features::query(VkPhysicalDevice device, uint32_t api) {
-  uint32_t count = 0;
-  vkEnumerateDeviceExtensionProperties(device, nullptr, &count, nullptr);
-  std::vector<VkExtensionProperties> available(count);
-  vkEnumerateDeviceExtensionProperties(device, nullptr, &count, available.data());
+  auto available = listed<VkExtensionProperties>(
+      [&](auto... out) { vkEnumerateDeviceExtensionProperties(device, nullptr, out...); });
   core.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
   void** tail = &core.pNext;
   // Chains a struct that core Vulkan knows since core_since, or an extension of the device brings.
   auto chain = [&](auto* features, VkStructureType type, uint32_t core_since, const char* extension) {
     features->sType = type;
     if (api < core_since) {
-      if (!has_extension(available, extension)) return;
+      auto named = [&](const VkExtensionProperties& found) { return std::strcmp(found.extensionName, extension) == 0; };
+      if (std::none_of(available.begin(), available.end(), named)) return;
       extensions.push_back(extension);
     }
     *tail = features;
@@ -244,26 +218,25 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
   };
   chain(&storage_16bit, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES, VK_API_VERSION_1_1, "");
   chain(&storage_8bit, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_8BIT_STORAGE_FEATURES, VK_API_VERSION_1_2,
-        VK_KHR_8BIT_STORAGE_EXTENSION_NAME);
+      VK_KHR_8BIT_STORAGE_EXTENSION_NAME);
   chain(&float16_int8, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES, VK_API_VERSION_1_2,
-        VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME);
+      VK_KHR_SHADER_FLOAT16_INT8_EXTENSION_NAME);
   chain(&memory_model, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES, VK_API_VERSION_1_2,
-        VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
+      VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
   chain(&dot, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES, VK_API_VERSION_1_3,
-        VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
+      VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
   chain(&coopmat, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, UINT32_MAX,
-        VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+      VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
   vkGetPhysicalDeviceFeatures2(device, &core);
   // Enable no more than a fact or a capability stands for.
   VkPhysicalDeviceFeatures supported = core.features;
   core.features = {};
   core.features.shaderInt16 = supported.shaderInt16;
   core.features.shaderInt64 = supported.shaderInt64;
-  for (VkBool32* unused :
-       {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
-        &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
-        &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
-        &memory_model.vulkanMemoryModelAvailabilityVisibilityChains, &coopmat.cooperativeMatrixRobustBufferAccess}) {
+  for (VkBool32* unused : {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
+           &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
+           &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
+           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains, &coopmat.cooperativeMatrixRobustBufferAccess}) {
     *unused = VK_FALSE;
   }
 }
@@ -276,17 +249,9 @@ Status list_devices(std::vector<DeviceInfo>* devices) {
   if (instance == VK_NULL_HANDLE) {
     VkInstance created = VK_NULL_HANDLE;
     ZP_TRY(create_instance(&created));
-    uint32_t count = 0;
-    ZP_VK(vkEnumeratePhysicalDevices, created, &count, nullptr);
-    std::vector<VkPhysicalDevice> handles(count);
-    ZP_VK(vkEnumeratePhysicalDevices, created, &count, handles.data());
     instance = created;
-    for (uint32_t i = 0; i < count; ++i) {
-      known->emplace_back();
-      known->back().handle = handles[i];
-      known->back().index = i;
-      describe(instance, &known->back());
-    }
+    auto list = [](auto... out) { vkEnumeratePhysicalDevices(instance, out...); };
+    for (VkPhysicalDevice handle : listed<VkPhysicalDevice>(list)) describe(instance, handle, known);
   }
   *devices = *known;
   return Status();
@@ -296,19 +261,23 @@ Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted,
   *chosen = nullptr;
   std::string name = wanted == nullptr ? "" : lower(wanted);
   for (VkPhysicalDeviceType type : {VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU, VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU,
-                                    VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, VK_PHYSICAL_DEVICE_TYPE_CPU}) {
+           VK_PHYSICAL_DEVICE_TYPE_VIRTUAL_GPU, VK_PHYSICAL_DEVICE_TYPE_CPU}) {
     for (const DeviceInfo& device : devices) {
       bool fits = name.empty() ? device.type == type && device.unusable.empty() : matches(device, name);
       if (*chosen == nullptr && fits) *chosen = &device;
     }
   }
   if (*chosen != nullptr && (*chosen)->unusable.empty()) return Status();
-  if (name.empty()) {
-    return fail(Code::kDevice, "no usable Vulkan device; devices: ", device_list(devices),
-                "; install a driver, or mesa-vulkan-drivers for the software one");
+  std::string list;
+  for (const DeviceInfo& device : devices) {
+    list += cat(list.empty() ? "" : "; ", device.index, ": ", device.name, " (", type_name(device.type),
+        device.unusable.empty() ? "" : ", ", device.unusable, ")");
   }
-  return fail(Code::kDevice, "ZEROPOINT_DEVICE=", printable(wanted),
-              ": no such usable device; devices: ", device_list(devices));
+  if (!name.empty())
+    list = cat("ZEROPOINT_DEVICE=", printable(wanted), ": no such usable device; devices: ", list);
+  else
+    list = cat("no usable Vulkan device (", list, "); install a driver, or mesa-vulkan-drivers for the software one");
+  return Status(Code::kDevice, list);
 }
 
 Status disable_facts(const char* list, Facts* facts) {
@@ -331,9 +300,9 @@ std::string devices_json(const std::vector<DeviceInfo>& devices) {
   std::string result;
   for (const DeviceInfo& device : devices) {
     result += cat(result.empty() ? "[" : ",", "{\"index\":", device.index, ",\"name\":", json_string(device.name),
-                  ",\"type\":\"", type_name(device.type), "\",\"driver\":", json_string(device.driver), ",\"api\":\"",
-                  VK_API_VERSION_MAJOR(device.api), ".", VK_API_VERSION_MINOR(device.api), ".",
-                  VK_API_VERSION_PATCH(device.api), "\",\"unusable\":", json_string(device.unusable), ",\"facts\":");
+        ",\"type\":\"", type_name(device.type), "\",\"driver\":", json_string(device.driver), ",\"api\":\"",
+        VK_API_VERSION_MAJOR(device.api), ".", VK_API_VERSION_MINOR(device.api), ".", VK_API_VERSION_PATCH(device.api),
+        "\",\"unusable\":", json_string(device.unusable), ",\"facts\":");
     for (size_t i = 0; i < kNumFacts; ++i)
       result += cat(i == 0 ? "{\"" : ",\"", kFactNames[i], "\":", device.facts.values[i]);
     result += "}}";
@@ -342,10 +311,9 @@ std::string devices_json(const std::vector<DeviceInfo>& devices) {
 }
 
 ValidationMessages validation_messages(bool clear) {
-  Validation& state = validation();
-  std::lock_guard<std::mutex> lock(state.mutex);
-  ValidationMessages result = state.messages;
-  if (clear) state.messages = {0, {}, result.active};
+  std::lock_guard<std::mutex> lock(messages_mutex);
+  ValidationMessages result = messages;
+  if (clear) messages = {0, {}, result.active};
   return result;
 }
 

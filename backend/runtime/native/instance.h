@@ -1,10 +1,7 @@
 // The process's Vulkan instance and what its devices offer. No Vulkan call happens before the first use.
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include "facts.h"
+#include "library.h"
 #include "vk.h"
 
 namespace zeropoint {

@@ -1,9 +1,5 @@
 #include "library.h"
 
-#include <cstring>
-#include <memory>
-#include <mutex>
-
 extern "C" const char zp_embedded_library[];
 extern "C" const char zp_embedded_library_end[];
 
@@ -60,29 +56,25 @@ class Checker {
 
   Status variant(const fb::Variant& variant) const {
     uint32_t n_slots = count(kernel_->slots());
-    if (count(variant.dtypes()) != n_slots || count(variant.storages()) != n_slots || !variant.bindings() ||
-        !variant.capabilities()) {
-      return bad("a variant's key does not cover every slot");
-    }
+    bool whole = count(variant.dtypes()) == n_slots && count(variant.storages()) == n_slots && variant.bindings() &&
+                 variant.capabilities() && variant.push_bytes() <= kMaxPushBytes &&
+                 variant.module_() < count(library_.modules());
+    if (!whole) return bad("a variant's key, bindings, capabilities, push bytes or module are not as they must be");
     for (uint32_t i = 0; i < n_slots; ++i) {
       fb::DType dtype = variant.dtypes()->Get(i);
       fb::Storage storage = variant.storages()->Get(i);
       bool bound = dtype != fb::DType::none;
       if (dtype > fb::DType::MAX || storage > fb::Storage::MAX || bound != (storage != fb::Storage::none) ||
-          (!bound && !kernel_->slots()->Get(i)->optional())) {
+          (!bound && !kernel_->slots()->Get(i)->optional()))
         return bad("a variant's key holds an unknown dtype or storage");
-      }
     }
     uint32_t seen = 0;
     for (const fb::Binding* binding : *variant.bindings()) {
       if (binding->slot() >= n_slots || variant.dtypes()->Get(binding->slot()) == fb::DType::none ||
-          binding->binding() > 31 || (seen >> binding->binding() & 1) != 0) {
+          binding->binding() > 31 || (seen >> binding->binding() & 1) != 0)
         return bad("a variant binds a slot it does not have, or a binding twice");
-      }
       seen |= 1u << binding->binding();
     }
-    if (variant.push_bytes() > kMaxPushBytes) return bad("more than 128 push bytes");
-    if (variant.module_() >= count(library_.modules())) return bad("names a module that is not there");
     const auto* spirv = library_.modules()->Get(variant.module_())->spirv();
     return count(spirv) < 5 || spirv->Get(0) != kSpirvMagic ? bad("a module is no SPIR-V") : Status();
   }
@@ -105,13 +97,13 @@ Status Library::decode(std::string_view bytes) {
   const fb::Library& library = *fb::GetLibrary(bytes_.data());
   if (library.version() != kLibraryVersion) {
     return fail(Code::kIncompatible, "kernel library: version ", library.version(), "; this player reads version ",
-                kLibraryVersion);
+        kLibraryVersion);
   }
   for (uint32_t i = 0; i < count(library.facts()); ++i) {
     facts_.push_back(find_fact(view(library.facts()->Get(i))));
     if (facts_.back() < kNumFacts) continue;
     return fail(Code::kIncompatible, "kernel library: fact ", printable(view(library.facts()->Get(i))),
-                "; this player knows ", fact_names());
+        "; this player knows ", fact_names());
   }
   if (library.kernels() == nullptr) return fail(Code::kInvalidProgram, "kernel library: no kernels");
   Checker checker(library);

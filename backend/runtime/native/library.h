@@ -1,21 +1,92 @@
 // The kernel library: every kernel as data, verified once and then trusted.
 #pragma once
 
+#include <array>
 #include <unordered_map>
-#include <vector>
 
-#include "expr.h"
-#include "facts.h"
+#include "library_generated.h"
+#include "status.h"
 
 namespace zeropoint {
+
+// Device facts: what guards may ask of a device, and the SPIR-V capabilities that stand for them (instance.cpp).
+// X(name, value): 0 or 1, or a number in the unit that the name carries; the value is computed in instance.cpp.
+// ZEROPOINT_DISABLE sets a fact to 0.
+// clang-format off
+#define ZP_FACTS(X) \
+  X(int8_dot, features.dot.shaderIntegerDotProduct) X(storage_8bit, features.storage_8bit.storageBuffer8BitAccess) \
+  X(storage_16bit, features.storage_16bit.storageBuffer16BitAccess) X(float16, features.float16_int8.shaderFloat16) \
+  X(int8, features.float16_int8.shaderInt8) X(int16, features.core.features.shaderInt16) \
+  X(int64, features.core.features.shaderInt64) X(subgroup_basic, subgroup(VK_SUBGROUP_FEATURE_BASIC_BIT)) \
+  X(subgroup_vote, subgroup(VK_SUBGROUP_FEATURE_VOTE_BIT)) \
+  X(subgroup_arithmetic, subgroup(VK_SUBGROUP_FEATURE_ARITHMETIC_BIT)) \
+  X(subgroup_ballot, subgroup(VK_SUBGROUP_FEATURE_BALLOT_BIT)) \
+  X(subgroup_shuffle, subgroup(VK_SUBGROUP_FEATURE_SHUFFLE_BIT)) \
+  X(subgroup_shuffle_relative, subgroup(VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT)) \
+  X(subgroup_clustered, subgroup(VK_SUBGROUP_FEATURE_CLUSTERED_BIT)) \
+  X(memory_model, features.memory_model.vulkanMemoryModel) X(coopmat, matrix_k != 0) X(coopmat_k, matrix_k) \
+  X(subgroup_size, subgroups.subgroupSize) X(shared_memory_bytes, limits.maxComputeSharedMemorySize) \
+  X(max_workgroup_invocations, limits.maxComputeWorkGroupInvocations) \
+  X(max_binding_bytes, limits.maxStorageBufferRange) X(max_workgroup_count_x, limits.maxComputeWorkGroupCount[0]) \
+  X(max_workgroup_count_y, limits.maxComputeWorkGroupCount[1]) \
+  X(max_workgroup_count_z, limits.maxComputeWorkGroupCount[2]) X(is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU) \
+  X(vendor_id, properties.vendorID)
+// clang-format on
+
+#define X(name, value) name,
+enum class Fact : size_t { ZP_FACTS(X) };
+#undef X
+#define X(name, value) #name,
+inline constexpr const char* kFactNames[] = {ZP_FACTS(X)};
+#undef X
+inline constexpr size_t kNumFacts = sizeof(kFactNames) / sizeof(kFactNames[0]);
+
+struct Facts {
+  std::array<int64_t, kNumFacts> values{};
+  int64_t& operator[](Fact fact) { return values[static_cast<size_t>(fact)]; }
+  int64_t operator[](Fact fact) const { return values[static_cast<size_t>(fact)]; }
+};
+
+// Index into kFactNames, or kNumFacts.
+size_t find_fact(std::string_view name);
+std::string fact_names();
+
+// Why a device with these facts cannot run a module with a SPIR-V capability; empty when it can.
+std::string missing_capability(uint32_t capability, const Facts& facts);
 
 inline constexpr uint32_t kLibraryVersion = 1;
 inline constexpr uint32_t kMaxPushBytes = 128;
 
+// Expressions (expr.cpp): guards, grids, specialization and push constants.
+using Ops = flatbuffers::Vector<const fb::Op*>;
+
+inline constexpr int kMaxExprStack = 32;
+
+// The actual dimensions of the tensor in a slot. Unbound: dim, rows and numel are 0.
+struct SlotShape {
+  const int64_t* dims = nullptr;
+  int rank = 0;
+  bool bound = false;
+};
+
+struct ExprInputs {
+  const SlotShape* slots = nullptr;
+  const int64_t* attrs = nullptr;  // 0 where the attribute is real
+  const int64_t* facts = nullptr;  // in the library's order
+};
+
+// Checks operands and stack depth once, so that evaluate() may trust them. Safe on untrusted operations.
+Status check_expr(const Ops* ops, size_t n_slots, const std::vector<bool>& attr_is_integer, size_t n_facts);
+
+// Evaluates a checked expression. nullptr, or the reason: overflow, division by zero, or a dimension that the tensor
+// does not have. Does not allocate.
+const char* evaluate(const Ops& ops, const ExprInputs& inputs, int64_t* value);
+
 // Null-safe views of flatbuffers.
-template <typename Vector>
-uint32_t count(const Vector* vector) {
-  return vector == nullptr ? 0 : vector->size();
+template <typename Vector> uint32_t count(const Vector* vector) { return vector == nullptr ? 0 : vector->size(); }
+template <typename Vector> auto items(const Vector* vector) {
+  return vector == nullptr ? std::vector<typename Vector::return_type>()
+                           : std::vector<typename Vector::return_type>(vector->begin(), vector->end());
 }
 inline std::string_view view(const flatbuffers::String* text) {
   return text == nullptr ? std::string_view() : std::string_view(text->data(), text->size());

@@ -1,7 +1,6 @@
-#include "picker.h"
+#include <set>
 
-#include <algorithm>
-#include <cstring>
+#include "delegate.h"
 
 namespace zeropoint {
 namespace {
@@ -30,79 +29,56 @@ std::vector<Bound> bound_tensors(const Program& program, const Call& call) {
   return result;
 }
 
-// Distinct texts, comma-separated.
-class List {
- public:
-  void add(const std::string& text) {
-    if (std::find(items_.begin(), items_.end(), text) == items_.end()) items_.push_back(text);
-  }
-  bool empty() const { return items_.empty(); }
-  std::string text() const {
-    std::string result;
-    for (const std::string& item : items_) result += cat(result.empty() ? "" : ", ", item);
-    return result;
-  }
+using Texts = std::set<std::string>;
 
- private:
-  std::vector<std::string> items_;
-};
+std::string join(const Texts& texts) {
+  std::string result;
+  for (const std::string& text : texts) result += cat(result.empty() ? "" : ", ", text);
+  return result;
+}
 
-template <typename Visit>
-void for_each_variant(const fb::Kernel& kernel, Visit visit) {
+template <typename Visit> void for_each_variant(const fb::Kernel& kernel, Visit visit) {
   for (const fb::Algorithm* algorithm : *kernel.algorithms())
     for (const fb::Variant* variant : *algorithm->variants()) visit(*algorithm, *variant);
 }
 
-// "slot zp: dtype u8; offered i8, i32": a dtype that no variant has, then a storage that no variant has with that
-// dtype, then what is offered beside the other slots as they are bound.
+// "slot zp: dtype u8; offered i8, i32": a dtype that no variant has, or what is offered beside the other slots as they
+// are bound.
 Status no_variant(const fb::Kernel& kernel, const std::vector<Bound>& bound) {
-  auto name = [&](size_t slot) { return cat("slot ", view(kernel.slots()->Get(static_cast<uint32_t>(slot))->name())); };
-  std::string found;
+  auto wrong = [&](size_t slot, const auto&... parts) {
+    std::string_view name = view(kernel.slots()->Get(static_cast<uint32_t>(slot))->name());
+    return fail(Code::kIncompatible, "slot ", name, ": ", parts...);
+  };
   for (size_t slot = 0; slot < bound.size(); ++slot) {
-    List dtypes;
-    List storages;
+    Texts dtypes;
     for_each_variant(kernel, [&](const fb::Algorithm&, const fb::Variant& variant) {
-      Bound offer = of_variant(variant, slot);
-      dtypes.add(fb::EnumNameDType(offer.dtype));
-      if (offer.dtype == bound[slot].dtype) storages.add(fb::EnumNameStorage(offer.storage));
+      dtypes.insert(fb::EnumNameDType(of_variant(variant, slot).dtype));
     });
     std::string dtype = fb::EnumNameDType(bound[slot].dtype);
-    std::string storage = fb::EnumNameStorage(bound[slot].storage);
-    if (storages.empty()) return fail(Code::kIncompatible, name(slot), ": dtype ", dtype, "; offered ", dtypes.text());
-    if (storages.text().find(storage) == std::string::npos) {
-      return fail(Code::kIncompatible, name(slot), ": dtype ", dtype, " in storage ", storage, "; offered ",
-                  storages.text());
-    }
-    found += cat(slot == 0 ? "" : ", ", name(slot), " ", bound[slot].text());
+    if (dtypes.count(dtype) == 0) return wrong(slot, "dtype ", dtype, "; offered ", join(dtypes));
   }
-  size_t best_matches = 0;
-  std::string nearest = "none";
+  std::string found;
   for (size_t slot = 0; slot < bound.size(); ++slot) {
-    List offers;
-    for_each_variant(kernel, [&](const fb::Algorithm& algorithm, const fb::Variant& variant) {
+    Texts offers;
+    for_each_variant(kernel, [&](const fb::Algorithm&, const fb::Variant& variant) {
       size_t matches = 0;
-      for (size_t i = 0; i < bound.size(); ++i) matches += of_variant(variant, i) == bound[i];
-      bool differs = !(of_variant(variant, slot) == bound[slot]);
-      if (differs && matches + 1 == bound.size()) offers.add(of_variant(variant, slot).text());
-      if (matches > best_matches) nearest = variant_key(kernel, algorithm, variant);
-      best_matches = std::max(best_matches, matches);
+      for (size_t i = 0; i < bound.size(); ++i) matches += i != slot && of_variant(variant, i) == bound[i];
+      if (matches + 1 == bound.size()) offers.insert(of_variant(variant, slot).text());
     });
-    if (offers.empty()) continue;
-    return fail(Code::kIncompatible, name(slot), ": ", bound[slot].text(),
-                "; offered beside the other slots as bound: ", offers.text());
+    std::string text = bound[slot].text();
+    if (!offers.empty()) return wrong(slot, text, "; offered beside the other slots as bound: ", join(offers));
+    found += cat(slot == 0 ? "" : ",", view(kernel.slots()->Get(static_cast<uint32_t>(slot))->name()), "=", text);
   }
-  return fail(Code::kIncompatible, "no variant for ", found, "; nearest ", nearest);
+  return fail(Code::kIncompatible, "no variant for [", found, "]");
 }
 
 // Why the device cannot run the variant; empty when it can.
 std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& variant, const Context& context) {
   for (uint32_t capability : *variant.capabilities()) {
-    bool always = false;
-    Fact fact{};
-    if (!fact_of_capability(capability, &always, &fact)) return cat("needs SPIR-V capability ", capability);
-    if (!always && context.facts()[fact] == 0) return cat("needs ", kFactNames[static_cast<size_t>(fact)]);
+    std::string reason = missing_capability(capability, context.facts);
+    if (!reason.empty()) return reason;
   }
-  const Limits& limits = context.info().limits;
+  const Limits& limits = context.info.limits;
   auto above = [](const char* what, int64_t found, int64_t most) {
     return found <= most ? std::string() : cat("needs ", found, " ", what, " (the device has ", most, ")");
   };
@@ -111,14 +87,13 @@ std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& varian
     images += of_variant(variant, binding->slot()).storage == fb::Storage::image;
   const auto& local = *algorithm.local_size();
   int64_t invocations = int64_t{local.Get(0)} * local.Get(1) * local.Get(2);
-  for (const std::string& reason :
-       {above("invocations in x", local.Get(0), limits.workgroup_size[0]),
-        above("invocations in y", local.Get(1), limits.workgroup_size[1]),
-        above("invocations in z", local.Get(2), limits.workgroup_size[2]),
-        above("invocations", invocations, context.facts()[Fact::max_workgroup_invocations]),
-        above("shared bytes", variant.shared_bytes(), context.facts()[Fact::shared_memory_bytes]),
-        above("push bytes", variant.push_bytes(), limits.push_bytes), above("images", images, limits.stage_images),
-        above("buffers", variant.bindings()->size() - images, limits.stage_buffers)}) {
+  for (const std::string& reason : {above("invocations in x", local.Get(0), limits.workgroup_size[0]),
+           above("invocations in y", local.Get(1), limits.workgroup_size[1]),
+           above("invocations in z", local.Get(2), limits.workgroup_size[2]),
+           above("invocations", invocations, context.facts[Fact::max_workgroup_invocations]),
+           above("shared bytes", variant.shared_bytes(), context.facts[Fact::shared_memory_bytes]),
+           above("push bytes", variant.push_bytes(), limits.push_bytes), above("images", images, limits.stage_images),
+           above("buffers", variant.bindings()->size() - images, limits.stage_buffers)}) {
     if (!reason.empty()) return reason;
   }
   return "";
@@ -133,24 +108,18 @@ Status int32_value(const fb::Expr& expr, const ExprInputs& inputs, const std::st
   return reason == nullptr ? Status() : fail(Code::kInvalidProgram, what, " = ", view(expr.text()), ": ", reason);
 }
 
-// Fills the grid. *fits is false when the device cannot dispatch it.
-Status fill_grid(const fb::Algorithm& algorithm, const ExprInputs& inputs, const Context& context, Pick* pick,
-                 bool* fits) {
-  static constexpr Fact kMost[] = {Fact::max_workgroup_count_x, Fact::max_workgroup_count_y,
-                                   Fact::max_workgroup_count_z};
+// *fits is false when the device cannot dispatch the grid.
+Status fill(const Call& call, const ExprInputs& inputs, const Context& context, Pick* pick, bool* fits) {
+  const fb::Algorithm& algorithm = *pick->candidate.algorithm;
   *fits = true;
   for (uint32_t i = 0; i < 3; ++i) {
     int32_t value = 0;
-    ZP_TRY(int32_value(*algorithm.grid()->Get(i), inputs, "grid", &value));
-    if (value < 0) return fail(Code::kInvalidProgram, "grid = ", view(algorithm.grid()->Get(i)->text()), ": ", value);
-    *fits = *fits && value <= context.facts()[kMost[i]];
+    const fb::Expr& expr = *algorithm.grid()->Get(i);
+    ZP_TRY(int32_value(expr, inputs, "grid", &value));
+    if (value < 0) return fail(Code::kInvalidProgram, "grid = ", view(expr.text()), ": ", value, "; need at least 0");
+    *fits = *fits && value <= context.facts.values[static_cast<size_t>(Fact::max_workgroup_count_x) + i];
     pick->grid[i] = static_cast<uint32_t>(value);
   }
-  return Status();
-}
-
-Status fill_constants(const Call& call, const fb::Algorithm& algorithm, const ExprInputs& inputs, Pick* pick) {
-  pick->specs.clear();
   for (const fb::Spec* spec : *algorithm.specs())
     ZP_TRY(int32_value(*spec->value(), inputs, cat("spec ", view(spec->name())), &pick->specs.emplace_back()));
   for (const fb::Push* push : *algorithm.push()) {
@@ -165,43 +134,43 @@ Status fill_constants(const Call& call, const fb::Algorithm& algorithm, const Ex
 
 }  // namespace
 
-Status find_candidates(const Program& program, const Call& call, const Context& context,
-                       std::vector<Candidate>* candidates) {
+Status find_candidates(
+    const Program& program, const Call& call, const Context& context, std::vector<Candidate>* candidates) {
   std::vector<Bound> bound = bound_tensors(program, call);
-  List blocks;
+  Texts blocks;
   for_each_variant(*call.kernel, [&](const fb::Algorithm& algorithm, const fb::Variant& variant) {
     for (size_t slot = 0; slot < bound.size(); ++slot)
       if (!(of_variant(variant, slot) == bound[slot])) return;
     std::string block = blocked_by(algorithm, variant, context);
     if (block.empty()) candidates->push_back({&algorithm, &variant});
-    if (!block.empty()) blocks.add(cat(view(algorithm.name()), " ", block));
+    if (!block.empty()) blocks.insert(cat(view(algorithm.name()), " ", block));
   });
   if (!candidates->empty()) return Status();
   if (blocks.empty()) return no_variant(*call.kernel, bound);
-  return fail(Code::kIncompatible, context.info().name, " cannot run it: ", blocks.text());
+  return fail(Code::kIncompatible, context.info.name, " cannot run it: ", join(blocks));
 }
 
 Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
-            const std::vector<int64_t>& facts, const Context& context, Pick* result) {
+    const std::vector<int64_t>& facts, const Context& context, Pick* result) {
   ExprInputs inputs{shapes.data(), call.integer_attrs.data(), facts.data()};
-  List reasons;
+  Texts reasons;
   for (const Candidate& candidate : candidates) {
     const fb::Algorithm& algorithm = *candidate.algorithm;
     std::string name(view(algorithm.name()));
     int32_t holds = 1;
     if (algorithm.when() != nullptr) ZP_TRY(int32_value(*algorithm.when(), inputs, "when", &holds).in(name));
     if (holds == 0) {
-      reasons.add(cat(name, " needs ", view(algorithm.when()->text())));
+      reasons.insert(cat(name, " needs ", view(algorithm.when()->text())));
       continue;
     }
-    bool fits = true;
-    ZP_TRY(fill_grid(algorithm, inputs, context, result, &fits).in(name));
-    result->candidate = candidate;
-    if (fits) return fill_constants(call, algorithm, inputs, result).in(name);
+    bool fits = false;
+    *result = Pick{candidate, {}, {}, {}};
+    ZP_TRY(fill(call, inputs, context, result, &fits).in(name));
+    if (fits) return Status();
     const uint32_t* grid = result->grid;
-    reasons.add(cat(name, ": grid ", grid[0], " x ", grid[1], " x ", grid[2], " is too large for the device"));
+    reasons.insert(cat(name, ": grid ", grid[0], " x ", grid[1], " x ", grid[2], " is too large for the device"));
   }
-  return fail(Code::kIncompatible, "no algorithm for this shape on this device: ", reasons.text());
+  return fail(Code::kIncompatible, "no algorithm for this shape on this device: ", join(reasons));
 }
 
 }  // namespace zeropoint

@@ -2,8 +2,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -13,13 +11,8 @@ namespace zeropoint {
 namespace {
 
 constexpr uint64_t kMagic = 0x314350'5a50'0001;  // "ZPPC1"
+using Header = std::array<uint64_t, 3>;          // magic, bytes that follow, their FNV-1a
 constexpr size_t kMaxCacheBytes = 256 << 20;
-
-struct CacheHeader {
-  uint64_t magic;
-  uint64_t size_bytes;  // of what follows
-  uint64_t checksum;    // FNV-1a of what follows
-};
 
 uint64_t fnv1a(std::string_view data) {
   uint64_t hash = 0xcbf29ce484222325u;
@@ -29,16 +22,12 @@ uint64_t fnv1a(std::string_view data) {
 
 // The directory for cache files, made when missing; empty when the cache is off or no directory can be made.
 std::string cache_directory() {
-  const char* chosen = std::getenv("ZEROPOINT_CACHE_DIR");
-  const char* xdg = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  std::string path;
-  if (chosen != nullptr)
-    path = chosen;
-  else if (xdg != nullptr && *xdg == '/')
-    path = cat(xdg, "/zeropoint");
-  else if (home != nullptr && *home == '/')
-    path = cat(home, "/.cache/zeropoint");
+  auto variable = [](const char* name) { return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name)); };
+  std::string path = variable("ZEROPOINT_CACHE_DIR");
+  if (std::getenv("ZEROPOINT_CACHE_DIR") == nullptr) {
+    std::string base = variable("XDG_CACHE_HOME").empty() ? variable("HOME") + "/.cache" : variable("XDG_CACHE_HOME");
+    path = base[0] == '/' && base != "/.cache" ? base + "/zeropoint" : "";
+  }
   std::error_code error;
   if (!path.empty()) std::filesystem::create_directories(path, error);
   return error ? "" : path;
@@ -49,14 +38,14 @@ std::string read_cache(const std::string& path, const uint8_t* uuid) {
   struct stat info{};
   bool ours = lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid();
   if (!ours || static_cast<uint64_t>(info.st_size) > kMaxCacheBytes) return "";
-  CacheHeader header{};
+  Header header{};
   std::ifstream file(path, std::ios::binary);
   file.read(reinterpret_cast<char*>(&header), sizeof(header));
   std::string data{std::istreambuf_iterator<char>(file), {}};
   VkPipelineCacheHeaderVersionOne driver{};
-  if (header.magic != kMagic || header.size_bytes != data.size() || data.size() < sizeof(driver)) return "";
+  if (header[0] != kMagic || header[1] != data.size() || data.size() < sizeof(driver)) return "";
   std::memcpy(&driver, data.data(), sizeof(driver));
-  bool good = header.checksum == fnv1a(data) && driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
+  bool good = header[2] == fnv1a(data) && driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
               std::memcmp(driver.pipelineCacheUUID, uuid, VK_UUID_SIZE) == 0;
   return good ? data : "";
 }
@@ -67,29 +56,27 @@ std::string Context::cache_path() const {
   const Library* library = nullptr;
   std::string directory = cache_directory();
   if (directory.empty() || !Library::embedded(&library).ok()) return "";
-  return directory + "/" + info_.cache_id + "-" + printable(library->hash()).substr(0, 16) + ".pipelines";
+  return directory + "/" + info.cache_id + "-" + printable(library->hash()).substr(0, 16) + ".pipelines";
 }
 
 void Context::load_pipeline_cache() {
   std::string path = cache_path();
-  std::string data = path.empty() ? "" : read_cache(path, info_.cache_uuid);
-  VkPipelineCacheCreateInfo info{VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
-  info.initialDataSize = data.size();
-  info.pInitialData = data.data();
-  if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
-  info.initialDataSize = 0;
-  if (vkCreatePipelineCache(device_, &info, nullptr, &pipeline_cache_) != VK_SUCCESS) pipeline_cache_ = VK_NULL_HANDLE;
+  std::string data = path.empty() ? "" : read_cache(path, info.cache_uuid);
+  VkPipelineCacheCreateInfo create{VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, nullptr, 0, data.size(), data.data()};
+  if (vkCreatePipelineCache(device, &create, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
+  create.initialDataSize = 0;
+  if (vkCreatePipelineCache(device, &create, nullptr, &pipeline_cache_) != VK_SUCCESS) pipeline_cache_ = VK_NULL_HANDLE;
 }
 
 void Context::save_pipelines() {
   if (!std::exchange(pipelines_changed_, false) || pipeline_cache_ == VK_NULL_HANDLE) return;
   std::string path = cache_path();
   size_t size = 0;
-  if (path.empty() || vkGetPipelineCacheData(device_, pipeline_cache_, &size, nullptr) != VK_SUCCESS) return;
+  if (path.empty() || vkGetPipelineCacheData(device, pipeline_cache_, &size, nullptr) != VK_SUCCESS) return;
   std::string data(size, '\0');
-  if (vkGetPipelineCacheData(device_, pipeline_cache_, &size, data.data()) != VK_SUCCESS) return;
+  if (vkGetPipelineCacheData(device, pipeline_cache_, &size, data.data()) != VK_SUCCESS) return;
   data.resize(size);
-  CacheHeader header{kMagic, size, fnv1a(data)};
+  Header header{kMagic, size, fnv1a(data)};
   std::string temporary = path + ".XXXXXX";
   int unique = mkstemp(temporary.data());
   if (unique < 0) return;
@@ -102,64 +89,53 @@ void Context::save_pipelines() {
 }
 
 Status Context::pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-                         const std::vector<int32_t>& specs, const Pipeline** pipeline) {
+    const std::vector<int32_t>& specs, const Pipeline** pipeline) {
   auto found = pipelines_.find({&variant, specs});
   if (found == pipelines_.end()) {
     Pipeline created;
     Status status = create_pipeline(library, algorithm, variant, specs, &created);
     if (!status.ok()) {
-      vkDestroyPipelineLayout(device_, created.layout, nullptr);
-      vkDestroyDescriptorSetLayout(device_, created.set_layout, nullptr);
+      vkDestroyPipelineLayout(device, created.layout, nullptr);
+      vkDestroyDescriptorSetLayout(device, created.set_layout, nullptr);
       return status;
     }
     found = pipelines_.emplace(std::pair(&variant, specs), created).first;
     pipelines_changed_ = true;
-    ++counters_.pipelines;
+    ++counters.pipelines;
   }
   *pipeline = &found->second;
   return Status();
 }
 
 Status Context::create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-                                const std::vector<int32_t>& specs, Pipeline* pipeline) {
+    const std::vector<int32_t>& specs, Pipeline* pipeline) {
   std::vector<VkDescriptorSetLayoutBinding> bindings;
   for (const fb::Binding* binding : *variant.bindings()) {
     bool image = variant.storages()->Get(binding->slot()) == fb::Storage::image;
     VkDescriptorType type = image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
     bindings.push_back({binding->binding(), type, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
   }
-  VkDescriptorSetLayoutCreateInfo set{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO};
-  set.bindingCount = static_cast<uint32_t>(bindings.size());
-  set.pBindings = bindings.data();
-  ZP_VK(vkCreateDescriptorSetLayout, device_, &set, nullptr, &pipeline->set_layout);
+  VkDescriptorSetLayoutCreateInfo set{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, nullptr, 0,
+      static_cast<uint32_t>(bindings.size()), bindings.data()};
+  ZP_VK(vkCreateDescriptorSetLayout, device, &set, nullptr, &pipeline->set_layout);
   VkPushConstantRange range{VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes() + 3) / 4 * 4};
-  VkPipelineLayoutCreateInfo layout{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO};
-  layout.setLayoutCount = 1;
-  layout.pSetLayouts = &pipeline->set_layout;
-  layout.pushConstantRangeCount = range.size == 0 ? 0 : 1;
-  layout.pPushConstantRanges = &range;
-  ZP_VK(vkCreatePipelineLayout, device_, &layout, nullptr, &pipeline->layout);
-  VkShaderModuleCreateInfo code{VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO};
-  code.codeSize = library.spirv(variant).size() * sizeof(uint32_t);
-  code.pCode = library.spirv(variant).data();
+  VkPipelineLayoutCreateInfo layout{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, nullptr, 0, 1, &pipeline->set_layout,
+      range.size == 0 ? 0u : 1u, &range};
+  ZP_VK(vkCreatePipelineLayout, device, &layout, nullptr, &pipeline->layout);
+  const auto& spirv = library.spirv(variant);
+  VkShaderModuleCreateInfo code{
+      VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, nullptr, 0, spirv.size() * 4, spirv.data()};
   VkShaderModule shader = VK_NULL_HANDLE;
-  ZP_VK(vkCreateShaderModule, device_, &code, nullptr, &shader);
+  ZP_VK(vkCreateShaderModule, device, &code, nullptr, &shader);
   std::vector<VkSpecializationMapEntry> entries;
-  for (size_t i = 0; i < specs.size(); ++i) {
-    entries.push_back({algorithm.specs()->Get(static_cast<uint32_t>(i))->id(),
-                       static_cast<uint32_t>(i * sizeof(int32_t)), sizeof(int32_t)});
-  }
-  VkSpecializationInfo values{static_cast<uint32_t>(entries.size()), entries.data(), specs.size() * sizeof(int32_t),
-                              specs.data()};
+  for (uint32_t i = 0; i < specs.size(); ++i) entries.push_back({algorithm.specs()->Get(i)->id(), i * 4, 4});
+  VkSpecializationInfo values{static_cast<uint32_t>(specs.size()), entries.data(), specs.size() * 4, specs.data()};
   VkComputePipelineCreateInfo create{VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
-  create.stage.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO;
-  create.stage.stage = VK_SHADER_STAGE_COMPUTE_BIT;
-  create.stage.module = shader;
-  create.stage.pName = "main";
-  create.stage.pSpecializationInfo = &values;
+  create.stage = {VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO, nullptr, 0, VK_SHADER_STAGE_COMPUTE_BIT, shader,
+      "main", &values};
   create.layout = pipeline->layout;
-  VkResult result = vkCreateComputePipelines(device_, pipeline_cache_, 1, &create, nullptr, &pipeline->handle);
-  vkDestroyShaderModule(device_, shader, nullptr);
+  VkResult result = vkCreateComputePipelines(device, pipeline_cache_, 1, &create, nullptr, &pipeline->handle);
+  vkDestroyShaderModule(device, shader, nullptr);
   return result == VK_SUCCESS ? Status() : vk_failure("vkCreateComputePipelines", result);
 }
 

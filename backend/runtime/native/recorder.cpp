@@ -1,7 +1,5 @@
 // The recording half of Delegate: command buffers, one per set of symbol values, and reading device memory
 // back.
-#include <algorithm>
-#include <cstring>
 
 #include "delegate.h"
 
@@ -32,8 +30,8 @@ struct Access {
 
 Delegate::Recording::~Recording() {
   if (context == nullptr) return;
-  VkDevice device = context->device();
-  if (commands != VK_NULL_HANDLE) vkFreeCommandBuffers(device, context->command_pool(), 1, &commands);
+  VkDevice device = context->device;
+  if (commands != VK_NULL_HANDLE) vkFreeCommandBuffers(device, context->command_pool, 1, &commands);
   vkDestroyDescriptorPool(device, descriptors, nullptr);
   vkDestroyQueryPool(device, queries, nullptr);
 }
@@ -49,55 +47,52 @@ class Delegate::Recorder {
     ZP_TRY(create_descriptors());
     ZP_TRY(context_.begin(&recording_.commands));
     if (recording_.profile) ZP_TRY(create_queries());
-    copy_inputs();
+    for (const Input& input : program_.inputs)
+      if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
       if (recording_.profile) flush();
       ZP_TRY(call(i));
       timestamp(i + 1);
     }
-    copy_outputs();
+    for (const Output& output : program_.outputs)
+      for (uint32_t tensor : output.tensors) copy(tensor, false);
     Context::barrier(recording_.commands, kStages, kWrites, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
     ZP_VK(vkEndCommandBuffer, recording_.commands);
     return Status();
   }
 
  private:
-  static bool is_image(const Pick& pick, const fb::Binding& binding) {
-    return pick.candidate.variant->storages()->Get(binding.slot()) == fb::Storage::image;
+  static VkDescriptorType descriptor_type(const Pick& pick, const fb::Binding& binding) {
+    bool image = pick.candidate.variant->storages()->Get(binding.slot()) == fb::Storage::image;
+    return image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
   }
 
   Status create_descriptors() {
     std::vector<VkDescriptorPoolSize> sizes;
-    for (const Pick& pick : recording_.picks) {
-      for (const fb::Binding* binding : *pick.candidate.variant->bindings()) {
-        bool image = is_image(pick, *binding);
-        sizes.push_back({image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1});
-      }
-    }
+    for (const Pick& pick : recording_.picks)
+      for (const fb::Binding* binding : *pick.candidate.variant->bindings())
+        sizes.push_back({descriptor_type(pick, *binding), 1});
     if (sizes.empty()) return Status();
-    VkDescriptorPoolCreateInfo info{VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO};
-    info.maxSets = static_cast<uint32_t>(recording_.picks.size());
-    info.poolSizeCount = static_cast<uint32_t>(sizes.size());
-    info.pPoolSizes = sizes.data();
-    ZP_VK(vkCreateDescriptorPool, context_.device(), &info, nullptr, &recording_.descriptors);
+    VkDescriptorPoolCreateInfo info{VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, nullptr, 0,
+        static_cast<uint32_t>(recording_.picks.size()), static_cast<uint32_t>(sizes.size()), sizes.data()};
+    ZP_VK(vkCreateDescriptorPool, context_.device, &info, nullptr, &recording_.descriptors);
     return Status();
   }
 
   Status create_queries() {
-    if (context_.info().limits.timestamp_ns == 0.0f) return Status();
-    VkQueryPoolCreateInfo info{VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO};
-    info.queryType = VK_QUERY_TYPE_TIMESTAMP;
-    info.queryCount = static_cast<uint32_t>(recording_.picks.size() + 1);
-    ZP_VK(vkCreateQueryPool, context_.device(), &info, nullptr, &recording_.queries);
+    if (context_.info.limits.timestamp_ns == 0.0f) return Status();
+    VkQueryPoolCreateInfo info{VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, nullptr, 0, VK_QUERY_TYPE_TIMESTAMP,
+        static_cast<uint32_t>(recording_.picks.size() + 1), 0};
+    ZP_VK(vkCreateQueryPool, context_.device, &info, nullptr, &recording_.queries);
     vkCmdResetQueryPool(recording_.commands, recording_.queries, 0, info.queryCount);
     return Status();
   }
 
   void timestamp(size_t index) {
     if (recording_.queries == VK_NULL_HANDLE) return;
-    vkCmdWriteTimestamp(recording_.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, recording_.queries,
-                        static_cast<uint32_t>(index));
+    vkCmdWriteTimestamp(
+        recording_.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, recording_.queries, static_cast<uint32_t>(index));
   }
 
   static Access access_of(const Tensor& tensor, size_t index, bool write) {
@@ -108,18 +103,15 @@ class Delegate::Recorder {
   void flush() {
     if (pending_.empty()) return;
     Context::barrier(recording_.commands, kStages, kWrites, kStages, kAll);
-    ++context_.counters().barriers_recorded;
+    ++context_.counters.barriers_recorded;
     pending_.clear();
   }
 
   void depend(const std::vector<Access>& accesses) {
-    for (const Access& mine : accesses) {
-      bool conflict =
-          std::any_of(pending_.begin(), pending_.end(), [&](const Access& other) { return mine.conflicts(other); });
-      if (!conflict) continue;
-      flush();
-      break;
-    }
+    auto conflict = [&](const Access& mine) {
+      return std::any_of(pending_.begin(), pending_.end(), [&](const Access& other) { return mine.conflicts(other); });
+    };
+    if (std::any_of(accesses.begin(), accesses.end(), conflict)) flush();
     pending_.insert(pending_.end(), accesses.begin(), accesses.end());
   }
 
@@ -127,30 +119,13 @@ class Delegate::Recorder {
   void copy(size_t index, bool to_arena) {
     const Tensor& tensor = program_.tensors[index];
     uint64_t bytes = static_cast<uint64_t>(tensor.numel(recording_.symbols)) * bits_of(tensor.dtype) / 8;
-    if (bytes == 0) return;
+    if (bytes == 0 || recording_.staging == nullptr) return;
     depend({access_of(tensor, index, to_arena)});
     VkBufferCopy region{delegate_.staging_offsets_[index], tensor.offset, bytes};
     if (!to_arena) std::swap(region.srcOffset, region.dstOffset);
     VkBuffer source = to_arena ? recording_.staging->handle : recording_.arena->handle;
     VkBuffer target = to_arena ? recording_.arena->handle : recording_.staging->handle;
     vkCmdCopyBuffer(recording_.commands, source, target, 1, &region);
-  }
-
-  void copy_inputs() {
-    if (recording_.staging == nullptr) return;
-    for (const Input& input : program_.inputs)
-      if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
-  }
-
-  void copy_outputs() {
-    if (recording_.staging == nullptr) return;
-    std::vector<bool> done(program_.tensors.size());
-    for (const Output& output : program_.outputs) {
-      for (uint32_t tensor : output.tensors) {
-        if (!done[tensor]) copy(tensor, false);
-        done[tensor] = true;
-      }
-    }
   }
 
   Status call(size_t index) {
@@ -168,44 +143,35 @@ class Delegate::Recorder {
     const fb::Variant& variant = *pick.candidate.variant;
     const Pipeline* pipeline = nullptr;
     ZP_TRY(context_.pipeline(*delegate_.library_, *pick.candidate.algorithm, variant, pick.specs, &pipeline)
-               .in(cat("call[", index, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant))));
+            .in(cat("call[", index, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant))));
     vkCmdBindPipeline(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->handle);
     if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, *pipeline));
     if (variant.push_bytes() > 0) {
       vkCmdPushConstants(recording_.commands, pipeline->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
-                         (variant.push_bytes() + 3) / 4 * 4, pick.push);
+          (variant.push_bytes() + 3) / 4 * 4, pick.push);
     }
     vkCmdDispatch(recording_.commands, pick.grid[0], pick.grid[1], pick.grid[2]);
-    ++context_.counters().dispatches_recorded;
+    ++context_.counters.dispatches_recorded;
     return Status();
   }
 
   Status bind(const Call& call, const Pick& pick, const Pipeline& pipeline) {
-    VkDescriptorSetAllocateInfo info{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO};
-    info.descriptorPool = recording_.descriptors;
-    info.descriptorSetCount = 1;
-    info.pSetLayouts = &pipeline.set_layout;
+    VkDescriptorSetAllocateInfo info{
+        VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO, nullptr, recording_.descriptors, 1, &pipeline.set_layout};
     VkDescriptorSet set = VK_NULL_HANDLE;
-    ZP_VK(vkAllocateDescriptorSets, context_.device(), &info, &set);
+    ZP_VK(vkAllocateDescriptorSets, context_.device, &info, &set);
     for (const fb::Binding* binding : *pick.candidate.variant->bindings()) {
       auto index = static_cast<size_t>(call.tensors[binding->slot()]);
-      VkDescriptorImageInfo image{VK_NULL_HANDLE, VK_NULL_HANDLE, VK_IMAGE_LAYOUT_GENERAL};
+      const Image* image = delegate_.images_[index].get();
+      VkDescriptorImageInfo texels{
+          VK_NULL_HANDLE, image == nullptr ? VK_NULL_HANDLE : image->view, VK_IMAGE_LAYOUT_GENERAL};
       VkDescriptorBufferInfo buffer = buffer_of(index);
-      VkWriteDescriptorSet write{VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET};
-      write.dstSet = set;
-      write.dstBinding = binding->binding();
-      write.descriptorCount = 1;
-      write.descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
-      write.pBufferInfo = &buffer;
-      if (is_image(pick, *binding)) {
-        image.imageView = delegate_.images_[index]->view;
-        write.descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_IMAGE;
-        write.pImageInfo = &image;
-      }
-      vkUpdateDescriptorSets(context_.device(), 1, &write, 0, nullptr);
+      VkWriteDescriptorSet write{VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, nullptr, set, binding->binding(), 0, 1,
+          descriptor_type(pick, *binding), &texels, &buffer, nullptr};
+      vkUpdateDescriptorSets(context_.device, 1, &write, 0, nullptr);
     }
-    vkCmdBindDescriptorSets(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.layout, 0, 1, &set, 0,
-                            nullptr);
+    vkCmdBindDescriptorSets(
+        recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.layout, 0, 1, &set, 0, nullptr);
     return Status();
   }
 
@@ -238,7 +204,7 @@ Status Delegate::find_recording(bool profile, Recording** result) {
   ZP_TRY(record(fresh.get()));
   if (recordings_.size() == kMaxRecordings) {
     auto oldest = std::min_element(recordings_.begin(), recordings_.end(),
-                                   [](const auto& a, const auto& b) { return a->last_used < b->last_used; });
+        [](const auto& a, const auto& b) { return a->last_used < b->last_used; });
     if (last_ == oldest->get()) last_ = nullptr;
     recordings_.erase(oldest);
   }
@@ -251,9 +217,9 @@ Status Delegate::record(Recording* recording) {
   ZP_TRY(pick_calls(symbols_, &recording->picks));
   recording->arena = own_arena_;
   if (own_arena_ == nullptr) ZP_TRY(context_->arena(&recording->arena));
-  if (recording->arena->mapped == nullptr) ZP_TRY(context_->staging(&recording->staging));
+  ZP_TRY(context_->staging(*recording->arena, &recording->staging));
   ZP_TRY(Recorder(*this, recording).run());
-  ++context_->counters().recordings;
+  ++context_->counters.recordings;
   context_->save_pipelines();
   return Status();
 }
@@ -261,13 +227,13 @@ Status Delegate::record(Recording* recording) {
 Status Delegate::read_times(const Recording& recording) {
   size_t n_calls = recording.picks.size();
   ticks_.resize(n_calls + 1);
-  ZP_VK(vkGetQueryPoolResults, context_->device(), recording.queries, 0, static_cast<uint32_t>(n_calls + 1),
-        ticks_.size() * sizeof(uint64_t), ticks_.data(), sizeof(uint64_t),
-        VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
+  ZP_VK(vkGetQueryPoolResults, context_->device, recording.queries, 0, static_cast<uint32_t>(n_calls + 1),
+      ticks_.size() * sizeof(uint64_t), ticks_.data(), sizeof(uint64_t),
+      VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
   times_.resize(n_calls);
   auto since_start = [&](size_t i) {
     double ticks = ticks_[i] > ticks_[0] ? static_cast<double>(ticks_[i] - ticks_[0]) : 0.0;
-    return static_cast<uint64_t>(ticks * static_cast<double>(context_->info().limits.timestamp_ns));
+    return static_cast<uint64_t>(ticks * static_cast<double>(context_->info.limits.timestamp_ns));
   };
   for (size_t i = 0; i < n_calls; ++i) times_[i] = {since_start(i), std::max(since_start(i), since_start(i + 1))};
   return Status();

@@ -4,13 +4,13 @@
 #include <executorch/extension/tensor/tensor_ptr.h>
 #include <executorch/runtime/platform/runtime.h>
 
-#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
-#include "npy.h"
+#include "status.h"
 #include "zeropoint.h"
 
 namespace zeropoint {
@@ -20,32 +20,109 @@ namespace et = executorch::runtime;
 using executorch::aten::ScalarType;
 using executorch::extension::Module;
 
+// dtype: numpy's descr without the byte order: f4 f2 V2 i8 i4 i1 u1 b1. bf16 has no numpy type: it is written as V2.
+struct Array {
+  std::string dtype;
+  std::vector<int64_t> dims;
+  std::vector<uint8_t> data;
+};
+
+constexpr char kMagic[] = "\x93NUMPY";
+constexpr size_t kMaxRank = 8;
+
+// The value of a key in the header's Python dict, up to the next comma or bracket that ends it.
+std::string value_of(const std::string& header, const std::string& key) {
+  size_t at = header.find("'" + key + "':");
+  if (at == std::string::npos) return "";
+  at = header.find_first_not_of(' ', at + key.size() + 3);
+  if (at == std::string::npos) return "";
+  size_t end = header[at] == '(' ? header.find(')', at) : header.find_first_of(",}", at);
+  return end == std::string::npos ? "" : header.substr(at, end - at);
+}
+
+Status parse_header(const std::string& header, Array* array) {
+  std::string descr = value_of(header, "descr");
+  if (descr.size() < 5 || descr.front() != '\'' || (descr[1] == '>' && descr[3] != '1'))
+    return fail(Code::kInvalidArgument, "dtype ", printable(descr), "; need a little-endian scalar type");
+  array->dtype = descr.substr(2, descr.size() - 3);
+  if (value_of(header, "fortran_order") != "False") return fail(Code::kInvalidArgument, "not in C order");
+  std::string shape = value_of(header, "shape");
+  if (shape.empty() || shape[0] != '(') return fail(Code::kInvalidArgument, "no shape");
+  for (size_t at = 1; (at = shape.find_first_of("0123456789", at)) != std::string::npos;) {
+    size_t end = std::min(shape.find_first_not_of("0123456789", at), shape.size());
+    if (end - at > 9 || array->dims.size() == kMaxRank)
+      return fail(Code::kInvalidArgument, "shape ", printable(shape), "; at most 8 dimensions below 10^9");
+    array->dims.push_back(std::stoll(shape.substr(at, end - at)));
+    at = end;
+  }
+  return Status();
+}
+
+// numpy's .npy format, version 1.0, little-endian, C order. Safe on untrusted files.
+Status read_npy(const std::string& path, Array* array) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) return fail(Code::kNotFound, std::strerror(errno));
+  auto file_bytes = static_cast<uint64_t>(file.tellg());
+  file.seekg(0);
+  uint8_t start[10] = {};
+  if (!file.read(reinterpret_cast<char*>(start), 10) || std::memcmp(start, kMagic, 6) != 0)
+    return fail(Code::kInvalidArgument, "no .npy file");
+  if (start[6] != 1) return fail(Code::kInvalidArgument, ".npy version ", start[6], "; need 1");
+  int length = start[8] | start[9] << 8;
+  std::string header(static_cast<size_t>(length), '\0');
+  if (!file.read(header.data(), length)) return fail(Code::kInvalidArgument, "cut short");
+  ZP_TRY(parse_header(header, array));
+  uint64_t rest = file_bytes - static_cast<uint64_t>(file.tellg());
+  auto need = static_cast<uint64_t>(array->dtype.back() - '0');
+  for (int64_t dim : array->dims)
+    if (__builtin_mul_overflow(need, static_cast<uint64_t>(dim), &need)) need = UINT64_MAX;
+  if (need != rest) return fail(Code::kInvalidArgument, rest, " bytes of data; its shape needs ", need);
+  array->data.resize(rest);
+  file.read(reinterpret_cast<char*>(array->data.data()), static_cast<std::streamsize>(rest));
+  return file ? Status() : fail(Code::kInvalidArgument, "cut short");
+}
+
+// Writes beside the target and renames, so that no half-written file stays behind.
+Status write_npy(const std::string& path, const std::string& dtype, const std::vector<int64_t>& dims, const void* data,
+    size_t size) {
+  std::string shape;
+  for (int64_t dim : dims) shape += cat(dim, ", ");
+  std::string header = cat(
+      "{'descr': '", dtype.back() == '1' ? "|" : "<", dtype, "', 'fortran_order': False, 'shape': (", shape, "), }");
+  header.resize((header.size() + 11 + 63) / 64 * 64 - 11, ' ');
+  header += '\n';
+  std::string temporary = path + ".partial";
+  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  file.write(kMagic, 6).write("\x01\x00", 2);
+  file.put(static_cast<char>(header.size() & 255)).put(static_cast<char>(header.size() >> 8));
+  file << header;
+  file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
+  file.close();
+  if (file && std::rename(temporary.c_str(), path.c_str()) == 0) return Status();
+  std::string reason = std::strerror(errno);
+  std::remove(temporary.c_str());
+  return fail(Code::kDevice, path, ": ", reason);
+}
+
 constexpr const char* kUsage =
     "usage: zeropoint-run MODEL.pte [--data X.ptd]... [--method NAME] [--input A.npy]... [--output DIR] [--repeat N]\n"
     "  Inputs in the method's order; outputs go to DIR/output_0.npy and so on. bf16 arrays have dtype V2 or uint16.\n"
     "  Prints times as JSON. ZEROPOINT_DEVICE chooses the device: an index, a part of its name, or cpu.\n";
 
 struct Options {
-  std::string model;
-  std::vector<std::string> data;
-  std::string method = "forward";
-  std::vector<std::string> inputs;
-  std::string output;
+  std::string model, output, method = "forward";
+  std::vector<std::string> inputs, data;
   long repeat = 1;
 };
 
-struct NpyType {
-  ScalarType scalar;
-  const char* npy;
-};
-constexpr NpyType kTypes[] = {{ScalarType::Float, "f4"}, {ScalarType::Half, "f2"},    {ScalarType::Long, "i8"},
-                              {ScalarType::Int, "i4"},   {ScalarType::Char, "i1"},    {ScalarType::Byte, "u1"},
-                              {ScalarType::Bool, "b1"},  {ScalarType::BFloat16, "V2"}};
+constexpr std::pair<ScalarType, const char*> kTypes[] = {{ScalarType::Float, "f4"}, {ScalarType::Half, "f2"},
+    {ScalarType::Long, "i8"}, {ScalarType::Int, "i4"}, {ScalarType::Char, "i1"}, {ScalarType::Byte, "u1"},
+    {ScalarType::Bool, "b1"}, {ScalarType::BFloat16, "V2"}};
 
 const char* npy_type(ScalarType scalar) {
-  for (const NpyType& type : kTypes)
-    if (type.scalar == scalar) return type.npy;
-  return nullptr;
+  for (const auto& [type, npy] : kTypes)
+    if (type == scalar) return npy;
+  return "none";
 }
 
 Status parse(int argc, char** argv, Options* options) {
@@ -58,18 +135,15 @@ Status parse(int argc, char** argv, Options* options) {
     }
     if (i + 1 == argc) return fail(Code::kInvalidArgument, name, ": needs a value\n", kUsage);
     std::string value = argv[++i];
+    std::string* text = name == "--method" ? &options->method : name == "--output" ? &options->output : nullptr;
+    std::vector<std::string>* list = name == "--data" ? &options->data : name == "--input" ? &options->inputs : nullptr;
+    if (text != nullptr) *text = value;
+    if (list != nullptr) list->push_back(value);
+    if (text != nullptr || list != nullptr) continue;
+    if (name != "--repeat") return fail(Code::kInvalidArgument, name, ": unknown option\n", kUsage);
     char* end = nullptr;
-    if (name == "--data")
-      options->data.push_back(value);
-    else if (name == "--method")
-      options->method = value;
-    else if (name == "--input")
-      options->inputs.push_back(value);
-    else if (name == "--output")
-      options->output = value;
-    else if (name != "--repeat")
-      return fail(Code::kInvalidArgument, name, ": unknown option\n", kUsage);
-    else if (options->repeat = std::strtol(value.c_str(), &end, 10); *end != '\0' || options->repeat < 1)
+    options->repeat = std::strtol(value.c_str(), &end, 10);
+    if (*end != '\0' || options->repeat < 1)
       return fail(Code::kInvalidArgument, "--repeat ", value, ": need a number of at least 1");
   }
   return options->model.empty() ? fail(Code::kInvalidArgument, kUsage) : Status();
@@ -80,37 +154,23 @@ Status failed(const std::string& what, et::Error error) {
   return fail(Code::kDevice, what, ": ", reason.empty() ? cat("ExecuTorch error ", error) : reason);
 }
 
-// An input as the method wants it: a tensor over the array's bytes, or an integer, real or boolean number.
+// An input as the method wants it: a tensor over the array's bytes, or an integer.
 Status to_evalue(const et::MethodMeta& meta, size_t index, Array* array, executorch::extension::TensorPtr* tensor,
-                 et::EValue* value) {
+    et::EValue* value) {
   auto tag = meta.input_tag(index);
   if (!tag.ok()) return failed("input", tag.error());
-  bool single = array->dims.empty() && !array->data.empty();
-  if (*tag == et::Tag::Int && single && array->dtype == "i8") {
+  if (*tag == et::Tag::Int && array->dims.empty() && array->dtype == "i8") {
     *value = et::EValue(*reinterpret_cast<const int64_t*>(array->data.data()));
     return Status();
   }
-  if (*tag == et::Tag::Double && single && array->dtype == "f8") {
-    *value = et::EValue(*reinterpret_cast<const double*>(array->data.data()));
-    return Status();
-  }
-  if (*tag == et::Tag::Bool && single && array->dtype == "b1") {
-    *value = et::EValue(array->data[0] != 0);
-    return Status();
-  }
-  if (*tag != et::Tag::Tensor) {
-    return fail(Code::kInvalidArgument,
-                "the method wants a number; give an array of shape () and dtype int64, "
-                "float64 or bool");
-  }
+  if (*tag != et::Tag::Tensor)
+    return fail(Code::kInvalidArgument, "the method wants an integer here; give an int64 array of shape ()");
   auto info = meta.input_tensor_meta(index);
   if (!info.ok()) return failed("input", info.error());
-  const char* wanted = npy_type(info->scalar_type());
-  bool bits = info->scalar_type() == ScalarType::BFloat16 && array->dtype == "u2";
-  if (wanted == nullptr || (array->dtype != wanted && !bits)) {
-    return fail(Code::kInvalidArgument, "dtype ", printable(array->dtype), "; need ",
-                wanted == nullptr ? "none" : wanted);
-  }
+  std::string wanted = npy_type(info->scalar_type());
+  bool bits = wanted == "V2" && array->dtype == "u2";
+  if (array->dtype != wanted && !bits)
+    return fail(Code::kInvalidArgument, "dtype ", printable(array->dtype), "; need ", wanted);
   std::vector<executorch::aten::SizesType> sizes(array->dims.begin(), array->dims.end());
   *tensor = executorch::extension::make_tensor_ptr(std::move(sizes), array->data.data(), info->scalar_type());
   *value = et::EValue(**tensor);
@@ -118,14 +178,10 @@ Status to_evalue(const et::MethodMeta& meta, size_t index, Array* array, executo
 }
 
 Status write_output(const std::string& path, const et::EValue& value) {
-  if (value.isInt()) {
-    int64_t number = value.toInt();
-    return write_npy(path, "i8", {}, &number, sizeof(number));
-  }
-  if (!value.isTensor()) return fail(Code::kInvalidArgument, path, ": the output is no tensor and no integer");
+  if (!value.isTensor()) return fail(Code::kInvalidArgument, path, ": the output is no tensor");
   const executorch::aten::Tensor& tensor = value.toTensor();
-  const char* type = npy_type(tensor.scalar_type());
-  if (type == nullptr) return fail(Code::kInvalidArgument, path, ": scalar type ", tensor.scalar_type());
+  std::string type = npy_type(tensor.scalar_type());
+  if (type == "none") return fail(Code::kInvalidArgument, path, ": scalar type ", tensor.scalar_type());
   std::vector<int64_t> dims(tensor.sizes().begin(), tensor.sizes().end());
   return write_npy(path, type, dims, tensor.const_data_ptr(), tensor.nbytes());
 }
@@ -153,7 +209,7 @@ Status run(const Options& options) {
   std::vector<executorch::extension::TensorPtr> tensors(n_inputs);
   std::vector<et::EValue> values(n_inputs);
   for (size_t i = 0; i < n_inputs; ++i) {
-    ZP_TRY(read_npy(options.inputs[i], &arrays[i]));
+    ZP_TRY(read_npy(options.inputs[i], &arrays[i]).in(options.inputs[i]));
     ZP_TRY(to_evalue(*meta, i, &arrays[i], &tensors[i], &values[i]).in(cat("input[", i, "] ", options.inputs[i])));
   }
   std::vector<double> times;
@@ -175,7 +231,7 @@ Status run(const Options& options) {
   double first = times[0];
   std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2), times.end());
   std::printf("{\"load_ms\": %.3f, \"first_ms\": %.3f, \"median_ms\": %.3f, \"executes\": %ld, \"outputs\": %zu}\n",
-              load_ms, first, times[times.size() / 2], options.repeat, outputs.size());
+      load_ms, first, times[times.size() / 2], options.repeat, outputs.size());
   return Status();
 }
 
@@ -187,7 +243,6 @@ int main(int argc, char** argv) {
   zeropoint::Options options;
   zeropoint::Status status = zeropoint::parse(argc, argv, &options);
   if (status.ok()) status = zeropoint::run(options);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "zeropoint-run: %s\n", status.message().c_str());
-  return 1;
+  if (!status.ok()) std::fprintf(stderr, "zeropoint-run: %s\n", status.message().c_str());
+  return status.ok() ? 0 : 1;
 }

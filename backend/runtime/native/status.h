@@ -1,11 +1,17 @@
 // Error values and the text of messages. Nothing in the player throws or aborts: what can fail returns a Status.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace zeropoint {
 
@@ -28,8 +34,7 @@ class [[nodiscard]] Status {
   std::string message_;
 };
 
-template <typename T>
-void append(std::string& text, const T& part) {
+template <typename T> void append(std::string& text, const T& part) {
   if constexpr (std::is_integral_v<T> || std::is_enum_v<T>)
     text += std::to_string(+static_cast<std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>(part));
   else
@@ -37,22 +42,40 @@ void append(std::string& text, const T& part) {
 }
 
 // Strings and integers, one after the other.
-template <typename... Parts>
-std::string cat(const Parts&... parts) {
+template <typename... Parts> std::string cat(const Parts&... parts) {
   std::string text;
   (append(text, parts), ...);
   return text;
 }
 
-template <typename... Parts>
-Status fail(Code code, const Parts&... parts) {
-  return Status(code, cat(parts...));
-}
+template <typename... Parts> Status fail(Code code, const Parts&... parts) { return Status(code, cat(parts...)); }
 
 // Text from a file, fit for one line of a message: at most 64 bytes, unprintable ones replaced.
-std::string printable(std::string_view text);
+inline std::string printable(std::string_view text) {
+  std::string result(text.substr(0, 64));
+  std::replace_if(result.begin(), result.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return text.size() > 64 ? result + "..." : result;
+}
+
+inline std::string hex(const uint8_t* bytes, size_t n) {
+  std::string result;
+  for (size_t i = 0; i < n; ++i) (result += "0123456789abcdef"[bytes[i] >> 4]) += "0123456789abcdef"[bytes[i] & 15];
+  return result;
+}
+
 // A JSON string literal with quotes. Safe on untrusted bytes.
-std::string json_string(std::string_view text);
+inline std::string json_string(std::string_view text) {
+  std::string result = "\"";
+  for (char c : text)
+    if (c == '"' || c == '\\')
+      (result += '\\') += c;
+    else if (c < ' ' || c > '~')
+      result += "\\u00" + hex(reinterpret_cast<const uint8_t*>(&c), 1);
+    else
+      result += c;
+  return result + '"';
+}
+
 // "[a,b]" from ",a,b".
 inline std::string json_list(const std::string& items) { return "[" + (items.empty() ? items : items.substr(1)) + "]"; }
 std::string hex(const uint8_t* bytes, size_t n);

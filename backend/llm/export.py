@@ -1,0 +1,163 @@
+"""From a trained model to a .pte whose linears run on Vulkan: load, quantize, torch.export, lower, write.
+
+The method is `forward(input_ids [1, T], cache_position [T]) -> logits [1, 1, vocabulary]` of the last position, for
+every T from 1 to max_prefill, with the KV cache inside. What generation has to know (lengths, special tokens, the chat
+template) stands in constant methods, under the names that ExecuTorch's text runner reads where it has one.
+Rejected: logits of all positions, 25 MB for 128 tokens of a 49,152-word vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
+
+from ..errors import OptionError
+from ..options import CompileOptions
+from ..partitioner import ZeropointPartitioner
+from ..quantization import quantize
+from .files import check_output, replace_file, tokenizer_path
+from .models import find_model, load_tokenizer, load_weights
+from .shape_rules import quick_shapes
+
+STEPS = ("load", "quantize", "torch.export", "lower", "write")
+Metadata = dict[str, int | bool | str | list[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextExportOptions:
+    """How a text model is exported.
+
+    recipe, group_size, algorithm: see quantize(). lm_head: its own recipe; beside `8da4w` it is `8da8w` by default,
+    because it decides the words, and rounding to nearest, which 8 bits need no better than. max_context: positions in the KV cache. max_prefill: tokens
+    in one call. program: how the delegates are compiled.
+    """
+
+    recipe: str = "8da4w"
+    group_size: int = 32
+    algorithm: str = "hqq_scale_only"
+    lm_head: str | None = None
+    max_context: int = 1024
+    max_prefill: int = 128
+    program: CompileOptions = field(default_factory=CompileOptions)
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.max_context <= 1 << 20:
+            raise OptionError(f"export: max_context {self.max_context}; need 2 to {1 << 20}")
+        if not 2 <= self.max_prefill <= self.max_context:
+            raise OptionError(
+                f"export: max_prefill {self.max_prefill}; need 2 to max_context, which is {self.max_context}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedText:
+    """What was written, and how many linears the model has."""
+
+    program: Path
+    tokenizer: Path
+    size_bytes: int
+    n_linears: int
+
+
+def export_text_model(
+    name: str,
+    output: Path,
+    options: TextExportOptions | None = None,
+    *,
+    progress: Callable[[str], None] = lambda step: None,
+) -> ExportedText:
+    """Writes output and, beside it, the tokenizer. progress is told each of STEPS as it begins.
+
+    Raises OptionError on an unknown model, a model that is not installed, or an output that cannot be written.
+    """
+    chosen = options or TextExportOptions()
+    model = find_model(name)
+    check_output(output)
+    progress("load")
+    tokenizer, weights = load_tokenizer(model), load_weights(model)
+    n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
+    progress("quantize")
+    quantize_text_model(weights, chosen)
+    metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
+    with quick_shapes():
+        progress("torch.export")
+        exported = export_decoder(weights, max_context=chosen.max_context, max_prefill=chosen.max_prefill)
+        progress("lower")
+        program = lower_decoder(exported, chosen.program, metadata).to_executorch()
+    progress("write")
+    replace_file(tokenizer_path(output), lambda path: tokenizer.backend_tokenizer.save(str(path)))
+    replace_file(output, lambda path: _write(path, program.write_to_file))
+    return ExportedText(output, tokenizer_path(output), output.stat().st_size, n_linears)
+
+
+def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
+    """Quantizes every linear in place."""
+    head = options.lm_head or ("8da8w" if options.recipe == "8da4w" else None)
+    if head is not None:
+        quantize(nn.ModuleList([model.lm_head]), recipe=head, group_size=options.group_size)
+    quantize(model, recipe=options.recipe, group_size=options.group_size, algorithm=options.algorithm)
+    return model
+
+
+def export_decoder(model: PreTrainedModel, *, max_context: int, max_prefill: int) -> ExportedProgram:
+    """torch.export of a transformers decoder with a static cache; see the module for the method's inputs and output."""
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.use_cache = True
+    decoder = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=max_context)
+    all_positions = model.forward
+    model.forward = functools.partial(all_positions, logits_to_keep=1)
+    length = Dim("length", min=1, max=max_prefill)
+    try:
+        with torch.no_grad():
+            exported: ExportedProgram = decoder.export(
+                input_ids=torch.zeros(1, 3, dtype=torch.long),
+                cache_position=torch.arange(3),
+                dynamic_shapes={"input_ids": {1: length}, "cache_position": {0: length}},
+                strict=True,  # otherwise run_decompositions finds no graph in the regions of the gradient mode
+            )
+            return exported
+    finally:
+        model.forward = all_positions
+
+
+def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
+    """The edge program with our delegates.
+
+    to_edge with whole linears, then to_backend: to_edge_transform_and_lower traces the graph twice more and makes the
+    same program. Without the verifier's runs of the whole graph, and without each node's history, which every pass
+    copies.
+    """
+    for node in exported.graph.nodes:
+        node.meta.pop("from_node", None)
+    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
+    edge = to_edge(exported, compile_config=config, constant_methods=metadata)
+    return edge.to_backend(ZeropointPartitioner(options))
+
+
+def text_metadata(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, options: TextExportOptions) -> Metadata:
+    """Constant methods. All but the chat template are ExecuTorch's own names."""
+    ends = model.generation_config.eos_token_id
+    return {
+        "get_vocab_size": int(model.config.vocab_size),
+        "get_max_seq_len": options.max_prefill,
+        "get_max_context_len": options.max_context,
+        "get_bos_id": int(tokenizer.bos_token_id),
+        "get_eos_ids": [int(end) for end in (ends if isinstance(ends, list) else [ends])],
+        "enable_dynamic_shape": True,
+        "use_kv_cache": True,
+        "get_chat_template": str(tokenizer.chat_template),
+    }
+
+
+def _write(path: Path, write: Callable[..., None]) -> None:
+    with path.open("wb") as file:
+        write(file)

@@ -1,0 +1,149 @@
+"""Text from a .pte that export_text_model wrote, on ExecuTorch's runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from executorch.runtime import Method
+
+from ..errors import OptionError
+from ..running import open_program, reported
+from ..runtime import player
+
+
+@dataclass(frozen=True, slots=True)
+class TextMetadata:
+    """The constant methods of export.text_metadata. max_prefill: tokens in one call. n_linears: those of the model."""
+
+    vocab_size: int
+    max_prefill: int
+    max_context: int
+    bos_id: int
+    eos_ids: tuple[int, ...]
+    chat_template: str
+    n_linears: int
+
+
+@dataclass(slots=True)
+class Timing:
+    """Filled while tokens are drawn. seconds: from the prompt to its first token, then of each further one."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def first_s(self) -> float:
+        return self.seconds[0]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the tokens after the first; 0.0 when there was none."""
+        later = self.seconds[1:]
+        return len(later) / sum(later) if later else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """What the player ran in the last call. zero_points: dtypes of the zero points that its linears read."""
+
+    device: str
+    n_delegated: int
+    n_linears: int
+    zero_points: tuple[str, ...]
+
+
+class TextProgram:
+    """A loaded model with its KV cache. Not for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OptionError when path is no text model of ours, RuntimeFailure when it does not load."""
+        self._program = open_program(path)
+        before = {live.id for live in player.programs()}
+        self.metadata = self._read_metadata(path)
+        self._forward = self._method(path, "forward")
+        self._live = [live.id for live in player.programs() if live.id not in before]
+
+    def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
+        """Puts up to max_prefill tokens into the cache from position on; the last one's logits, [vocabulary]."""
+        ids = torch.tensor([tokens], dtype=torch.long)
+        positions = torch.arange(position, position + len(tokens), dtype=torch.long)
+        (logits,) = reported("forward", lambda: self._forward.execute([ids, positions]))
+        result: torch.Tensor = logits.reshape(-1).clone()
+        return result
+
+    def prefill(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Puts a prompt into the cache from position 0 on, in pieces; the last token's logits."""
+        limit = self.metadata.max_prefill
+        for start in range(0, len(tokens), limit):
+            logits = self.logits(tokens[start : start + limit], start)
+        return logits
+
+    def generate(self, prompt: Sequence[int], *, max_new_tokens: int, timing: Timing | None = None) -> Iterator[int]:
+        """The likeliest tokens after the prompt, each as soon as it is known, without an end token.
+
+        Ends at an end token, at max_new_tokens, or when the cache is full. Raises OptionError at once, before any
+        token is drawn, on an empty prompt or one that leaves the cache no room.
+        """
+        if not prompt:
+            raise OptionError("generate: prompt: no tokens; write something")
+        room = self.metadata.max_context - len(prompt)
+        if room < 1:
+            raise OptionError(
+                f"generate: prompt: {len(prompt)} tokens; the cache holds {self.metadata.max_context}, one of them "
+                "for an answer; shorten it, or export with a larger --max-context"
+            )
+        return self._tokens(list(prompt), min(max_new_tokens, room), timing or Timing())
+
+    def delegation(self) -> Delegation:
+        """Which linears the last call ran on the device."""
+        picks = [pick for live in self._live for pick in player.picks_of(live) if pick.kernel.startswith("linear_")]
+        found = {key.split("zp=")[1].split(":")[0] for key in (pick.key for pick in picks) if "zp=" in key}
+        device = ", ".join(sorted({player.device_of(live) for live in self._live})) or "none"
+        return Delegation(device, len(picks), self.metadata.n_linears, tuple(sorted(found)))
+
+    def _tokens(self, prompt: list[int], limit: int, timing: Timing) -> Iterator[int]:
+        started = time.perf_counter()
+        logits = self.prefill(prompt)
+        for position in range(len(prompt), len(prompt) + limit):
+            token = int(logits.argmax())
+            timing.seconds.append(time.perf_counter() - started)
+            if token in self.metadata.eos_ids:
+                return
+            yield token
+            if position + 1 < len(prompt) + limit:
+                started = time.perf_counter()
+                logits = self.logits([token], position)
+
+    def _read_metadata(self, path: Path) -> TextMetadata:
+        names = self._program.method_names
+        missing = sorted({*_METADATA, "forward"} - names)
+        if missing:
+            raise OptionError(f"{path}: no method {missing[0]}; need a text model that `zeropoint export` wrote")
+        values = {name: self._method(path, name).execute([]) for name in _METADATA}
+        return TextMetadata(
+            vocab_size=values["get_vocab_size"][0],
+            max_prefill=values["get_max_seq_len"][0],
+            max_context=values["get_max_context_len"][0],
+            bos_id=values["get_bos_id"][0],
+            eos_ids=tuple(values["get_eos_ids"]),
+            chat_template=values["get_chat_template"][0],
+            n_linears=values["get_n_linears"][0],
+        )
+
+    def _method(self, path: Path, name: str) -> Method:
+        method: Method = reported(f"{path}: method {name}", lambda: self._program.load_method(name))
+        return method
+
+
+_METADATA = (
+    "get_vocab_size",
+    "get_max_seq_len",
+    "get_max_context_len",
+    "get_bos_id",
+    "get_eos_ids",
+    "get_chat_template",
+    "get_n_linears",
+)

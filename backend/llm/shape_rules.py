@@ -1,0 +1,100 @@
+"""Shape rules for torchao's quantization ops: tracing then asks one question per op instead of running its body.
+
+torchao registers these ops by their implementation, about fifteen aten ops each, and every pass of an export runs it
+again on fake tensors with symbolic sizes; for a language model that is most of the export's time. The rules go when
+torchao has its own. Rejected: `register_fake`, which refuses ops that are made of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+_KEY = "CompositeImplicitAutograd"
+
+
+@contextmanager
+def quick_shapes() -> Iterator[None]:
+    """Inside, fake tensors go through the rules and real tensors through torchao. Not for several threads at once."""
+    library = torch.library.Library("torchao", "IMPL")  # type: ignore[no-untyped-call]
+    try:
+        for name, rule in _RULES.items():
+            kernel = _either(rule, _implementation(name))
+            library.impl(name, kernel, _KEY, allow_override=True)  # type: ignore[no-untyped-call]
+        yield
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
+
+
+def _implementation(name: str) -> Callable[..., object]:
+    """torchao's own body, which it also gives to the compiler as a decomposition."""
+    from torch._inductor.decomposition import decompositions
+
+    body: Callable[..., object] = decompositions[getattr(torch.ops.torchao, name).default]
+    return body
+
+
+def _either(rule: Callable[..., object], real: Callable[..., object]) -> Callable[..., object]:
+    def kernel(x: torch.Tensor, *args: object, **kwargs: object) -> object:
+        return (rule if isinstance(x, FakeTensor) else real)(x, *args, **kwargs)
+
+    return kernel
+
+
+def _choose_qparams(
+    x: torch.Tensor,
+    mapping_type: str,
+    block_size: Sequence[int],
+    target_dtype: torch.dtype,
+    quant_min: float | None = None,
+    quant_max: float | None = None,
+    eps: float | None = None,
+    scale_dtype: torch.dtype | None = None,
+    zero_point_dtype: torch.dtype | None = None,
+    keepdim: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pair a block; without keepdim, the dimensions that one block covers are gone."""
+    shape = []
+    for size, block in zip(x.shape, block_size, strict=True):
+        if block == 1:
+            shape.append(size)
+        elif keepdim or block != size:
+            shape.append(size // block)
+    scale = x.new_empty(shape, dtype=scale_dtype or x.dtype)
+    default = torch.int32 if mapping_type == "ASYMMETRIC" else x.dtype
+    return scale, x.new_empty(shape, dtype=zero_point_dtype or default)
+
+
+def _quantize(
+    x: torch.Tensor,
+    block_size: Sequence[int],
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    output_dtype: torch.dtype,
+    quant_min: float | None = None,
+    quant_max: float | None = None,
+) -> torch.Tensor:
+    return x.new_empty(x.shape, dtype=output_dtype)
+
+
+def _dequantize(
+    x: torch.Tensor,
+    block_size: Sequence[int],
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    input_dtype: torch.dtype,
+    quant_min: float | None = None,
+    quant_max: float | None = None,
+    output_dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    return x.new_empty(x.shape, dtype=output_dtype)
+
+
+_RULES: dict[str, Callable[..., object]] = {
+    "choose_qparams_affine": _choose_qparams,
+    "quantize_affine": _quantize,
+    "dequantize_affine": _dequantize,
+}

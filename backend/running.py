@@ -1,0 +1,73 @@
+"""One call of a .pte in executorch.runtime, with arrays from and to .npy files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from executorch.runtime import Program, Runtime
+
+from .errors import OptionError, RuntimeFailure
+from .runtime import library
+from .runtime.register import register
+
+T = TypeVar("T")
+
+
+def open_program(path: Path) -> Program:
+    """A .pte in executorch.runtime, which knows our backend afterwards. Keep it as long as its methods.
+
+    Raises OptionError when path is no .pte, RuntimeFailure when it does not load.
+    """
+    if path.suffix != ".pte":
+        raise OptionError(f"{path}: suffix {path.suffix!r}; need .pte")
+    if not path.is_file():
+        raise OptionError(f"{path}: no such file; make it with `zeropoint export` or zeropoint.ZeropointPartitioner")
+    with path.open("rb") as file:
+        identifier = file.read(8)[4:]
+    if identifier[:2] != b"ET":
+        raise OptionError(f"{path}: identifier {identifier!r}; need an ExecuTorch .pte")
+    register()
+    return reported(str(path), lambda: Runtime.get().load_program(path))
+
+
+def reported(where: str, call: Callable[[], T]) -> T:
+    """Turns ExecuTorch's errors, which are numbers, into RuntimeFailure with the player's reason if it has one."""
+    try:
+        return call()
+    except RuntimeError as error:
+        raise RuntimeFailure(f"{where}: {library.last_error() or error}") from error
+
+
+def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, method: str = "forward") -> Iterator[str]:
+    """Runs a method once and yields a line for each output, which also goes to output/output_<i>.npy.
+
+    Raises OptionError on a file that cannot be read or a method that is not there.
+    """
+    program = open_program(path)
+    if method not in program.method_names:
+        raise OptionError(f"{path}: method {method!r}; offered {', '.join(sorted(program.method_names))}")
+    arguments = [torch.from_numpy(_read(item)) for item in inputs]
+    loaded = reported(f"{path}: method {method}", lambda: program.load_method(method))
+    results = reported(f"{path}: method {method}", lambda: loaded.execute(arguments))
+    for index, result in enumerate(results):
+        if not isinstance(result, torch.Tensor):
+            yield f"output {index}: {result!r}"
+            continue
+        yield f"output {index}: {str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            np.save(output / f"output_{index}.npy", result.numpy())
+
+
+def _read(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise OptionError(f"{path}: no such file; need a .npy array")
+    try:
+        array: np.ndarray = np.load(path)
+    except ValueError as error:
+        raise OptionError(f"{path}: {error}; need a .npy array") from error
+    return array

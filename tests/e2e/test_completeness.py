@@ -1,0 +1,89 @@
+"""No orphans: every shader is in a manifest, every kernel has a reference, every variant is one a rule asks for."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import zeropoint
+from tests.e2e.models import Activations, Forms, Weights
+from tests.e2e.running import export, rows_of
+from zeropoint.kernels.build import plan
+from zeropoint.kernels.manifest_reader import load_manifests
+from zeropoint.preprocess import lower_program
+from zeropoint.references import find_reference
+
+SHADERS = Path(__file__).parents[2] / "shaders"
+MANIFESTS = load_manifests(SHADERS)
+FORMS = (
+    *(Activations(zero_point=dtype) for dtype in (torch.int8, torch.int32, torch.float32, torch.float16)),
+    Activations(form="none"),
+)
+
+Bound = frozenset[tuple[str, str, str]]
+
+
+def test_every_shader_is_an_algorithm() -> None:
+    used = {algorithm.source for manifest in MANIFESTS for algorithm in manifest.algorithms}
+    assert used == set(SHADERS.glob("*.comp"))
+
+
+def test_every_kernel_has_a_reference() -> None:
+    for manifest in MANIFESTS:
+        assert callable(find_reference(manifest.name))
+
+
+class Everything(nn.Module):
+    """Every activation form in front of every kind of weight, with scales that f16 can hold and scales it cannot."""
+
+    def __init__(self, small_scales: bool) -> None:
+        super().__init__()
+        kinds = itertools.product((4, 8), (False, True), (False, True))
+        self.parts = nn.ModuleList(
+            Forms(32, FORMS, Weights(n=3, group_size=32, bits=bits, asymmetric=asymmetric, bias=bias))
+            for bits, asymmetric, bias in kinds
+        )
+        if small_scales:
+            for name, buffer in self.named_buffers():
+                if name.endswith("scales"):
+                    buffer.mul_(1e-6)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [y for part in self.parts for y in part(x)]
+
+
+def bound_slots(program: zeropoint.Program) -> set[tuple[str, Bound]]:
+    """For each call the kernel, and dtype and storage of each slot that is bound."""
+    found = set()
+    for call in program.calls:
+        tensors = {arg.slot: program.tensors[arg.tensor] for arg in call.args}
+        slots = frozenset((slot, t.dtype.value, t.storage.value) for slot, t in tensors.items())
+        found.add((call.kernel, slots))
+    return found
+
+
+@pytest.mark.slow
+def test_every_variant_is_asked_for_by_a_rule() -> None:
+    asked: set[tuple[str, Bound]] = set()
+    for small_scales in (False, True):
+        exported = export(Everything(small_scales), rows_of(32, 4))
+        for storage, compute, zero_point in itertools.product(
+            ("buffer", "image"), ("model", "f16"), ("model", "compute")
+        ):
+            options = zeropoint.CompileOptions(
+                qparams_storage=storage, compute_dtype=compute, float_zero_point=zero_point
+            )
+            asked |= bound_slots(lower_program(exported, options)[0])
+    offered = {
+        (
+            job.key.kernel,
+            frozenset((s.slot, s.dtype.value, s.storage.value) for s in job.key.slots if s.dtype.value != "none"),
+        )
+        for job in plan(MANIFESTS)
+    }
+    assert asked <= offered
+    assert sorted(map(str, offered - asked)) == []

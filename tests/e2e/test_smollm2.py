@@ -1,0 +1,114 @@
+"""The demo's model: greedy tokens against eager PyTorch, by teacher forcing, and the same bytes from zeropoint-run."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.e2e import smollm2
+from zeropoint.llm.export import TextExportOptions
+from zeropoint.llm.generation import TextProgram, Timing
+from zeropoint.runtime.library import library_path
+
+pytestmark = [pytest.mark.usefixtures("validated"), pytest.mark.slow]  # the export alone takes minutes
+
+EXCUSED_MARGIN = 0.01
+EXCUSED_SHARE = 0.02
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return smollm2.exported(smollm2.INT8)
+
+
+@pytest.fixture(scope="module")
+def program(path: Path) -> TextProgram:
+    return TextProgram(path)
+
+
+def compare(
+    options: TextExportOptions, program: TextProgram, path: Path, prompts: tuple[str, ...], n_steps: int
+) -> None:
+    """Fails on a token that eager would not have chosen, unless eager itself was undecided; prints how many were."""
+    words, model = smollm2.words_of(path, program), smollm2.eager(options)
+    excused, worst = 0, 0.0
+    for prompt in prompts:
+        tokens = words.chat(prompt)
+        steps = smollm2.greedy(model, tokens, n_steps)
+        found = smollm2.forced(program, tokens, [step.token for step in steps])
+        for index, (step, logits) in enumerate(zip(steps, found, strict=True)):
+            worst = max(worst, float((logits - step.logits).norm() / step.logits.norm()))
+            if int(logits.argmax()) == step.token:
+                continue
+            where = f"{prompt!r} step {index}: {int(logits.argmax())} instead of {step.token}"
+            assert step.margin <= EXCUSED_MARGIN, f"{where}, eager's margin {step.margin:.4f}"
+            excused += 1
+    total = len(prompts) * n_steps
+    print(f"\n{total} steps, {excused} excused, logits differ by at most {worst:.1e} relative")
+    assert excused <= EXCUSED_SHARE * total
+
+
+def test_greedy_tokens_of_one_prompt(program: TextProgram, path: Path) -> None:
+    compare(smollm2.INT8, program, path, smollm2.PROMPTS[:1], 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [smollm2.INT8, smollm2.FLOAT], ids=["int8", "float32"])
+def test_greedy_tokens_of_five_prompts(options: TextExportOptions) -> None:
+    path = smollm2.exported(options)
+    compare(options, TextProgram(path), path, smollm2.PROMPTS, 64)
+
+
+def test_every_linear_runs_on_the_device_with_int8_zero_points(program: TextProgram) -> None:
+    program.prefill([1, 2, 3])
+    run = program.delegation()
+    assert (run.n_delegated, run.n_linears, run.zero_points) == (211, 211, ("i8",))
+    assert run.device
+
+
+def test_prompt_in_pieces_equals_prompt_at_once(program: TextProgram) -> None:
+    tokens = [int(t) for t in torch.randint(3, 40_000, (20,), generator=torch.Generator().manual_seed(0))]
+    at_once = program.prefill(tokens)
+    for position, token in enumerate(tokens):
+        one_by_one = program.logits([token], position)
+    torch.testing.assert_close(one_by_one, at_once, rtol=1e-2, atol=1e-2 * float(at_once.abs().max()))
+
+
+def test_long_prompt_takes_several_calls(program: TextProgram) -> None:
+    limit = program.metadata.max_prefill
+    tokens = [int(t) for t in torch.randint(3, 40_000, (limit + 3,), generator=torch.Generator().manual_seed(1))]
+    whole = program.prefill(tokens)
+    program.prefill(tokens[: limit - 5])
+    pieces = program.logits(tokens[limit - 5 :], limit - 5)
+    torch.testing.assert_close(pieces, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
+
+
+def test_generation_stops_at_the_limit_and_starts_again_from_nothing(program: TextProgram, path: Path) -> None:
+    prompt = smollm2.words_of(path, program).chat(smollm2.PROMPTS[0])
+    timing = Timing()
+    first = list(program.generate(prompt, max_new_tokens=5, timing=timing))
+    assert len(first) == 5
+    assert len(timing.seconds) == 5
+    assert list(program.generate(prompt, max_new_tokens=5)) == first
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> tuple[Path, Path]:
+    ids, positions = tmp_path / "ids.npy", tmp_path / "positions.npy"
+    np.save(ids, np.array([[1, 4093, 198, 504]], np.int64))
+    np.save(positions, np.arange(4, dtype=np.int64))
+    return ids, positions
+
+
+def test_zeropoint_run_gives_the_same_bytes(program: TextProgram, path: Path, arrays: tuple[Path, Path]) -> None:
+    output = arrays[0].parent / "out"
+    runner = library_path().with_name("zeropoint-run")
+    command = [runner, path, "--input", arrays[0], "--input", arrays[1], "--output", output]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wanted = program.logits(np.load(arrays[0])[0].tolist(), 0)
+    assert np.load(output / "output_0.npy").tobytes() == wanted.numpy().tobytes()

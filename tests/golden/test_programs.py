@@ -1,0 +1,29 @@
+"""A .pte written by an earlier version loads, and still computes what eager PyTorch computed then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.e2e.running import Method, relative_rms
+
+FILES = sorted(Path(__file__).parent.glob("v*/*.pte"))
+
+
+def test_there_are_programs() -> None:
+    assert [f"{path.parent.name}/{path.name}" for path in FILES][:2] == ["v1/buffer.pte", "v1/image.pte"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_program(path: Path) -> None:
+    stored = np.load(path.with_name("expected.npz"))
+    method = Method(path.read_bytes())
+    x = torch.from_numpy(stored["x"])
+    for rows in (1, 5, len(x)):
+        outputs = method(x[:rows])
+        assert len(outputs) == len(stored.files) - 1
+        for index, actual in enumerate(outputs):
+            assert relative_rms(actual, torch.from_numpy(stored[f"y{index}"][:rows])) <= 1e-6
