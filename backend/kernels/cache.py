@@ -72,6 +72,7 @@ class ShaderCache:
             ],
             [[push.name, push.value is None] for push in job.algorithm.pushes],
             [spec.name for spec in job.algorithm.specs],
+            job.algorithm.unroll,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -74,6 +74,7 @@ class Algorithm:
     grid: tuple[Expr, Expr, Expr]
     specs: tuple[Spec, ...]
     pushes: tuple[Push, ...]
+    unroll: bool = False  # spirv-opt unrolls the loops marked [[unroll]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,9 +106,7 @@ class _Parser:
             views=views,
         )
 
-    def views(
-        self, key: str, value: object, dtypes: tuple[DType, ...]
-    ) -> tuple[str, tuple[tuple[DType, str], ...]]:
+    def views(self, key: str, value: object, dtypes: tuple[DType, ...]) -> tuple[str, tuple[tuple[DType, str], ...]]:
         """A view of all dtypes, or a table of dtype -> view."""
         if not isinstance(value, dict):
             view = self.typed(key, value, str)
@@ -153,7 +151,7 @@ class _Parser:
     ) -> Algorithm:
         key = f"algorithm[{index}]"
         table = self.typed(key, value, dict)
-        self.known(key, table, ("name", "source", "when", "defines", "grid", "spec", "push"))
+        self.known(key, table, ("name", "source", "when", "unroll", "defines", "grid", "spec", "push"))
         name = self.named(f"{key}.name", self.get("name", table, str, key), _NAME)
         key = f"algorithm.{name}"
         defines = self.integers(f"{key}.defines", self.get("defines", table, dict, key, default={}), slots)
@@ -182,6 +180,7 @@ class _Parser:
                 for spec, text in self.get("spec", table, dict, key, default={}).items()
             ),
             pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope),
+            unroll=self.get("unroll", table, bool, key, default=False),
         )
 
     def pushes(self, key: str, table: Mapping[str, object], scope: Scope) -> tuple[Push, ...]:

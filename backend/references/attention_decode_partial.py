@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
-from .attention_math import SPLIT_STEP, attention_heads
+from .attention_math import SPLIT_STEP, attention_heads, ceil_div
 
 HIDDEN = -3.4028234663852886e38  # largest score of a split that sees no key
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
-    """The slots of `attention` -> partial [B, kv_heads, splits, S * group, D], stats [..., 2]: largest score, weight."""
+    """The slots of `attention` -> partial [B, kv_heads, splits, S * group, D], stats [..., 2]: largest score, sum."""
     heads = attention_heads(inputs, attrs)
     batch, kv_heads, splits, _, _ = outputs["partial"].shape
     partial = torch.zeros(outputs["partial"].shape, dtype=torch.float64)
@@ -19,7 +19,7 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     stats[..., 0] = HIDDEN
     for b in range(batch):
         first, last = heads.first[b], heads.last[b]
-        part = -(-(-(-(last - first) // splits)) // SPLIT_STEP) * SPLIT_STEP
+        part = ceil_div(ceil_div(last - first, splits), SPLIT_STEP) * SPLIT_STEP
         for split in range(splits):
             begin = min(first + split * part, last)
             span = slice(begin, min(begin + part, last))

@@ -14,7 +14,11 @@ SPLIT_STEP = 64  # splits are multiples of this many keys: SPLIT_STEP of attenti
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """scores [B, H, S, T], -inf where a query does not see a key; values [B, H, T, D]; keys [first[b], last[b]) of any query."""
+    """What queries score and sum.
+
+    scores [B, H, S, T], -inf where a query does not see a key; values [B, H, T, D]; queries of batch entry b see keys
+    in [first[b], last[b]) only.
+    """
 
     scores: torch.Tensor
     values: torch.Tensor
@@ -47,6 +51,11 @@ def attention_heads(inputs: Tensors, attrs: Attrs) -> Heads:
     return Heads(scores, v, first, last)
 
 
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up; b > 0."""
+    return (a + b - 1) // b
+
+
 def _token_scales(inputs: Tensors, slot: str, layout: int) -> torch.Tensor | float:
     if f"{slot}_scale" not in inputs:
         return 1.0
@@ -57,7 +66,7 @@ def _token_scales(inputs: Tensors, slot: str, layout: int) -> torch.Tensor | flo
 def _positions(
     position: torch.Tensor, attrs: Attrs, batch: int, queries: int, keys: int
 ) -> tuple[torch.Tensor, list[int], list[int]]:
-    """seen [B, 1, S, T], and the first and one past the last key that causal, window and filled leave, by batch entry."""
+    """seen [B, 1, S, T]; by batch entry the first and one past the last key that causal, window and filled leave."""
     start = position.reshape(-1).long().clamp(min=0)
     start = start[:batch] if attrs["position_per_batch"] else start[:1].expand(batch)
     window = int(attrs["window"])

@@ -1,4 +1,4 @@
-"""Heads of a token's row, and where a token goes: what the rotary, cache and attention references share. Not a kernel."""
+"""Heads of a token's row, and where a token goes: shared by several references. Not a kernel."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def token_positions(position: torch.Tensor, attrs: Attrs, *, batch: int, tokens:
             return flat[: batch * tokens].reshape(batch, tokens)
 
 
-def write_cache(
-    cache: torch.Tensor, new: torch.Tensor, positions: torch.Tensor, *, layout: int
-) -> torch.Tensor:
+def write_cache(cache: torch.Tensor, new: torch.Tensor, positions: torch.Tensor, *, layout: int) -> torch.Tensor:
     """The cache with new [B, H, S, ...] at positions [B, S]; layout 0 is [B, H, T, ...], 1 is [B, T, H, ...]."""
     by_head = (cache if layout == 0 else cache.transpose(1, 2)).clone()
     for b, row in enumerate(positions.tolist()):

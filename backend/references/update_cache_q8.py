@@ -10,7 +10,7 @@ from .update_cache import new_heads
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
-    """x, position, cache, cache_scale -> cache, cache_scale; the two caches among the inputs are what they held before."""
+    """x, position, cache, cache_scale -> cache, cache_scale; the inputs hold the caches as they were."""
     x = new_heads(inputs, attrs).float()
     scale = x.abs().amax(-1).clamp(min=1e-30) / 127.0
     codes = torch.round(x * (1.0 / scale).unsqueeze(-1)).clamp(-127, 127)

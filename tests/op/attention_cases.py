@@ -118,7 +118,6 @@ class Case:
         return noise(*shape).masked_fill(hidden, -torch.inf).to(self.dtype)
 
 
-
 def torch_attention(case: Case, inputs: Inputs) -> torch.Tensor:
     """y by torch's own scaled_dot_product_attention in f64, from a mask that spells out every rule; no soft cap."""
     q, k, v = (heads_of(case, inputs, slot).double() for slot in ("q", "k", "v"))

@@ -100,7 +100,9 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("dtype", "cache", "mask"), VARIANTS)
-@pytest.mark.parametrize(("queries", "head_dim"), [(1, 64), (9, 48), (9, 72), (9, 132)], ids=["few", "many", "wide", "widest"])
+@pytest.mark.parametrize(
+    ("queries", "head_dim"), [(1, 64), (9, 48), (9, 72), (9, 132)], ids=["few", "many", "wide", "widest"]
+)
 def test_every_variant(dtype: torch.dtype, cache: str, mask: str, queries: int, head_dim: int, tier: str) -> None:
     case = Case(queries=queries, head_dim=head_dim, dtype=dtype, cache=cache, mask=mask)
     inputs = case.inputs()
@@ -226,7 +228,10 @@ def test_long_cache(tier: str) -> None:
 
 
 def test_same_bytes_every_time(tier: str) -> None:
-    for case in (Case(queries=1, keys=501, start=480, heads=8, kv_heads=2), Case(queries=40, heads=8, kv_heads=2, start=3)):
+    for case in (
+        Case(queries=1, keys=501, start=480, heads=8, kv_heads=2),
+        Case(queries=40, heads=8, kv_heads=2, start=3),
+    ):
         inputs = case.inputs()
         assert torch.equal(run_attention(case, inputs, tier), run_attention(case, inputs, tier))
 

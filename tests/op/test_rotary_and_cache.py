@@ -55,7 +55,14 @@ def check(actual: torch.Tensor, wanted: torch.Tensor) -> None:
 @pytest.mark.parametrize(("dtype", "table"), DTYPES)
 @pytest.mark.parametrize(
     ("interleaved", "head_dim", "rotary_dim", "full_table"),
-    [(0, 64, 64, True), (0, 64, 64, False), (1, 64, 64, False), (1, 32, 32, True), (0, 80, 20, True), (1, 256, 128, False)],
+    [
+        (0, 64, 64, True),
+        (0, 64, 64, False),
+        (1, 64, 64, False),
+        (1, 32, 32, True),
+        (0, 80, 20, True),
+        (1, 256, 128, False),
+    ],
 )
 @pytest.mark.parametrize("layouts", [(0, 0), (1, 1), (1, 0)])
 def test_rotary(
@@ -94,7 +101,12 @@ def test_rotary_is_a_rotation(interleaved: int) -> None:
     """Against complex numbers, and not against our own reference."""
     x = noise(1, 1, 4, 8)
     angles = torch.rand(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * math.tau
-    inputs = {"x": x, "cos_table": angles.cos().float(), "sin_table": angles.sin().float(), "position": positions(0, 1, 1) * 0}
+    inputs = {
+        "x": x,
+        "cos_table": angles.cos().float(),
+        "sin_table": angles.sin().float(),
+        "position": positions(0, 1, 1) * 0,
+    }
     outputs = {"y": OutputSpec((1, 1, 4, 8), torch.float32)}
     attrs = rope_attrs(8, 8, interleaved=interleaved, table_rows=0, mode=0)
     attrs |= {"heads": 1, "x_layout": 0, "x_first": 0, "y_layout": 0}
@@ -189,7 +201,9 @@ def test_rotary_update_cache(
         inputs = {"q": row, "k": row, "v": row}
     else:
         inputs = {"q": noise(batch, heads, tokens, head_dim, dtype=dtype)}
-        inputs |= {slot: noise(batch, kv_heads, tokens, head_dim, seed=i, dtype=dtype) for i, slot in ((1, "k"), (2, "v"))}
+        inputs |= {
+            slot: noise(batch, kv_heads, tokens, head_dim, seed=i, dtype=dtype) for i, slot in ((1, "k"), (2, "v"))
+        }
     norm = head_dim if normed else 1
     inputs |= {"q_norm": 1 + 0.1 * noise(norm, seed=3), "k_norm": 1 + 0.1 * noise(norm, seed=4)}
     inputs |= {**tables(40, rotary_dim, table), "position": positions(mode, batch, tokens)}
