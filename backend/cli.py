@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import click
@@ -102,6 +103,8 @@ def export(
     from tqdm import tqdm
 
     from .llm.export import STEPS, TextExportOptions, export_text_model
+    from .llm.files import check_output
+    from .llm.models import find_model, model_file
     from .options import CompileOptions
 
     options = TextExportOptions(
@@ -115,6 +118,9 @@ def export(
             compute_dtype=compute_dtype, qparams_storage=qparams_storage, float_zero_point=float_zero_point
         ),
     )
+    path = output or Path(f"{model}.pte")
+    model_file(find_model(model))  # what cannot work is said before the bar
+    check_output(path)
     layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
     with tqdm(total=len(STEPS), desc=model, bar_format=layout, disable=False) as bar:
 
@@ -122,7 +128,7 @@ def export(
             bar.update(STEPS.index(step) - bar.n)
             bar.set_description(f"{model}: {step}")
 
-        done = export_text_model(model, output or Path(f"{model}.pte"), options, progress=progress)
+        done = export_text_model(model, path, options, progress=progress)
         bar.update(len(STEPS) - bar.n)
     click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; tokenizer {done.tokenizer}")
 
@@ -182,15 +188,15 @@ def explain(program: Path) -> None:
 
     from .explanation import explain as table
 
+    need = f"write one with torch.export.save(exported, {program.name!r})"
     if not program.is_file():
-        raise OptionError(
-            f"explain: {program}: no such file; write one with torch.export.save(exported, {program.name!r})"
-        )
+        raise OptionError(f"explain: {program}: no such file; {need}")
+    if not zipfile.is_zipfile(program):
+        raise OptionError(f"explain: {program}: not a .pt2 archive; {need}")
     try:
         exported = torch.export.load(program)
     except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        raise OptionError(f"explain: {program}: {first}; need a file that torch.export.save wrote") from error
+        raise OptionError(f"explain: {program}: {str(error).splitlines()[0]}; {need}") from error
     click.echo(str(table(exported)), nl=False)
 
 

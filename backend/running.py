@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +18,7 @@ from .runtime import library
 from .runtime.register import register
 
 T = TypeVar("T")
+_LOGGER = logging.getLogger("zeropoint.executorch")
 
 
 def open_program(path: Path) -> Program:
@@ -35,11 +39,22 @@ def open_program(path: Path) -> Program:
 
 
 def reported(where: str, call: Callable[[], T]) -> T:
-    """Turns ExecuTorch's errors, which are numbers, into RuntimeFailure with the player's reason if it has one."""
+    """Calls ExecuTorch. Its errors are numbers: RuntimeFailure gives the player's reason, or ExecuTorch's first note.
+
+    What ExecuTorch would write to stderr goes to the logger `zeropoint.executorch`.
+    """
+    notes = io.StringIO()
     try:
-        return call()
+        with contextlib.redirect_stderr(notes):
+            return call()
     except RuntimeError as error:
-        raise RuntimeFailure(f"{where}: {library.last_error() or error}") from error
+        lines = [line.partition("] ")[2] or line for line in notes.getvalue().splitlines()]
+        ours = library.last_error()
+        reason = ours if ours in lines else next(iter(lines), str(error))
+        raise RuntimeFailure(f"{where}: {reason}") from error
+    finally:
+        for line in notes.getvalue().splitlines():
+            _LOGGER.info(line)
 
 
 def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, method: str = "forward") -> Iterator[str]:

@@ -36,9 +36,9 @@ Metadata = dict[str, int | bool | str | list[int]]
 class TextExportOptions:
     """How a text model is exported.
 
-    recipe, group_size, algorithm: see quantize(). lm_head: its own recipe; beside `8da4w` it is `8da8w` by default,
-    because it decides the words, and rounding to nearest, which 8 bits need no better than. max_context: positions in the KV cache. max_prefill: tokens
-    in one call. program: how the delegates are compiled.
+    recipe, group_size, algorithm: see quantize(). lm_head: its own recipe; beside `8da4w` it is `8da8w` unless given,
+    because it decides the words. max_context: positions in the KV cache. max_prefill: tokens in one call. program: how
+    the delegates are compiled.
     """
 
     recipe: str = "8da4w"
@@ -73,17 +73,19 @@ def export_text_model(
     output: Path,
     options: TextExportOptions | None = None,
     *,
+    n_layers: int | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> ExportedText:
     """Writes output and, beside it, the tokenizer. progress is told each of STEPS as it begins.
 
-    Raises OptionError on an unknown model, a model that is not installed, or an output that cannot be written.
+    n_layers: keep only the first ones, which talks nonsense but exports in seconds. Raises OptionError on an unknown
+    model, a model that is not installed, or an output that cannot be written.
     """
     chosen = options or TextExportOptions()
     model = find_model(name)
     check_output(output)
     progress("load")
-    tokenizer, weights = load_tokenizer(model), load_weights(model)
+    tokenizer, weights = load_tokenizer(model), load_weights(model, n_layers=n_layers)
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
     progress("quantize")
     quantize_text_model(weights, chosen)

@@ -65,8 +65,11 @@ def load_tokenizer(model: TextModel) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_weights(model: TextModel) -> PreTrainedModel:
-    """The model in float32, its lm_head no longer tied to the embedding, so that the two are quantized apart."""
+def load_weights(model: TextModel, *, n_layers: int | None = None) -> PreTrainedModel:
+    """The model in float32, its lm_head no longer tied to the embedding, so that the two are quantized apart.
+
+    n_layers: keep only the first ones.
+    """
     path = model_file(model)
     loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
@@ -74,4 +77,7 @@ def load_weights(model: TextModel) -> PreTrainedModel:
     loaded.train(False)
     loaded.config.tie_word_embeddings = False
     loaded.lm_head.weight = nn.Parameter(loaded.lm_head.weight.detach().clone(), requires_grad=False)
+    if n_layers is not None:
+        loaded.model.layers = loaded.model.layers[:n_layers]
+        loaded.config.num_hidden_layers = n_layers
     return loaded

@@ -24,7 +24,9 @@ from zeropoint.llm.models import find_model, load_weights
 from zeropoint.llm.tokenizer import Tokenizer
 
 NAME = "smollm2-135m"
+FEW_LAYERS = 2  # of 30: the export takes seconds instead of minutes
 INT8 = TextExportOptions()
+SMALL = TextExportOptions(algorithm="affine")  # quicker to quantize, for FEW_LAYERS
 FLOAT = TextExportOptions(recipe="8da4w-float-zp")
 PROMPTS = (
     "What is the capital of France?",
@@ -36,10 +38,10 @@ PROMPTS = (
 _CACHE = Path(__file__).parents[2] / ".cache" / "models"
 
 
-def exported(options: TextExportOptions) -> Path:
+def exported(options: TextExportOptions, n_layers: int | None) -> Path:
     """smollm2.pte with its tokenizer, from the cache while the package's export side is unchanged."""
     package = Path(zeropoint.__file__).parent
-    state = hashlib.sha256(repr(options).encode())
+    state = hashlib.sha256(repr((options, n_layers)).encode())
     for source in sorted(package.rglob("*.py")):
         if not {"runtime", "kernels", "references"} & set(source.relative_to(package).parts):
             state.update(source.read_bytes())
@@ -47,7 +49,7 @@ def exported(options: TextExportOptions) -> Path:
     path = folder / "smollm2.pte"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        export_text_model(NAME, path, options)
+        export_text_model(NAME, path, options, n_layers=n_layers)
     return path
 
 
@@ -85,9 +87,9 @@ def dequantize_once(model: nn.Module) -> nn.Module:
     return model
 
 
-def eager(options: TextExportOptions) -> nn.Module:
+def eager(options: TextExportOptions, n_layers: int | None) -> nn.Module:
     """The quantized model in PyTorch."""
-    return dequantize_once(quantize_text_model(load_weights(find_model(NAME)), options))
+    return dequantize_once(quantize_text_model(load_weights(find_model(NAME), n_layers=n_layers), options))
 
 
 @dataclass(frozen=True, slots=True)
