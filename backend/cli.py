@@ -80,7 +80,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
 @click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
-@click.option("--max-context", default=1024, show_default=True, help="Tokens of prompt and answer.")
+@click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt in one call.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")

@@ -45,7 +45,7 @@ class TextExportOptions:
     group_size: int = 32
     algorithm: str = "hqq_scale_only"
     lm_head: str | None = None
-    max_context: int = 1024
+    max_context: int = 512
     max_prefill: int = 128
     program: CompileOptions = field(default_factory=CompileOptions)
 

@@ -10,7 +10,7 @@ from zeropoint.llm.export import TextExportOptions
     ("options", "text"),
     [
         ({"max_context": 1}, r"export: max_context 1; need 2 to 1048576"),
-        ({"max_prefill": 1}, r"export: max_prefill 1; need 2 to max_context, which is 1024"),
+        ({"max_prefill": 1}, r"export: max_prefill 1; need 2 to max_context, which is 512"),
         ({"max_context": 64}, r"export: max_prefill 128; need 2 to max_context, which is 64"),
     ],
 )
