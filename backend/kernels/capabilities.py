@@ -13,7 +13,7 @@ from .spirv import Decoration, Instruction, Module, Opcode, StorageClass
 SHADER, MATRIX, IMAGE_QUERY = 1, 0, 50
 FLOAT16, INT64, INT16, INT8 = 9, 11, 22, 39
 STORAGE_16BIT, STORAGE_8BIT = 4433, 4448
-VULKAN_MEMORY_MODEL, COOPERATIVE_MATRIX = 5345, 6022
+VULKAN_MEMORY_MODEL = 5345
 DOT_INPUT_ALL, DOT_INPUT_4X8, DOT_INPUT_PACKED, DOT_PRODUCT = 6016, 6017, 6018, 6019
 GROUP_BASIC, GROUP_VOTE, GROUP_ARITHMETIC, GROUP_BALLOT = 61, 62, 63, 64
 GROUP_SHUFFLE, GROUP_SHUFFLE_RELATIVE, GROUP_CLUSTERED = 65, 66, 67
@@ -40,14 +40,12 @@ NAMES = {
     DOT_INPUT_4X8: "DotProductInput4x8Bit",
     DOT_INPUT_PACKED: "DotProductInput4x8BitPacked",
     DOT_PRODUCT: "DotProduct",
-    COOPERATIVE_MATRIX: "CooperativeMatrixKHR",
 }
 # An extension is needed when one of these capabilities is. Those that SPIR-V 1.3 took in never are.
 EXTENSIONS = {
     "SPV_KHR_8bit_storage": (STORAGE_8BIT,),
     "SPV_KHR_vulkan_memory_model": (VULKAN_MEMORY_MODEL,),
     "SPV_KHR_integer_dot_product": (DOT_INPUT_ALL, DOT_INPUT_4X8, DOT_INPUT_PACKED, DOT_PRODUCT),
-    "SPV_KHR_cooperative_matrix": (COOPERATIVE_MATRIX,),
 }
 
 _SMALL = {(Opcode.TYPE_FLOAT, 16): FLOAT16, (Opcode.TYPE_INT, 16): INT16, (Opcode.TYPE_INT, 8): INT8}
@@ -61,7 +59,7 @@ _FIRST_DOT_ACC_SAT = 4453
 _QUERIES = range(103, 108)  # OpImageQueryFormat .. OpImageQuerySamples
 _GROUPS = range(333, 367)  # OpGroupNonUniformElect .. OpGroupNonUniformQuadSwap
 _DOTS = range(4450, 4456)  # OpSDot .. OpSUDotAccSat
-_DECLARES = (Opcode.TYPE_INT, Opcode.VARIABLE, Opcode.MEMORY_MODEL, Opcode.TYPE_COOPERATIVE_MATRIX, Opcode.DECORATE)
+_DECLARES = (Opcode.TYPE_INT, Opcode.VARIABLE, Opcode.MEMORY_MODEL, Opcode.DECORATE)
 _TELLING = frozenset((*_DECLARES, *_QUERIES, *_GROUPS, *_DOTS))
 _UNDEF, _EXT_INST = 1, 12
 _SUBGROUP_BUILTINS = (36, 38, 40, 41)  # SubgroupSize, NumSubgroups, SubgroupId, SubgroupLocalInvocationId
@@ -102,14 +100,14 @@ def needed_extensions(capabilities: frozenset[int]) -> frozenset[str]:
 
 def _has_value(item: Instruction) -> bool:
     """True where a result type and a result id come first."""
-    is_store = item.opcode in (Opcode.STORE, Opcode.IMAGE_WRITE, Opcode.ATOMIC_STORE, Opcode.COOPERATIVE_MATRIX_STORE)
+    is_store = item.opcode in (Opcode.STORE, Opcode.IMAGE_WRITE, Opcode.ATOMIC_STORE)
     return not _is_declaration(item) and not is_store and len(item.operands) >= 2
 
 
 def _is_declaration(item: Instruction) -> bool:
     """Debug, mode, type and annotation instructions: their operands are no values."""
     code = item.opcode
-    is_type = Opcode.TYPE_VOID <= code <= 39 or code == Opcode.TYPE_COOPERATIVE_MATRIX
+    is_type = Opcode.TYPE_VOID <= code <= 39
     is_annotation = code in (Opcode.DECORATE, Opcode.MEMBER_DECORATE, Opcode.EXECUTION_MODE_ID)
     return is_type or is_annotation or (code < Opcode.TYPE_VOID and code not in (_UNDEF, _EXT_INST))
 
@@ -125,8 +123,6 @@ def _of_instruction(module: Module, item: Instruction) -> Iterator[int]:
         yield IMAGE_QUERY
     elif code == Opcode.MEMORY_MODEL and ops[1] == _MEMORY_MODEL_VULKAN:
         yield VULKAN_MEMORY_MODEL
-    elif code == Opcode.TYPE_COOPERATIVE_MATRIX:
-        yield COOPERATIVE_MATRIX
     elif code in _DOTS:
         yield DOT_PRODUCT
         yield _dot_input(module, code, ops)

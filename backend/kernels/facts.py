@@ -18,8 +18,6 @@ FACTS = (
     "subgroup_shuffle_relative",
     "subgroup_clustered",
     "memory_model",
-    "coopmat",
-    "coopmat_k",
     "subgroup_size",
     "shared_memory_bytes",
     "max_workgroup_invocations",

@@ -66,9 +66,6 @@ class Opcode(IntEnum):
     ATOMIC_STORE = 228
     PHI = 245
     EXECUTION_MODE_ID = 331
-    TYPE_COOPERATIVE_MATRIX = 4456
-    COOPERATIVE_MATRIX_LOAD = 4457
-    COOPERATIVE_MATRIX_STORE = 4458
 
 
 class Decoration(IntEnum):
@@ -160,7 +157,7 @@ def parse(data: bytes) -> Module:
         ops = item.operands
         if item.opcode == Opcode.FUNCTION:
             break
-        if Opcode.TYPE_VOID <= item.opcode <= 39 or item.opcode == Opcode.TYPE_COOPERATIVE_MATRIX:
+        if Opcode.TYPE_VOID <= item.opcode <= 39:
             types[ops[0]] = Type(item.opcode, ops[1:])
         elif Opcode.CONSTANT_TRUE <= item.opcode <= 52:
             constants[ops[1]] = item

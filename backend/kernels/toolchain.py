@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..errors import ShaderError
 
-# Everything so far, cooperative matrices included, compiles for the oldest Vulkan that the player accepts.
+# Everything so far compiles for the oldest Vulkan that the player accepts.
 TARGET = "vulkan1.1"
 
 

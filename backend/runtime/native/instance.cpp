@@ -13,7 +13,7 @@ constexpr std::pair<uint32_t, Fact> kCapabilities[] = {
     {62, Fact::subgroup_vote}, {63, Fact::subgroup_arithmetic}, {64, Fact::subgroup_ballot},
     {65, Fact::subgroup_shuffle}, {66, Fact::subgroup_shuffle_relative}, {67, Fact::subgroup_clustered},
     {4433, Fact::storage_16bit}, {4448, Fact::storage_8bit}, {5345, Fact::memory_model}, {6016, Fact::int8_dot},
-    {6017, Fact::int8_dot}, {6018, Fact::int8_dot}, {6019, Fact::int8_dot}, {6022, Fact::coopmat}};
+    {6017, Fact::int8_dot}, {6018, Fact::int8_dot}, {6019, Fact::int8_dot}};
 // clang-format on
 constexpr uint32_t kAlways[] = {1 /* Shader */, 0 /* Matrix */, 50 /* ImageQuery */};
 
@@ -69,29 +69,11 @@ Status create_instance(VkInstance* instance) {
   return Status();
 }
 
-// K of the 16 x 16 x K int8 matrices with int32 sums that a subgroup multiplies; 0 when there are none.
-int64_t int8_matrix_k(VkInstance instance, VkPhysicalDevice device) {
-  auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
-      vkGetInstanceProcAddr(instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
-  if (get == nullptr) return 0;
-  VkCooperativeMatrixPropertiesKHR blank{VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
-  for (const auto& shape : listed([&](auto... out) { get(device, out...); }, blank)) {
-    if (shape.MSize == 16 && shape.NSize == 16 && shape.AType == VK_COMPONENT_TYPE_SINT8_KHR &&
-        shape.BType == VK_COMPONENT_TYPE_SINT8_KHR && shape.CType == VK_COMPONENT_TYPE_SINT32_KHR &&
-        shape.ResultType == VK_COMPONENT_TYPE_SINT32_KHR && shape.scope == VK_SCOPE_SUBGROUP_KHR &&
-        shape.saturatingAccumulation == VK_FALSE) {
-      return shape.KSize;
-    }
-  }
-  return 0;
-}
-
-void read_facts(VkInstance instance, const Features& features, const VkPhysicalDeviceProperties& properties,
+void read_facts(const Features& features, const VkPhysicalDeviceProperties& properties,
     const VkPhysicalDeviceSubgroupProperties& subgroups, DeviceInfo* info) {
   const VkPhysicalDeviceLimits& limits = properties.limits;
   bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
   auto subgroup = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroups.supportedOperations & bit) != 0; };
-  int64_t matrix_k = features.coopmat.cooperativeMatrix != VK_FALSE ? int8_matrix_k(instance, info->handle) : 0;
 #define X(name, value) info->facts[Fact::name] = value;
   ZP_FACTS(X)
 #undef X
@@ -109,7 +91,7 @@ void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
   info->unusable = "no compute queue";
 }
 
-void describe(VkInstance instance, VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
+void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   DeviceInfo* info = &devices->emplace_back();
   info->handle = handle;
   info->index = devices->size() - 1;
@@ -144,7 +126,7 @@ void describe(VkInstance instance, VkPhysicalDevice handle, std::vector<DeviceIn
       0.0f};
   Features features;
   features.query(info->handle, first.apiVersion);
-  read_facts(instance, features, properties.properties, subgroup, info);
+  read_facts(features, properties.properties, subgroup, info);
   find_queue(limits, info);
 }
 
@@ -180,7 +162,7 @@ Status vk_failure(const char* call, VkResult result) {
   for (size_t i = 0; i < std::size(kNames); ++i)
     if (kNames[i].first == result)
       return fail(i < kMemoryErrors ? Code::kOutOfMemory : Code::kDevice, call, ": ", kNames[i].second);
-  return fail(Code::kDevice, call, ": VkResult ", result);
+  return fail(Code::kDevice, call, ": VkResult ", static_cast<int>(result));
 }
 
 size_t find_fact(std::string_view name) {
@@ -225,8 +207,6 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
       VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
   chain(&dot, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES, VK_API_VERSION_1_3,
       VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
-  chain(&coopmat, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, UINT32_MAX,
-      VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
   vkGetPhysicalDeviceFeatures2(device, &core);
   // Enable no more than a fact or a capability stands for.
   VkPhysicalDeviceFeatures supported = core.features;
@@ -236,7 +216,7 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
   for (VkBool32* unused : {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
            &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
            &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
-           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains, &coopmat.cooperativeMatrixRobustBufferAccess}) {
+           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains}) {
     *unused = VK_FALSE;
   }
 }
@@ -251,7 +231,7 @@ Status list_devices(std::vector<DeviceInfo>* devices) {
     ZP_TRY(create_instance(&created));
     instance = created;
     auto list = [](auto... out) { vkEnumeratePhysicalDevices(instance, out...); };
-    for (VkPhysicalDevice handle : listed<VkPhysicalDevice>(list)) describe(instance, handle, known);
+    for (VkPhysicalDevice handle : listed<VkPhysicalDevice>(list)) describe(handle, known);
   }
   *devices = *known;
   return Status();

@@ -27,7 +27,6 @@ struct Features {
   VkPhysicalDeviceShaderFloat16Int8Features float16_int8{};
   VkPhysicalDeviceShaderIntegerDotProductFeatures dot{};
   VkPhysicalDeviceVulkanMemoryModelFeatures memory_model{};
-  VkPhysicalDeviceCooperativeMatrixFeaturesKHR coopmat{};
   std::vector<const char*> extensions;
 
   void query(VkPhysicalDevice device, uint32_t api);
