@@ -67,11 +67,12 @@ class ShaderCache:
             before.macros,
             before.extensions,
             [
-                [slot.io.value, slot.view, str(choice)]
+                [slot.io.value, slot.element(choice.dtype), str(choice)]
                 for slot, choice in zip(job.manifest.slots, job.key.slots, strict=True)
             ],
             [[push.name, push.value is None] for push in job.algorithm.pushes],
             [spec.name for spec in job.algorithm.specs],
+            job.algorithm.unroll,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -35,6 +35,11 @@ class Slot:
     storages: tuple[Storage, ...]
     optional: bool = False
     view: str | None = None
+    views: tuple[tuple[DType, str], ...] = ()
+
+    def element(self, dtype: DType) -> str:
+        """What a buffer of this dtype is read as: the dtype's own view, the slot's view, or the dtype."""
+        return dict(self.views).get(dtype) or self.view or dtype.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Algorithm:
     grid: tuple[Expr, Expr, Expr]
     specs: tuple[Spec, ...]
     pushes: tuple[Push, ...]
+    unroll: bool = False  # spirv-opt unrolls the loops marked [[unroll]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,12 +89,10 @@ class _Parser:
         self.known(key, table, ("io", "dtype", "storage", "optional", "view"))
         dtypes = self.choices(f"{key}.dtype", self.get("dtype", table, list, key), DType)
         storages = self.choices(f"{key}.storage", self.get("storage", table, list, key), Storage)
-        view = self.get("view", table, str, key, default="")
-        if view and view not in VIEWS:
-            raise self.error(f"{key}.view", f"{view!r}; offered {', '.join(VIEWS)}")
-        if view and storages != (Storage.BUFFER,):
+        view, views = self.views(f"{key}.view", table.get("view", ""), dtypes)
+        if (view or views) and storages != (Storage.BUFFER,):
             raise self.error(f"{key}.view", "only a buffer has a view; an image's format says what it is")
-        if DType.I4 in dtypes and not view:
+        if DType.I4 in dtypes and not view and DType.I4 not in dict(views):
             raise self.error(f"{key}.dtype", "i4 has no GLSL type; give the slot a view, for example u32x4")
         if Storage.IMAGE in storages and (bad := [dtype.value for dtype in dtypes if dtype in _NO_IMAGE]):
             raise self.error(f"{key}.dtype", f"{', '.join(bad)} in an image; images hold f32, f16, i32, i8")
@@ -105,7 +103,25 @@ class _Parser:
             storages=storages,
             optional=self.get("optional", table, bool, key, default=False),
             view=view or None,
+            views=views,
         )
+
+    def views(self, key: str, value: object, dtypes: tuple[DType, ...]) -> tuple[str, tuple[tuple[DType, str], ...]]:
+        """A view of all dtypes, or a table of dtype -> view."""
+        if not isinstance(value, dict):
+            view = self.typed(key, value, str)
+            if view:
+                self.check_view(key, view)
+            return view, ()
+        self.known(key, value, tuple(dtype.value for dtype in dtypes))
+        views = tuple((DType(name), self.typed(f"{key}.{name}", view, str)) for name, view in value.items())
+        for dtype, view in views:
+            self.check_view(f"{key}.{dtype.value}", view)
+        return "", views
+
+    def check_view(self, key: str, view: str) -> None:
+        if view not in VIEWS:
+            raise self.error(key, f"{view!r}; offered {', '.join(VIEWS)}")
 
     def where(self, table: dict[str, object], slots: tuple[str, ...]) -> tuple[Where, ...]:
         self.known("variants", table, ("where",))
@@ -135,7 +151,7 @@ class _Parser:
     ) -> Algorithm:
         key = f"algorithm[{index}]"
         table = self.typed(key, value, dict)
-        self.known(key, table, ("name", "source", "when", "defines", "grid", "spec", "push"))
+        self.known(key, table, ("name", "source", "when", "unroll", "defines", "grid", "spec", "push"))
         name = self.named(f"{key}.name", self.get("name", table, str, key), _NAME)
         key = f"algorithm.{name}"
         defines = self.integers(f"{key}.defines", self.get("defines", table, dict, key, default={}), slots)
@@ -164,6 +180,7 @@ class _Parser:
                 for spec, text in self.get("spec", table, dict, key, default={}).items()
             ),
             pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope),
+            unroll=self.get("unroll", table, bool, key, default=False),
         )
 
     def pushes(self, key: str, table: Mapping[str, object], scope: Scope) -> tuple[Push, ...]:

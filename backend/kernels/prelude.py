@@ -35,7 +35,7 @@ def prelude(manifest: Manifest, algorithm: Algorithm, key: VariantKey) -> Prelud
 
 def element_type(slot: Slot, choice: SlotKey) -> str:
     """What a buffer binding's element must be: the declared view, or the dtype."""
-    return slot.view or choice.dtype.value
+    return slot.element(choice.dtype)
 
 
 def _slot_macros(index: int, slot: Slot, choice: SlotKey) -> list[tuple[str, str]]:

@@ -42,3 +42,13 @@ def find_reference(kernel: str) -> Reference:
         ) from error
     reference: Reference = module.reference
     return reference
+
+
+def find_written(kernel: str) -> Reference | None:
+    """For a kernel that writes a part of its outputs: what gives, per output slot, a mask of the elements written.
+
+    None for a kernel that writes every element. Where the mask is false the reference's element means nothing.
+    """
+    find_reference(kernel)
+    written: Reference | None = getattr(importlib.import_module(f".{kernel}", __package__), "written", None)
+    return written

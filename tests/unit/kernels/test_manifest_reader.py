@@ -69,6 +69,29 @@ def test_source_and_view(tmp_path: Path) -> None:
     assert manifest.slots[0].view == "u32x4"
 
 
+def test_views_by_dtype(tmp_path: Path) -> None:
+    shaders = write_tree(
+        tmp_path,
+        manifest=replaced(
+            MANIFEST,
+            (
+                'x = { io = "in", dtype = ["f32"]',
+                'x = { io = "in", view = { f32 = "f32x4", i4 = "u32" }, dtype = ["f32", "f16", "i4"]',
+            ),
+        ),
+    )
+    x = load_manifest(shaders / "tiny.toml").slots[0]
+    assert [x.element(dtype) for dtype in x.dtypes] == ["f32x4", "f16", "u32"]
+
+
+def test_unrolling_is_asked_for(tmp_path: Path) -> None:
+    asks = replaced(MANIFEST, ('name = "only"', 'name = "only"\nunroll = true'))
+    (algorithm,) = load_manifest(write_tree(tmp_path, manifest=asks) / "tiny.toml").algorithms
+    assert algorithm.unroll
+    (algorithm,) = load_manifest(write_tree(tmp_path) / "tiny.toml").algorithms
+    assert not algorithm.unroll
+
+
 def test_found_by_sorted_glob(tmp_path: Path) -> None:
     for name in ("b_kernel", "a_kernel"):
         write_tree(tmp_path, name=name)
@@ -107,6 +130,9 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ([(X, X.replace('["buffer"]', '["texture"]'))], "slots.x.storage: 'texture'; offered buffer, image"),
         ([(X, X.replace("io =", "optional = 1, io ="))], "slots.x.optional: 1; need true or false"),
         ([(X, X.replace("io =", "view = 'u64', io ="))], "slots.x.view: 'u64'; offered f32, f32x2, f32x4, f16"),
+        ([(X, X.replace("io =", "view = 3, io ="))], "slots.x.view: 3; need text"),
+        ([(X, X.replace("io =", "view = { f16 = 'u32' }, io ="))], "slots.x.view: unknown key 'f16'; offered f32"),
+        ([(X, X.replace("io =", "view = { f32 = 'u64' }, io ="))], "slots.x.view.f32: 'u64'; offered f32, f32x2"),
         ([(X, X.replace('["f32"]', '["i4"]'))], "slots.x.dtype: i4 has no GLSL type; give the slot a view"),
         ([(X, X.replace('"f32"], storage = ["buffer"', '"u8"], storage = ["image"'))], "slots.x.dtype: u8 in an image"),
         (
@@ -117,6 +143,7 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ([(X, f"{X}\n{SLOTS_33}")], "slots: 37 slots; need 1 to 32"),
         ([('eps = "float"', 'eps = "real"')], "attrs.eps: 'real'; offered int, float"),
         ([('eps = "float"', 'Eps = "float"')], "attrs.Eps: 'Eps' is not a name here"),
+        ([('name = "only"', 'name = "only"\nunroll = 1')], "algorithm.only.unroll: 1; need true or false"),
         ([("LANES = 64", "LANES = true")], "constants.LANES: True; need an integer"),
         ([("LANES = 64", 'LANES = "64"')], "constants.LANES: '64'; need an integer"),
         ([("LANES = 64", "LANES = 64\nlanes = 1")], "constants.lanes: 'lanes' is not a name here"),

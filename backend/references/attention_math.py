@@ -1,0 +1,85 @@
+"""Scores, values and splits of the attention kernels, in f64 and without any tiling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from . import Attrs, Tensors
+from .heads import split_heads
+
+SPLIT_STEP = 64  # splits are multiples of this many keys: SPLIT_STEP of attention_decode_partial.toml
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What queries score and sum.
+
+    scores [B, H, S, T], -inf where a query does not see a key; values [B, H, T, D]; queries of batch entry b see keys
+    in [first[b], last[b]) only.
+    """
+
+    scores: torch.Tensor
+    values: torch.Tensor
+    first: list[int]
+    last: list[int]
+
+
+def attention_heads(inputs: Tensors, attrs: Attrs) -> Heads:
+    """What every query of an attention call scores and sums, from the call's slots and attributes."""
+    heads, kv_heads, head_dim = int(attrs["heads"]), int(attrs["kv_heads"]), int(attrs["head_dim"])
+    layout = int(attrs["kv_layout"])
+    q = split_heads(
+        inputs["q"], layout=int(attrs["q_layout"]), heads=heads, head_dim=head_dim, first=int(attrs["q_first"])
+    )
+    k, v = (
+        split_heads(inputs[slot], layout=layout, heads=kv_heads, head_dim=head_dim, first=int(attrs[f"{slot}_first"]))
+        * _token_scales(inputs, slot, layout)
+        for slot in ("k", "v")
+    )
+    k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
+    scores = q @ k.transpose(-1, -2) * float(attrs["scale"])
+    cap = float(attrs["soft_cap"])
+    if cap > 0:
+        scores = cap * torch.tanh(scores / cap)
+    seen, first, last = _positions(inputs["position"], attrs, q.shape[0], q.shape[2], k.shape[2])
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if attrs["masked"]:
+        mask = inputs["mask"]
+        scores = scores.masked_fill(mask == 0, -torch.inf) if mask.dtype == torch.uint8 else scores + mask.double()
+    return Heads(scores, v, first, last)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up; b > 0."""
+    return (a + b - 1) // b
+
+
+def _token_scales(inputs: Tensors, slot: str, layout: int) -> torch.Tensor | float:
+    if f"{slot}_scale" not in inputs:
+        return 1.0
+    scales = inputs[f"{slot}_scale"].double()
+    return (scales if layout == 0 else scales.transpose(1, 2)).unsqueeze(-1)
+
+
+def _positions(
+    position: torch.Tensor, attrs: Attrs, batch: int, queries: int, keys: int
+) -> tuple[torch.Tensor, list[int], list[int]]:
+    """seen [B, 1, S, T]; by batch entry the first and one past the last key that causal, window and filled leave."""
+    start = position.reshape(-1).long().clamp(min=0)
+    start = start[:batch] if attrs["position_per_batch"] else start[:1].expand(batch)
+    window = int(attrs["window"])
+    query = start.reshape(-1, 1, 1, 1) + torch.arange(queries).reshape(-1, 1)
+    key = torch.arange(keys)
+    seen = torch.ones(batch, 1, queries, keys, dtype=torch.bool)
+    if attrs["causal"]:
+        seen &= key <= query
+    if window > 0:
+        seen &= key > query - window
+    if attrs["filled"]:
+        seen &= key < start.reshape(-1, 1, 1, 1) + queries
+    bounded = bool(attrs["causal"]) or bool(attrs["filled"])
+    last = [min(keys, int(at) + queries) if bounded else keys for at in start]
+    first = [min(max(int(at) + 1 - window, 0), end) if window > 0 else 0 for at, end in zip(start, last, strict=True)]
+    return seen, first, last

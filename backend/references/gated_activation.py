@@ -1,0 +1,35 @@
+"""f(gate) * up, in f64."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..opcodes import GateOp
+from . import Attrs, Outputs, Tensors
+from .activations import gelu, gelu_tanh
+
+
+def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
+    """gate and up, rows of row_length at an offset and a row stride -> y, dense; attr op."""
+    shape, length = outputs["y"].shape, int(attrs["row_length"])
+    row = torch.arange(math.prod(shape) // length).unsqueeze(1)
+
+    def operand(slot: str) -> torch.Tensor:
+        start = int(attrs[f"{slot}_offset"]) + row * int(attrs[f"{slot}_row_stride"])
+        return inputs[slot].flatten()[start + torch.arange(length)].double()
+
+    gate = operand("gate")
+    match GateOp(int(attrs["op"])):
+        case GateOp.SILU:
+            gate = torch.nn.functional.silu(gate)
+        case GateOp.GELU:
+            gate = gelu(gate)
+        case GateOp.GELU_TANH:
+            gate = gelu_tanh(gate)
+        case GateOp.RELU:
+            gate = torch.relu(gate)
+        case GateOp.SIGMOID:
+            gate = torch.sigmoid(gate)
+    return {"y": (gate * operand("up")).reshape(shape)}

@@ -1,0 +1,19 @@
+"""Root-mean-square normalization of each row, in f64."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from . import Attrs, Outputs, Tensors
+from .strides import rows
+
+
+def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
+    """Rows of x, optional weight [row_length] -> y of as many rows; attrs eps, weight_offset."""
+    shape = outputs["y"].shape
+    x = rows(inputs["x"], attrs, math.prod(shape) // int(attrs["row_length"])).double()
+    y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + float(attrs["eps"]))
+    weight = inputs["weight"].double() if "weight" in inputs else 0.0
+    return {"y": (y * (weight + float(attrs["weight_offset"]))).reshape(shape)}

@@ -1,0 +1,22 @@
+"""New keys or values in an int8 cache, symmetric with one scale a token and head, in f32 as the kernel."""
+
+from __future__ import annotations
+
+import torch
+
+from . import Attrs, Outputs, Tensors
+from .heads import token_positions, write_cache
+from .update_cache import new_heads
+
+
+def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
+    """x, position, cache, cache_scale -> cache, cache_scale; the inputs hold the caches as they were."""
+    x = new_heads(inputs, attrs).float()
+    scale = x.abs().amax(-1).clamp(min=1e-30) / 127.0
+    codes = torch.round(x * (1.0 / scale).unsqueeze(-1)).clamp(-127, 127)
+    positions = token_positions(inputs["position"], attrs, batch=x.shape[0], tokens=x.shape[2])
+    layout = int(attrs["cache_layout"])
+    return {
+        "cache": write_cache(inputs["cache"], codes, positions, layout=layout),
+        "cache_scale": write_cache(inputs["cache_scale"], scale, positions, layout=layout),
+    }

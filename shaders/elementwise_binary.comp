@@ -1,0 +1,90 @@
+#version 450
+// y[i] = f(a[i], b[i]) with f chosen by OP, in f32 or in i32; add and sub take alpha * b. y is dense over
+// [size0, size1, size2, size3]; a and b are strided views, a stride of 0 repeats (broadcasting).
+// Integer division by zero gives 0. NaN passes through minimum and maximum as in torch.
+#extension GL_GOOGLE_include_directive : require
+#include "exact.glsl"
+#include "double_float.glsl"
+#include "math.glsl"
+#include "power.glsl"
+
+layout(local_size_x = LANES) in;
+#include "grid.glsl"
+
+layout(constant_id = 0) const uint OP = 0;
+layout(constant_id = 1) const uint LEVELS = 4;
+
+layout(push_constant) uniform Push {
+  uint n_elements;
+  int size1;
+  int size2;
+  int size3;
+  int a_offset;
+  int a_stride0;
+  int a_stride1;
+  int a_stride2;
+  int a_stride3;
+  int b_offset;
+  int b_stride0;
+  int b_stride1;
+  int b_stride2;
+  int b_stride3;
+  float alpha;
+};
+
+layout(std430, binding = A_BINDING) readonly buffer A { A_TYPE a[]; };
+layout(std430, binding = B_BINDING) readonly buffer B { B_TYPE b[]; };
+layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+
+#include "strides.glsl"
+
+#ifdef Y_I32
+#define VALUE int
+
+int floor_quotient(int v, int w) {
+  if (w == 0) return 0;
+  int quotient = v / w;
+  return quotient * w != v && ((v ^ w) < 0) ? quotient - 1 : quotient;
+}
+
+int apply(int v, int w) {
+  switch (OP) {
+    case OP_ADD: return v + int(alpha) * w;
+    case OP_SUB: return v - int(alpha) * w;
+    case OP_MUL: return v * w;
+    case OP_MINIMUM: return min(v, w);
+    case OP_MAXIMUM: return max(v, w);
+    case OP_FLOOR_DIVIDE: return floor_quotient(v, w);
+    case OP_TRUNC_DIVIDE: return w == 0 ? 0 : v / w;
+    case OP_REMAINDER: return v - floor_quotient(v, w) * w;
+    case OP_BITWISE_AND: return v & w;
+    case OP_BITWISE_OR: return v | w;
+    case OP_BITWISE_XOR: return v ^ w;
+  }
+  return 0;
+}
+#else
+#define VALUE float
+
+float apply(float v, float w) {
+  switch (OP) {
+    case OP_ADD: return v + alpha * w;
+    case OP_SUB: return v - alpha * w;
+    case OP_MUL: return v * w;
+    case OP_DIV: return v / w;
+    case OP_MINIMUM: return is_nan(v) ? v : is_nan(w) ? w : min(v, w);
+    case OP_MAXIMUM: return is_nan(v) ? v : is_nan(w) ? w : max(v, w);
+    case OP_POW: return power(v, w);
+  }
+  return kNan;
+}
+#endif
+
+void main() {
+  uint i = element_index();
+  if (i >= n_elements) return;
+  ivec4 p = position_of(i);
+  VALUE v = VALUE(a[a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))]);
+  VALUE w = VALUE(b[b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))]);
+  y[i] = Y_TYPE(apply(v, w));
+}

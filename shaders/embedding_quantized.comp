@@ -1,0 +1,48 @@
+#version 450
+// y[i, d] = (table[r, d] - w_zp[r, d / group_size]) * scale[r, d / group_size], r = ids[i] - first_row, in f32, for ids in
+// [first_row, first_row + the rows of table); the rows of y for other ids keep their bytes. Elements of table are int8, or
+// int4 with the lower nibble first; a row of int4 is padded to an even length. Serves embedding_q8 and embedding_q4.
+#extension GL_GOOGLE_include_directive : require
+
+layout(local_size_x = LANES) in;
+#include "grid.glsl"
+
+layout(push_constant) uniform Push {
+  uint n_elements;
+  uint row_length;
+  uint row_stride;
+  uint group_size;
+  uint groups;
+  int first_row;
+  int table_rows;
+};
+
+layout(std430, binding = IDS_BINDING) readonly buffer Ids { IDS_TYPE ids[]; };
+layout(std430, binding = TABLE_BINDING) readonly buffer Table { TABLE_TYPE table[]; };
+layout(std430, binding = SCALE_BINDING) readonly buffer Scale { SCALE_TYPE scale[]; };
+#ifndef W_ZP_NONE
+layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; };
+#endif
+layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+
+int code_at(uint i) {
+#ifdef TABLE_I4
+  return bitfieldExtract(int(table[i >> 3]), int(4u * (i & 7u)), 4);
+#else
+  return bitfieldExtract(int(table[i >> 2]), int(8u * (i & 3u)), 8);
+#endif
+}
+
+void main() {
+  uint i = element_index();
+  if (i >= n_elements) return;
+  int row = ids[i / row_length] - first_row;
+  if (row < 0 || row >= table_rows) return;
+  uint d = i % row_length;
+  uint group = uint(row) * groups + d / group_size;
+  int code = code_at(uint(row) * row_stride + d);
+#ifndef W_ZP_NONE
+  code -= bitfieldExtract(int(w_zp[group >> 2]), int(8u * (group & 3u)), 8);
+#endif
+  y[i] = Y_TYPE(float(code) * float(scale[group]));
+}

@@ -1,0 +1,79 @@
+"""Runs one kernel call on the device, and compares what its slots hold with the kernel's reference."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from zeropoint.builder import ProgramBuilder
+from zeropoint.kernels.build import build_library
+from zeropoint.references import OutputSpec, find_reference
+from zeropoint.runtime.player import LoadedProgram, Pick
+
+SHADERS = Path(__file__).parents[2] / "shaders"
+Attrs = Mapping[str, int | float]
+Tensors = Mapping[str, torch.Tensor]
+DEVICE_DTYPES = {
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.int32: "i32",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+}
+
+
+def run_call(
+    kernel: str,
+    inputs: Tensors,
+    outputs: Mapping[str, OutputSpec],
+    attrs: Attrs,
+    *,
+    library: bytes | None = None,
+) -> tuple[dict[str, torch.Tensor], Pick]:
+    """Runs one call. A slot in both inputs and outputs is one tensor that the kernel writes in place."""
+    b = ProgramBuilder()
+    slots: dict[str, int] = {}
+    for slot, value in inputs.items():
+        slots[slot] = b.tensor(slot, DEVICE_DTYPES[value.dtype], value.shape)
+        b.input(slots[slot])
+    for slot, spec in outputs.items():
+        if slot not in slots:
+            slots[slot] = b.tensor(slot, DEVICE_DTYPES[spec.dtype], spec.shape)
+    b.call(kernel, slots, attrs)
+    for slot in outputs:
+        b.output(slots[slot])
+    program, constants = b.build()
+    with LoadedProgram(program, constants, library=library) as loaded:
+        results = loaded.execute([value.contiguous().numpy() for value in inputs.values()])
+        (pick,) = loaded.picks()
+    return {slot: torch.from_numpy(y) for slot, y in zip(outputs, results, strict=True)}, pick
+
+
+def expected_outputs(
+    kernel: str, inputs: Tensors, outputs: Mapping[str, OutputSpec], attrs: Attrs
+) -> dict[str, torch.Tensor]:
+    """What the kernel's reference gives."""
+    return find_reference(kernel)(inputs, attrs, outputs)
+
+
+def relative_rms(actual: torch.Tensor, wanted: torch.Tensor) -> float:
+    """|actual - wanted| / |wanted| in f64, over all elements; NaN unless both are finite."""
+    return float((actual.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
+    """A kernel library of one kernel, only its f32 variants, with `old` in a shader file replaced by `new`."""
+    with tempfile.TemporaryDirectory() as folder:
+        shaders = Path(folder) / "shaders"
+        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
+        manifest = (SHADERS / f"{kernel}.toml").read_text()
+        (shaders / f"{kernel}.toml").write_text(re.sub(r', "f16"|, f16 = "\w+"', "", manifest))
+        text = (shaders / source).read_text()
+        assert text.count(old) == 1, f"{source}: {old!r} occurs {text.count(old)} times"
+        (shaders / source).write_text(text.replace(old, new))
+        return build_library(shaders, cache_dir=Path(folder) / "cache")

@@ -1,0 +1,282 @@
+"""attention, attention_decode_partial and attention_decode_reduce: every variant, shape, mask and tier."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.op.attention_cases import Case, Inputs, torch_attention
+from tests.op.calls import DEVICE_DTYPES, expected_outputs, mutated_library, relative_rms, run_call
+from zeropoint.builder import ProgramBuilder
+from zeropoint.references import OutputSpec
+from zeropoint.runtime.player import LoadedProgram, counters
+
+# Relative RMS over all elements. f32: the rounding of products and exponentials, and of sums in key order, whose error
+# grows with the root of the number of keys. f16: the rounding of the stored result, half of 2^-11 or less.
+TOLERANCE = {torch.float32: 6e-7, torch.float16: 4e-4}
+TOLERANCE_PER_ROOT_KEY = 4e-8
+# Scores near a soft cap of 50 carry an absolute error of 50 * 2^-23 and more.
+TOLERANCE_SOFT_CAP = 6e-6
+TIERS = ("cpu", "gpu")
+PLACEHOLDER_SPLITS = 3
+
+
+def tolerance(case: Case) -> float:
+    grown = TOLERANCE_PER_ROOT_KEY * math.sqrt(case.keys)
+    return TOLERANCE[case.dtype] + grown + (TOLERANCE_SOFT_CAP if case.soft_cap else 0.0)
+
+
+@pytest.fixture(params=TIERS)
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both kinds of algorithm run everywhere; the one for GPUs runs on software devices by hiding what they are."""
+    use_tier(monkeypatch, request.param)
+    return str(request.param)
+
+
+def use_tier(monkeypatch: pytest.MonkeyPatch, tier: str) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu" if tier == "gpu" else "")
+
+
+def algorithm(case: Case, tier: str) -> str:
+    """The algorithm of `attention` that must be picked: a test that quietly ran another one would prove nothing."""
+    rows = case.queries * case.group
+    if tier == "cpu":
+        return "rows" if rows <= 8 or case.head_dim > 128 else "many_rows" if case.head_dim <= 64 else "many_rows_wide"
+    if rows <= 16:
+        return "few"
+    return "tiled" if case.head_dim <= 64 else "tiled_wide" if case.head_dim <= 128 else "tiled_widest"
+
+
+def run_attention(case: Case, inputs: Inputs, tier: str) -> torch.Tensor:
+    outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
+    result, pick = run_call("attention", inputs, outputs, case.attrs())
+    assert pick.algorithm == algorithm(case, tier)
+    return result["y"]
+
+
+def run_split(case: Case, inputs: Inputs, splits: int, tier: str) -> torch.Tensor:
+    """Both kernels of decoding, the first compared with its reference, too."""
+    rows = (case.batch, case.kv_heads, splits, case.queries * case.group)
+    outputs = {
+        "partial": OutputSpec((*rows, case.head_dim), torch.float32),
+        "stats": OutputSpec((*rows, 2), torch.float32),
+    }
+    middle, pick = run_call("attention_decode_partial", inputs, outputs, case.partial_attrs())
+    assert pick.algorithm == {"cpu": "rows", "gpu": "few"}[tier]
+    wanted = expected_outputs("attention_decode_partial", inputs, outputs, case.partial_attrs())
+    limit = tolerance(dataclasses.replace(case, dtype=torch.float32))
+    assert torch.equal(middle["stats"][..., 1] == 0, wanted["stats"][..., 1] == 0)
+    assert torch.equal(middle["stats"][..., 0] < -3e38, wanted["stats"][..., 0] < -3e38)
+    seen = wanted["stats"][..., 1] != 0
+    for actual, expected in (
+        (middle["partial"], wanted["partial"]),
+        (middle["stats"][..., 0][seen], wanted["stats"][..., 0][seen]),
+        (middle["stats"][..., 1][seen], wanted["stats"][..., 1][seen]),
+    ):
+        assert relative_rms(actual, expected) <= limit
+    outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
+    result, _ = run_call("attention_decode_reduce", middle, outputs, case.reduce_attrs())
+    return result["y"]
+
+
+def check(case: Case, actual: torch.Tensor, inputs: Inputs) -> None:
+    wanted = expected_outputs("attention", inputs, {"y": OutputSpec(case.y_shape, case.dtype)}, case.attrs())["y"]
+    if not case.nan_rows and not case.soft_cap:
+        assert relative_rms(wanted, torch_attention(case, inputs)) < 1e-12  # the reference is torch's function
+    assert torch.equal(torch.isnan(actual), torch.isnan(wanted))
+    error = relative_rms(actual.nan_to_num(), wanted.nan_to_num())
+    assert error <= tolerance(case), f"{case}: {error:.2e} > {tolerance(case):.2e}"
+
+
+VARIANTS = [
+    (dtype, cache, mask)
+    for dtype, cache, mask in itertools.product((torch.float32, torch.float16), ("same", "i8"), ("u8", "add"))
+]
+
+
+@pytest.mark.parametrize(("dtype", "cache", "mask"), VARIANTS)
+@pytest.mark.parametrize(
+    ("queries", "head_dim"), [(1, 64), (9, 48), (9, 72), (9, 132)], ids=["few", "many", "wide", "widest"]
+)
+def test_every_variant(dtype: torch.dtype, cache: str, mask: str, queries: int, head_dim: int, tier: str) -> None:
+    case = Case(queries=queries, head_dim=head_dim, dtype=dtype, cache=cache, mask=mask)
+    inputs = case.inputs()
+    check(case, run_attention(case, inputs, tier), inputs)
+
+
+@pytest.mark.parametrize(("dtype", "cache", "mask"), VARIANTS)
+def test_every_split_variant(dtype: torch.dtype, cache: str, mask: str, tier: str) -> None:
+    case = Case(queries=2, keys=211, start=150, dtype=dtype, cache=cache, mask=mask)
+    inputs = case.inputs()
+    check(case, run_split(case, inputs, PLACEHOLDER_SPLITS, tier), inputs)
+
+
+SHAPES = [
+    Case(queries=1, keys=1, start=0, heads=1),
+    Case(queries=1, keys=4099, start=4098, heads=4),
+    Case(queries=2, keys=33, start=31, heads=8),
+    Case(queries=7, keys=64, start=0, heads=8, kv_heads=2, head_dim=32),
+    Case(queries=33, keys=65, start=0, heads=3, head_dim=80),
+    Case(queries=33, keys=1031, start=997, heads=4, kv_heads=1, head_dim=36),
+    Case(queries=128, keys=128, start=0, heads=2, kv_heads=2, head_dim=96),
+    Case(queries=17, keys=40, start=3, heads=8, kv_heads=1, head_dim=128),
+    Case(queries=33, keys=50, start=9, heads=4, kv_heads=2, head_dim=256),
+    Case(queries=1, keys=50, start=9, heads=16, kv_heads=2, head_dim=256),
+    Case(queries=3, keys=50, start=(4, 31, 0), heads=6, kv_heads=3, batch=3),
+    Case(queries=9, keys=50, start=20, batch=2, layouts=(1, 1, 1), head_dim=72),
+    Case(queries=9, keys=50, start=20, batch=2, layouts=(0, 1, 0)),
+    Case(queries=9, keys=50, start=20, batch=2, layouts=(1, 0, 1), cache="i8"),
+    Case(queries=3, keys=50, start=20, batch=2, layouts=(0, 1, 1), cache="i8"),
+    Case(queries=21, keys=21, start=0, batch=2, heads=6, kv_heads=2, layouts=(1, 1, 1), merged=True),
+]
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+def test_shapes(case: Case, tier: str) -> None:
+    inputs = case.inputs()
+    check(case, run_attention(case, inputs, tier), inputs)
+
+
+RULES = [
+    change
+    for queries in (2, 19)
+    for change in [
+        Case(queries=queries, causal=False),
+        Case(queries=queries, causal=False, filled=True, start=11),
+        Case(queries=queries, window=1),
+        Case(queries=queries, window=13),
+        Case(queries=queries, window=13, causal=False, start=9),
+        Case(queries=queries, window=1000),
+        Case(queries=queries, soft_cap=50.0, scale=2.0),
+        Case(queries=queries, soft_cap=0.5),
+        Case(queries=queries, scale=0.03),
+        Case(queries=queries, keys=32, start=40),  # further than the cache: all of it is seen
+        *(
+            Case(queries=queries, mask=mask, mask_dims=dims, causal=False, batch=2, heads=4, kv_heads=2)
+            for mask in ("u8", "add")
+            for dims in ("", "B", "H", "S", "BHS")
+        ),
+    ]
+]
+
+
+@pytest.mark.parametrize("case", RULES, ids=str)
+def test_rules(case: Case, tier: str) -> None:
+    inputs = case.inputs()
+    check(case, run_attention(case, inputs, tier), inputs)
+
+
+@pytest.mark.parametrize("nan_rows", [False, True])
+@pytest.mark.parametrize("queries", [2, 19])
+def test_rows_that_see_nothing(queries: int, nan_rows: bool, tier: str) -> None:
+    """Zero, as scaled_dot_product_attention, or NaN, as softmax; their neighbours are untouched."""
+    for mask in ("u8", "add"):
+        case = Case(queries=queries, mask=mask, causal=False, nan_rows=nan_rows)
+        inputs = case.inputs()
+        inputs["mask"][:, :, 1] = 0 if mask == "u8" else -torch.inf
+        actual = run_attention(case, inputs, tier)
+        check(case, actual, inputs)
+        assert (torch.isnan(actual[:, :, 1]) if nan_rows else actual[:, :, 1] == 0).all()
+        check(case, run_split(case, inputs, 2, tier), inputs)
+
+
+@pytest.mark.parametrize("queries", [1, 19])
+def test_smallest_finite_mask(queries: int, tier: str) -> None:
+    """Hugging Face hides keys by the smallest finite number; a row of nothing else averages all values, as in torch."""
+    case = Case(queries=queries, mask="add", causal=False)
+    inputs = case.inputs()
+    lowest = torch.finfo(torch.float32).min
+    inputs["mask"] = torch.zeros_like(inputs["mask"]).masked_fill(inputs["mask"] < 0, lowest)
+    inputs["mask"][:, :, 0] = lowest
+    check(case, run_attention(case, inputs, tier), inputs)
+
+
+SPLITS = [
+    (Case(queries=1, keys=64, start=0), 4),
+    (Case(queries=1, keys=200, start=63), 4),
+    (Case(queries=1, keys=200, start=64), 4),
+    (Case(queries=1, keys=4099, start=4098, heads=8, kv_heads=2, head_dim=128), 16),
+    (Case(queries=1, keys=4099, start=700, head_dim=256), 64),
+    (Case(queries=3, keys=1031, start=800, heads=4, window=300), 5),
+    (Case(queries=2, keys=300, start=(250, 3), batch=2, heads=8, kv_heads=2, layouts=(1, 1, 1)), 3),
+    (Case(queries=7, keys=300, start=100, heads=8, kv_heads=2, head_dim=72, mask="add", causal=False), 7),
+    (Case(queries=1, keys=257, start=256, soft_cap=30.0, layouts=(0, 0, 1)), 1),
+]
+
+
+@pytest.mark.parametrize(("case", "splits"), SPLITS, ids=str)
+def test_splits(case: Case, splits: int, tier: str) -> None:
+    inputs = case.inputs()
+    check(case, run_split(case, inputs, splits, tier), inputs)
+
+
+def test_long_cache(tier: str) -> None:
+    """32k positions, of which the unwritten ones hold NaN."""
+    case = Case(queries=1, keys=32768, start=20_000, heads=2, head_dim=32)
+    inputs = case.inputs()
+    for slot in ("k", "v"):
+        inputs[slot][:, :, 20_001:] = torch.nan
+    actual = run_split(case, inputs, 32, tier)
+    written = {slot: inputs[slot][:, :, :20_001] for slot in ("k", "v")}
+    shorter = dataclasses.replace(case, keys=20_001)
+    check(shorter, actual, inputs | written)
+
+
+def test_same_bytes_every_time(tier: str) -> None:
+    for case in (
+        Case(queries=1, keys=501, start=480, heads=8, kv_heads=2),
+        Case(queries=40, heads=8, kv_heads=2, start=3),
+    ):
+        inputs = case.inputs()
+        assert torch.equal(run_attention(case, inputs, tier), run_attention(case, inputs, tier))
+
+
+def test_position_moves_without_recording(tier: str) -> None:
+    """The position is read on the device: a step further records nothing."""
+    case = Case(queries=1, keys=300, heads=8, kv_heads=2)
+    inputs = case.inputs()
+    b = ProgramBuilder()
+    slots = {slot: b.tensor(slot, DEVICE_DTYPES[value.dtype], value.shape) for slot, value in inputs.items()}
+    slots["y"] = b.tensor("y", "f32", case.y_shape)
+    for slot in inputs:
+        b.input(slots[slot])
+    b.call("attention", slots, case.attrs())
+    b.output(slots["y"])
+    program, constants = b.build()
+    with LoadedProgram(program, constants) as loaded:
+        recordings = []
+        for start in (0, 1, 63, 64, 299):
+            inputs["position"] = torch.tensor([start], dtype=torch.int32)
+            (y,) = loaded.execute([np.asarray(value) for value in inputs.values()])
+            recordings.append(counters()["recordings"])
+            moved = dataclasses.replace(case, start=start)
+            check(moved, torch.from_numpy(y), inputs)
+            assert loaded.picks()[0].algorithm == algorithm(case, tier)
+    assert len(set(recordings)) == 1
+
+
+MUTATIONS = [
+    ("cpu", 2, "lib/attention.glsl", "uint(start) + s + 1u", "uint(start) + s + 2u"),
+    ("gpu", 2, "attention_few.comp", "sums[r] *= row_change[r];", ""),
+    ("gpu", 19, "attention_tiled.comp", "now = max(now, part_largest", "now = min(now, part_largest"),
+]
+
+
+@pytest.mark.parametrize(("tier_name", "queries", "source", "old", "new"), MUTATIONS, ids=["causal", "rescale", "max"])
+def test_a_wrong_shader_is_noticed(
+    tier_name: str, queries: int, source: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tier(monkeypatch, tier_name)
+    case = Case(queries=queries, keys=200, start=150)
+    inputs = case.inputs()
+    library = mutated_library("attention", source, old, new)
+    outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
+    result, pick = run_call("attention", inputs, outputs, case.attrs(), library=library)
+    assert pick.algorithm == algorithm(case, tier_name)
+    wanted = expected_outputs("attention", inputs, outputs, case.attrs())["y"]
+    assert not relative_rms(result["y"], wanted) <= 100 * tolerance(case)
