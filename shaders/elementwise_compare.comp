@@ -42,6 +42,10 @@ bool is_true(int v) {
 bool unordered(int v, int w) {
   return false;
 }
+
+int ordered(int v) {
+  return v;
+}
 #else
 #define VALUE float
 
@@ -53,16 +57,22 @@ bool is_true(float v) {
 bool unordered(float v, float w) {
   return max(floatBitsToUint(v) & 0x7fffffffu, floatBitsToUint(w) & 0x7fffffffu) > 0x7f800000u;
 }
+
+// An integer in the order of the floats; both zeros are 0.
+int ordered(float v) {
+  int magnitude = floatBitsToInt(v) & 0x7fffffff;
+  return floatBitsToInt(v) < 0 ? -magnitude : magnitude;
+}
 #endif
 
 bool apply(VALUE v, VALUE w) {
   switch (OP) {
-    case OP_EQ: return v == w && !unordered(v, w);
-    case OP_NE: return v != w || unordered(v, w);
-    case OP_LT: return v < w && !unordered(v, w);
-    case OP_LE: return v <= w && !unordered(v, w);
-    case OP_GT: return v > w && !unordered(v, w);
-    case OP_GE: return v >= w && !unordered(v, w);
+    case OP_EQ: return ordered(v) == ordered(w) && !unordered(v, w);
+    case OP_NE: return ordered(v) != ordered(w) || unordered(v, w);
+    case OP_LT: return ordered(v) < ordered(w) && !unordered(v, w);
+    case OP_LE: return ordered(v) <= ordered(w) && !unordered(v, w);
+    case OP_GT: return ordered(v) > ordered(w) && !unordered(v, w);
+    case OP_GE: return ordered(v) >= ordered(w) && !unordered(v, w);
     case OP_LOGICAL_AND: return is_true(v) && is_true(w);
     case OP_LOGICAL_OR: return is_true(v) || is_true(w);
     case OP_LOGICAL_XOR: return is_true(v) != is_true(w);

@@ -40,10 +40,10 @@ float apply(float v) {
   switch (OP) {
     case OP_NEG: return -v;
     case OP_ABS: return abs(v);
-    case OP_RELU: return v < 0.0 ? 0.0 : v;
+    case OP_RELU: return clamp_low(v, 0.0);
     case OP_SIGMOID: return sigmoid(v);
     case OP_TANH: return tanh_accurate(v);
-    case OP_SILU: return v * sigmoid(v);
+    case OP_SILU: return silu(v);
     case OP_GELU: return gelu(v);
     case OP_GELU_TANH: return gelu_tanh(v);
     case OP_EXP: return exp_accurate(v);
@@ -57,12 +57,9 @@ float apply(float v) {
     case OP_CEIL: return ceil(v);
     case OP_ROUND: return roundEven(v);
     case OP_TRUNC: return trunc(v);
-    case OP_CLAMP: {
-      float lifted = v < alpha ? alpha : v;
-      return lifted > beta ? beta : lifted;
-    }
-    case OP_CLAMP_MIN: return v < alpha ? alpha : v;
-    case OP_CLAMP_MAX: return v > alpha ? alpha : v;
+    case OP_CLAMP: return clamp_high(clamp_low(v, alpha), beta);
+    case OP_CLAMP_MIN: return clamp_low(v, alpha);
+    case OP_CLAMP_MAX: return clamp_high(v, alpha);
     case OP_ADD_SCALAR: return v + alpha;
     case OP_MUL_SCALAR: return v * alpha;
     case OP_DIV_SCALAR: return v / alpha;

@@ -26,10 +26,10 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
 float activate(float v) {
   switch (OP) {
-    case OP_SILU: return v * sigmoid(v);
+    case OP_SILU: return silu(v);
     case OP_GELU: return gelu(v);
     case OP_GELU_TANH: return gelu_tanh(v);
-    case OP_RELU: return v < 0.0 ? 0.0 : v;
+    case OP_RELU: return clamp_low(v, 0.0);
     case OP_SIGMOID: return sigmoid(v);
   }
   return v;

@@ -25,8 +25,8 @@ float exp_near_zero(float r) {
   return 1.0 + (r + r * r * p);
 }
 
-// e^(x + tail), |tail| far below 1.
-float exp_sum(float x, float tail) {
+// e^(x + tail) * 2^shift, |tail| far below 1.
+float exp_shifted(float x, float tail, int shift) {
   if (is_nan(x)) return x;
   if (x > 88.8) return kInf;
   if (x < -104.0) return 0.0;
@@ -34,9 +34,13 @@ float exp_sum(float x, float tail) {
   precise float r = x - n * 0.693359375;  // exact: the constant has nine bits
   r = r + n * 2.1219444e-4;
   r = r + tail;
-  int exponent = int(n);
+  int exponent = int(n) + shift;
   int first = exponent / 2;  // in two steps, because 2^exponent may be no float
   return exp_near_zero(r) * power_of_two(first) * power_of_two(exponent - first);
+}
+
+float exp_sum(float x, float tail) {
+  return exp_shifted(x, tail, 0);
 }
 
 float exp_accurate(float x) {
@@ -76,6 +80,20 @@ float log_accurate(float x) {
 float sigmoid(float x) {
   float e = exp_accurate(-abs(x));
   return is_nan(x) ? x : (x < 0.0 ? e : 1.0) / (1.0 + e);
+}
+
+// x * sigmoid(x); far to the left e^x alone may be flushed to 0 while the product is a normal float.
+float silu(float x) {
+  return x < -64.0 ? x * exp_shifted(x, 0.0, 64) * power_of_two(-64) : x * sigmoid(x);
+}
+
+// Through the bits of x: drivers make a maximum of `x < 0.0 ? 0.0 : x`, and a maximum may drop NaN.
+float clamp_low(float x, float low) {
+  return is_nan(x) ? x : max(x, low);
+}
+
+float clamp_high(float x, float high) {
+  return is_nan(x) ? x : min(x, high);
 }
 
 float tanh_accurate(float x) {

@@ -42,7 +42,7 @@ bool is_odd(float y) {
 // |x|^y for finite x, not 0 and not 1, and finite y, not 0.
 float power_positive(float x, float y) {
   int exponent;
-  float m = float(split_float(floatBitsToUint(abs(x)), exponent)) * 1.1920928955078125e-7;
+  float m = float(split_float(floatBitsToUint(x) & 0x7fffffffu, exponent)) * 1.1920928955078125e-7;
   exponent += 23;
   if (m > 1.4142135) {
     m *= 0.5;
@@ -69,13 +69,14 @@ float power(float x, float y) {
   if ((floatBitsToUint(y) << 1) == 0u || x == 1.0) return 1.0;
   if (is_nan(x) || is_nan(y)) return kNan;
   bool negative = (floatBitsToUint(x) >> 31) != 0u;
+  bool grows = (floatBitsToUint(y) >> 31) == 0u;  // y > 0, of subnormals too
   if (abs(y) == kInf) {
     if (magnitude == 0x3f800000u) return 1.0;
-    return (magnitude > 0x3f800000u) == (y > 0.0) ? kInf : 0.0;
+    return (magnitude > 0x3f800000u) == grows ? kInf : 0.0;
   }
   float result;
   if (magnitude == 0u || magnitude == 0x7f800000u) {
-    result = (magnitude == 0u) == (y > 0.0) ? 0.0 : kInf;
+    result = (magnitude == 0u) == grows ? 0.0 : kInf;
   } else {
     if (negative && !is_integer(y)) return kNan;
     result = magnitude == 0x3f800000u ? 1.0 : power_positive(x, y);

@@ -121,3 +121,21 @@ def forced(program: TextProgram, prompt: list[int], tokens: list[int]) -> list[t
     for index, token in enumerate(tokens[:-1]):
         found.append(program.logits([token], len(prompt) + index))
     return found
+
+
+def forced_eager(model: nn.Module, prompt: list[int], tokens: list[int], *, noise: float) -> list[torch.Tensor]:
+    """The same of eager PyTorch whose embeddings carry relative noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def disturb(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output * (1 + noise * torch.randn(output.shape, generator=generator))
+
+    embeddings: nn.Module = model.get_input_embeddings()
+    hook = embeddings.register_forward_hook(disturb)
+    cache, found = DynamicCache(), []
+    with torch.no_grad():
+        for fed in (prompt, *([token] for token in tokens[:-1])):
+            result = model(torch.tensor([fed]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            found.append(result.logits[0, -1])
+    hook.remove()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ import torch
 from zeropoint.builder import ProgramBuilder
 from zeropoint.kernels.build import build_library
 from zeropoint.references import OutputSpec, find_reference
+from zeropoint.runtime.devices import Device, devices
 from zeropoint.runtime.player import LoadedProgram, Pick
 
 SHADERS = Path(__file__).parents[2] / "shaders"
@@ -25,6 +27,13 @@ DEVICE_DTYPES = {
     torch.int8: "i8",
     torch.uint8: "u8",
 }
+
+
+def chosen_devices() -> list[Device]:
+    """The devices that ZEROPOINT_DEVICE may mean."""
+    wanted = os.environ.get("ZEROPOINT_DEVICE", "")
+    found = [device for device in devices() if not device.unusable]
+    return [device for device in found if wanted == "cpu" and device.type == "cpu"] or found[:1]
 
 
 def run_call(

@@ -115,11 +115,17 @@ def float_case(op: BinaryOp, a: torch.Tensor, b: torch.Tensor, alpha: float = 1.
     return dataclasses.replace(case, units=2.0, magnitude=magnitude)
 
 
+def without_subnormals(x: torch.Tensor) -> torch.Tensor:
+    """Vulkan lets a device read subnormal operands of arithmetic as 0; what these give is not promised."""
+    return torch.where(x.abs() < torch.finfo(torch.float32).smallest_normal, torch.zeros_like(x), x)
+
+
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 def test_binary_floats(dtype: torch.dtype) -> None:
     """Every pair of specials, and random pairs."""
-    special = floats(60, dtype=dtype)
-    a, b = floats(8009, seed=1, dtype=dtype), floats(8009, seed=2, dtype=dtype).flip(0)
+    special = without_subnormals(floats(60, dtype=dtype))
+    a, b = (without_subnormals(floats(8009, seed=seed, dtype=dtype)) for seed in (1, 2))
+    b = b.flip(0)
     cases = [float_case(op, x, y) for op in FLOAT_OPS for x, y in ((a, b), (special.unsqueeze(1), special))]
     check([*cases, float_case(BinaryOp.ADD, a, b, 0.3), float_case(BinaryOp.SUB, a, b, -2.5)])
 
