@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from .program import Program as Program
     from .quantization import quantize as quantize
     from .runtime.devices import devices as devices
+    from .runtime.player import reset_states as reset_states
     from .runtime.register import register as register
+    from .verification import verify as verify
 
 __version__ = "0.1.0"
 
@@ -47,6 +49,8 @@ _HOME = {
     "inspect": "inspection",
     "quantize": "quantization",
     "register": "runtime.register",
+    "reset_states": "runtime.player",
+    "verify": "verification",
 }
 __all__ = sorted(_HOME)
 

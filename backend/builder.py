@@ -23,10 +23,12 @@ from .program import (
     Output,
     Program,
     Symbol,
+    SymbolOp,
     Tensor,
     live_ranges,
     size_bytes,
 )
+from .program_checks import derived_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +48,7 @@ class ProgramBuilder:
         self._tensors: list[Tensor] = []
         self._data: dict[int, ConstantData] = {}
         self._calls: list[Call] = []
+        self._writes: list[frozenset[str]] = []  # by call, the slots it writes
         self._inputs: list[Input] = []
         self._outputs: list[Output] = []
         self._names: set[str] = set()
@@ -53,6 +56,12 @@ class ProgramBuilder:
     def symbol(self, name: str, low: int, high: int) -> Dim:
         """Declares a run-time size in [low, high] and returns it as a dimension."""
         self._symbols.append(Symbol(name, low, high))
+        return Dim(0, ((1, len(self._symbols) - 1),))
+
+    def derived(self, op: SymbolOp, a: Dim, b: Dim) -> Dim:
+        """Declares a * b or floor(a / b), operands not negative, and returns it as a dimension."""
+        low, high = derived_range(op, a.range(self._symbols), b.range(self._symbols))
+        self._symbols.append(Symbol(f"d{len(self._symbols)}", low, high, op, a, b))
         return Dim(0, ((1, len(self._symbols) - 1),))
 
     def tensor(
@@ -72,18 +81,45 @@ class ProgramBuilder:
         self._data[index] = data
         return index
 
+    def constant_alias(self, tensor: int, dims: Sequence[int]) -> int:
+        """Declares other dimensions of a constant."""
+        base = self._tensors[tensor]
+        return self.constant(f"{base.name}.view", base.dtype, dims, data=self._data[tensor])
+
+    def state(self, name: str, dtype: DType | str, dims: Sequence[int], *, data: ConstantData | None = None) -> int:
+        """Declares a buffer that keeps its contents between calls. data: its first contents; None: zeros."""
+        index = self._add(name, DType(dtype), dims, storage=Storage.BUFFER, memory=Memory.STATE)
+        if data is not None:
+            self._data[index] = data
+        return index
+
+    def alias(self, tensor: int, dims: Sequence[int | Dim]) -> int:
+        """Declares other dimensions of the same elements. tensor: a dense arena or state buffer."""
+        base = self._tensors[tensor]
+        root = base.alias_of if base.alias_of >= 0 else tensor
+        full = _full(dims)
+        name = self._unique(f"{self._tensors[root].name}.view")
+        size = size_bytes(base.dtype, full, self._symbols)
+        self._tensors.append(Tensor(name, base.dtype, base.storage, full, base.memory, 0, size, alias_of=root))
+        return len(self._tensors) - 1
+
     def call(
         self,
         kernel: str,
         args: Mapping[str, int | None],
-        attrs: Mapping[str, int | float] | None = None,
+        attrs: Mapping[str, int | float | Dim] | None = None,
         *,
+        writes: Sequence[str] = ("y",),
         name: str = "",
         debug_handles: Sequence[int] = (),
     ) -> None:
-        """Appends a kernel call. args: slot -> tensor, None for an optional slot that is not bound."""
+        """Appends a kernel call. args: slot -> tensor, None for an optional slot that is not bound.
+
+        writes: the slots that the kernel writes; only build(drop_unused=True) needs them.
+        """
         bound = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
-        values = tuple(Attr(key, value) for key, value in (attrs or {}).items())
+        values = tuple(Attr(key, _constant_or_dim(value)) for key, value in (attrs or {}).items())
+        self._writes.append(frozenset(writes))
         self._calls.append(Call(self._unique(name or kernel), kernel, bound, values, tuple(debug_handles)))
 
     def input(self, tensor: int, host_dtype: HostDType | str | None = None) -> None:
@@ -107,11 +143,14 @@ class ProgramBuilder:
         """Bytes a tensor would have at the symbols' maxima."""
         return size_bytes(dtype, _full(dims), self._symbols)
 
-    def build(self, *, reuse_memory: bool = True) -> tuple[Program, dict[str, bytes]]:
+    def build(self, *, reuse_memory: bool = True, drop_unused: bool = False) -> tuple[Program, dict[str, bytes]]:
         """Returns the verified Program and its constants' bytes by key.
 
         reuse_memory=False gives every arena tensor its own bytes, so that all of them can be read back after a run.
+        drop_unused=True leaves out calls whose results no output and no state needs, and tensors that nothing names.
         """
+        if drop_unused:
+            self._drop_unused()
         constants: dict[str, bytes] = {}
         tensors = list(self._tensors)
         for index, data in self._data.items():
@@ -119,9 +158,15 @@ class ProgramBuilder:
             key = hashlib.sha256(payload).hexdigest()
             constants[key] = payload
             tensors[index] = replace(tensors[index], constant=key)
+        for index, tensor in enumerate(tensors):
+            if tensor.alias_of >= 0:
+                tensors[index] = replace(tensor, constant=tensors[tensor.alias_of].constant)
         offsets, arena_bytes = self._plan(reuse_memory)
         for index, offset in offsets.items():
             tensors[index] = replace(tensors[index], offset=offset)
+        for index, tensor in enumerate(tensors):
+            if tensor.alias_of >= 0:
+                tensors[index] = replace(tensor, offset=tensors[tensor.alias_of].offset)
         program = Program(
             producer=f"zeropoint {__version__}",
             arena_bytes=arena_bytes,
@@ -135,16 +180,48 @@ class ProgramBuilder:
         return program, constants
 
     def _plan(self, reuse_memory: bool) -> tuple[dict[int, int], int]:
-        ranges = live_ranges(len(self._tensors), self._calls, inputs=self._inputs, outputs=self._outputs)
+        ranges = live_ranges(self._tensors, self._calls, inputs=self._inputs, outputs=self._outputs)
         planned, lifetimes = [], []
         for index, (tensor, live) in enumerate(zip(self._tensors, ranges, strict=True)):
             if live is None or tensor.memory is not Memory.ARENA or tensor.storage is not Storage.BUFFER:
+                continue
+            if tensor.alias_of >= 0:
                 continue
             first, last = live if reuse_memory else (0, len(self._calls) + 2)
             planned.append(index)
             lifetimes.append(Lifetime(first, last, tensor.size_bytes))
         arena = plan_arena(lifetimes, align=ARENA_ALIGN)
         return dict(zip(planned, arena.offsets, strict=True)), arena.size_bytes
+
+    def _drop_unused(self) -> None:
+        """Walks back from outputs and states; what a kept call reads or writes is needed before it."""
+        root = [index if tensor.alias_of < 0 else tensor.alias_of for index, tensor in enumerate(self._tensors)]
+        needed = {root[tensor] for output in self._outputs for tensor in output.tensors}
+        needed |= {index for index, tensor in enumerate(self._tensors) if tensor.memory is Memory.STATE}
+        kept: list[int] = []
+        for index in reversed(range(len(self._calls))):
+            call = self._calls[index]
+            if any(arg.slot in self._writes[index] and root[arg.tensor] in needed for arg in call.args):
+                kept.append(index)
+                needed |= {root[arg.tensor] for arg in call.args}
+        self._calls = [self._calls[index] for index in reversed(kept)]
+        named = {arg.tensor for call in self._calls for arg in call.args}
+        named |= {tensor for output in self._outputs for tensor in output.tensors}
+        named |= {item.tensor for item in self._inputs if item.tensor >= 0}
+        named |= {root[tensor] for tensor in named}
+        self._renumber([index for index in range(len(self._tensors)) if index in named])
+
+    def _renumber(self, kept: Sequence[int]) -> None:
+        """Keeps these tensors alone."""
+        new = {old: index for index, old in enumerate(kept)}
+        new[-1] = -1
+        self._tensors = [replace(self._tensors[old], alias_of=new[self._tensors[old].alias_of]) for old in kept]
+        self._data = {new[old]: data for old, data in self._data.items() if old in new}
+        self._calls = [
+            replace(call, args=tuple(Arg(arg.slot, new[arg.tensor]) for arg in call.args)) for call in self._calls
+        ]
+        self._inputs = [replace(item, tensor=new[item.tensor]) for item in self._inputs]
+        self._outputs = [replace(item, tensors=tuple(new[tensor] for tensor in item.tensors)) for item in self._outputs]
 
     def _add(self, name: str, dtype: DType, dims: Sequence[int | Dim], *, storage: Storage, memory: Memory) -> int:
         full = _full(dims)
@@ -165,6 +242,10 @@ class ProgramBuilder:
 
 def _full(dims: Sequence[int | Dim]) -> tuple[Dim, ...]:
     return tuple(Dim(dim) if isinstance(dim, int) else dim for dim in dims)
+
+
+def _constant_or_dim(value: int | float | Dim) -> int | float | Dim:
+    return value.base if isinstance(value, Dim) and not value.terms else value
 
 
 def _payload(tensor: Tensor, data: ConstantData) -> bytes:

@@ -168,6 +168,35 @@ def run(program: Path, inputs: tuple[Path, ...], output: Path | None, method: st
 
 @main.command()
 @click.argument("program", type=_FILE)
+@click.option(
+    "-i", "--input", "--inputs", "inputs", type=_FILE, multiple=True, help="A .npy file; repeat for each input."
+)
+@click.option("-p", "--prompt", help="What a text model reads, in place of inputs.")
+@click.option("--tokenizer", type=_FILE, help="Default: PROGRAM's name with .tokenizer.json")
+@click.option("--method", default="forward", show_default=True)
+@click.pass_context
+def verify(
+    context: click.Context,
+    program: Path,
+    inputs: tuple[Path, ...],
+    prompt: str | None,
+    tokenizer: Path | None,
+    method: str,
+) -> None:
+    """Compares every kernel call of a run with its PyTorch reference; exit code 1 when one is out of tolerance."""
+    _quiet()
+    from .running import read_array
+    from .verification import verify as compare
+
+    arrays = [read_array(path) for path in inputs] or None
+    found = compare(program, arrays, method=method, prompt=prompt, tokenizer=tokenizer)
+    click.echo(str(found))
+    if not found.is_right:
+        context.exit(1)
+
+
+@main.command()
+@click.argument("program", type=_FILE)
 def inspect(program: Path) -> None:
     """The Programs of a .pte's delegates: tensors with dtype and storage, kernel calls, constants."""
     _quiet()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.export import ExportedProgram
 
-from .matching import group_anchors, match_program
+from .matching import group_anchors, is_arithmetic, match_program
 from .options import CompileOptions
 from .rules.graph import op_name
 
@@ -68,7 +68,7 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
     partition = {anchor: index for index, group in enumerate(group_anchors(program, matching)) for anchor in group}
     rows = []
     for node in program.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or (node not in taken and is_arithmetic(node)):
             continue
         if node in matching.lowered:
             index, outcome = partition[node], " + ".join(matching.lowered[node].kernels)

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from .errors import Unsupported
 from .options import CompileOptions
-from .rules import Lowered, Lowering, find_rule
+from .rules import Lowered, Lowering, has_rule, lower_node
 from .rules.graph import op_name, operator_of
 
 QUANTIZATION_NAMESPACES = ("torchao", "quantized_decomposed")
@@ -41,11 +41,10 @@ def match_program(
     lowered: dict[Node, Lowered] = {}
     refused: dict[Node, str] = {}
     for node in program.graph.nodes:
-        rule = find_rule(node)
-        if rule is None:
+        if not has_rule(node, options):
             continue
         try:
-            lowered[node] = rule(node, Lowering(program, options, weights or {}))
+            lowered[node] = lower_node(node, Lowering(program, options, weights or {}))
         except Unsupported as error:
             refused[node] = str(error)
     _drop_leaking(lowered, refused)
@@ -60,27 +59,55 @@ def is_leftover(node: Node) -> bool:
     return not any("out" in overload for overload in target.overloadpacket.overloads())
 
 
+def is_arithmetic(node: Node) -> bool:
+    """Whether a node computes a size or asserts something: no operator that runs on a device."""
+    value = node.meta.get("val")
+    if node.op != "call_function" or op_name(node) == "aten._local_scalar_dense.default":
+        return False
+    return value is None or isinstance(value, (bool, int, float, torch.SymInt, torch.SymBool, torch.SymFloat))
+
+
 def group_anchors(program: ExportedProgram, matching: Matching) -> list[list[Node]]:
-    """Partitions of anchors, each free of cycles with the rest: sharers of nodes, of an input, and neighbours."""
-    groups = _shared(matching)
-    rank = {node: index for index, node in enumerate(program.graph.nodes)}
-    home: dict[Node, int] = {}
-    members: dict[int, set[Node]] = {}
-    for index, anchors in enumerate(groups):
-        members[index] = {node for anchor in anchors for node in matching.lowered[anchor].nodes}
-        home.update(dict.fromkeys(members[index], index))
-    constant = _constant_inputs(program)
-    for second in range(len(groups)):
-        for first in range(second):
-            if not groups[first] or not groups[second]:
+    """Partitions of anchors, free of cycles with the rest and as few as the levels of the graph.
+
+    The level of an anchor is the largest number of times that a path to it leaves the delegates for an operator outside
+    and comes back. Anchors that share a node are on the higher level of theirs; what is computed in column pieces is
+    read on the next level only.
+    """
+    taken = matching.taken()
+    level: dict[Node, int] = {}
+    after: set[Node] = set()  # outside, and downstream of a delegate
+    unit = _shared(matching)
+    members: dict[Node, list[Node]] = {}
+    for anchor, first in unit.items():
+        members.setdefault(first, []).append(anchor)
+    changed = True
+    while changed:  # a unit that a later node raised raises what follows it
+        changed = False
+        for node in program.graph.nodes:
+            found = max((level[i] + _crosses(i, node, taken, after, matching) for i in node.all_input_nodes), default=0)
+            if node in taken:
+                for anchor in members[unit[taken[node][0]]]:
+                    for item in matching.lowered[anchor].nodes:
+                        changed = changed or (item in level and level[item] < found)
+                        level[item] = max(level.get(item, 0), found)
+                assert found <= len(matching.lowered), f"{node.name}: its operands depend on each other"
                 continue
-            if _related(members[first], members[second], constant, matching) and not _cycle(
-                members[first], members[second], rank
-            ):
-                members[second] |= members.pop(first)
-                groups[second] = groups[first] + groups[second]
-                groups[first] = []
-    return sorted((sorted(group, key=rank.__getitem__) for group in groups if group), key=lambda g: rank[g[0]])
+            level[node] = found
+            if any(i in after or i in taken for i in node.all_input_nodes):
+                after.add(node)
+    groups: dict[int, list[Node]] = {}
+    for anchor in matching.lowered:
+        groups.setdefault(level[anchor], []).append(anchor)
+    return [groups[index] for index in sorted(groups)]
+
+
+def _crosses(source: Node, node: Node, taken: Mapping[Node, list[Node]], after: set[Node], matching: Matching) -> bool:
+    if node not in taken:
+        return False
+    if source in taken:
+        return source in matching.lowered and matching.lowered[source].pieces > 1
+    return source in after and not is_arithmetic(source)
 
 
 def _drop_leaking(lowered: dict[Node, Lowered], refused: dict[Node, str]) -> None:
@@ -92,7 +119,7 @@ def _drop_leaking(lowered: dict[Node, Lowered], refused: dict[Node, str]) -> Non
         for anchor in list(lowered):
             for node in lowered[anchor].nodes:
                 outside = [user for user in node.users if user not in taken]
-                if node is not anchor and outside:
+                if node is not anchor and node not in lowered and outside:
                     refused[anchor] = f"{node.name} also feeds {outside[0].name}, which stays outside"
                     del lowered[anchor]
                     changed = True
@@ -115,8 +142,8 @@ def _reasons(program: ExportedProgram, lowered: Mapping[Node, Lowered], refused:
     return dict(reversed(reasons.items()))
 
 
-def _shared(matching: Matching) -> list[list[Node]]:
-    """Anchors joined when they consume a common node, in graph order."""
+def _shared(matching: Matching) -> dict[Node, Node]:
+    """For every anchor the first anchor of those that it is joined with by consuming a common node."""
     parent = {anchor: anchor for anchor in matching.lowered}
 
     def find(anchor: Node) -> Node:
@@ -127,47 +154,4 @@ def _shared(matching: Matching) -> list[list[Node]]:
     for anchors in matching.taken().values():
         for anchor in anchors[1:]:
             parent[find(anchor)] = find(anchors[0])
-    groups: dict[Node, list[Node]] = {}
-    for anchor in matching.lowered:
-        groups.setdefault(find(anchor), []).append(anchor)
-    return list(groups.values())
-
-
-def _constant_inputs(program: ExportedProgram) -> set[Node]:
-    user_inputs = set(program.graph_signature.user_inputs)
-    return {
-        n for n in program.graph.nodes if n.op == "get_attr" or (n.op == "placeholder" and n.name not in user_inputs)
-    }
-
-
-def _external(members: set[Node], constant: set[Node]) -> set[Node]:
-    found = {source for node in members for source in node.all_input_nodes if source not in members}
-    return {node for node in found - constant if isinstance(node.meta.get("val"), torch.Tensor)}
-
-
-def _related(first: set[Node], second: set[Node], constant: set[Node], matching: Matching) -> bool:
-    """Whether two groups share an activation, or one feeds the other whole tensors."""
-    inputs_first, inputs_second = _external(first, constant), _external(second, constant)
-    feeds = (inputs_second & first) | (inputs_first & second)
-    if any(matching.lowered[node].pieces > 1 for node in feeds if node in matching.lowered):
-        return False
-    return bool(feeds or inputs_first & inputs_second)
-
-
-def _cycle(first: set[Node], second: set[Node], rank: Mapping[Node, int]) -> bool:
-    """Whether a path leaves one group and enters the other through a node of neither."""
-    return _reaches(first, second, rank) or _reaches(second, first, rank)
-
-
-def _reaches(source: set[Node], target: set[Node], rank: Mapping[Node, int]) -> bool:
-    last = max(rank[node] for node in target)
-    queue = [user for node in source for user in node.users if user not in source and user not in target]
-    seen = set(queue)
-    while queue:
-        for user in queue.pop().users:
-            if user in target:
-                return True
-            if user not in seen and user not in source and rank[user] <= last:
-                seen.add(user)
-                queue.append(user)
-    return False
+    return {anchor: find(anchor) for anchor in matching.lowered}

@@ -9,6 +9,7 @@ from .errors import OptionError
 
 MIB = 1024 * 1024
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "operators": ("all", "linear"),
     "compute_dtype": ("model", "f32", "f16"),
     "qparams_storage": ("buffer", "image"),
     "float_zero_point": ("model", "compute"),
@@ -20,6 +21,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 class CompileOptions:
     """Export options; an unknown name or value raises OptionError.
 
+    operators: what may become part of a delegate: "all" that have a rule, or linears with quantized weights alone.
     compute_dtype: storage dtype of activations on the device; "model" follows the graph (bf16 becomes f32).
     qparams_storage: where per-token scales and zero points live.
     float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the
@@ -29,6 +31,7 @@ class CompileOptions:
     kernel: raise, or keep them because another partitioner follows.
     """
 
+    operators: str = "all"
     compute_dtype: str = "model"
     qparams_storage: str = "buffer"
     float_zero_point: str = "model"

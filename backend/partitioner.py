@@ -12,9 +12,10 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from .errors import Unsupported
-from .matching import Matching, group_anchors, is_leftover, match_program
+from .matching import Matching, group_anchors, is_arithmetic, is_leftover, match_program
 from .options import CompileOptions
 from .preprocess import BACKEND_ID, compile_specs
+from .rules import operators_kept_whole
 from .rules.graph import op_name
 
 
@@ -40,7 +41,7 @@ class ZeropointPartitioner(Partitioner):
             if not isinstance(tensor, torch._subclasses.FakeTensor):
                 self._weights[name] = tensor
         lowered = match_program(ep, self.options, self._weights).lowered
-        return [torch.ops.aten.linear.default], lowered.__contains__
+        return operators_kept_whole(self.options), lowered.__contains__
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes. Raises Unsupported when a quantization op would be left without any kernel to run it."""
@@ -56,8 +57,30 @@ class ZeropointPartitioner(Partitioner):
             for anchor in anchors:
                 for node in matching.lowered[anchor].nodes:
                     node.meta["delegation_tag"] = tag
+        if len(tags) == 1 and all(is_arithmetic(node) for node in matching.reasons):
+            for node in matching.reasons:
+                node.meta["delegation_tag"] = next(iter(tags))
         tag_constant_data(exported_program)
+        _tag_states(exported_program)
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+
+def _tag_states(program: ExportedProgram) -> None:
+    """Gives a delegate the mutated buffers that it alone reads and writes: its states. Others stay ExecuTorch's."""
+    signature = program.graph_signature
+    written = {buffer: name for name, buffer in signature.buffers_to_mutate.items()}
+    nodes = {node.name: node for node in program.graph.nodes}
+    for name, buffer in signature.inputs_to_buffers.items():
+        if buffer not in written:
+            continue
+        node, result = nodes[name], nodes[written[buffer]]
+        tag = result.meta.get("delegation_tag")
+        users = [user for user in (*node.users, *result.users) if user.op != "output"]
+        alone = all(user.meta.get("delegation_tag") == tag for user in users)
+        if tag is not None and result is not node and alone and result.name not in signature.user_outputs:
+            node.meta["delegation_tag"] = tag
+        else:
+            node.meta.pop("delegation_tag", None)
 
 
 def _refuse_leftovers(matching: Matching) -> None:

@@ -12,9 +12,10 @@ from torch.fx import Node
 
 from .builder import ProgramBuilder
 from .errors import OptionError, Unsupported
+from .matching import is_arithmetic
 from .options import CompileOptions
 from .program import Program
-from .rules import Lowering, find_rule
+from .rules import Lowering, has_rule, lower_node
 from .rules.lowering import HOST_DTYPES
 from .serialization.program_io import write_program
 
@@ -46,19 +47,21 @@ def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tup
     for node in inputs:
         _declare_input(node, lowering)
     absorbed: set[Node] = set()
+    refused: dict[Node, Unsupported] = {}
     for node in edge_program.graph.nodes:
-        rule = find_rule(node)
-        if rule is not None:
+        if has_rule(node, options):
             try:
-                absorbed.update(rule(node, lowering).nodes)
+                absorbed.update(lower_node(node, lowering).nodes)
             except Unsupported as error:
-                raise Unsupported(
-                    f"{node.name}: accepted by the partitioner, but with the real weights: {error}"
-                ) from error
-    for node in edge_program.graph.nodes:
-        assert node.op != "call_function" or node in absorbed, f"{node.name} is tagged but no rule consumed it"
+                refused[node] = error
+    left = [n for n in edge_program.graph.nodes if n.op == "call_function" and n not in absorbed]
+    for node in left:
+        if node in refused:
+            text = f"{node.name}: accepted by the partitioner, but with the real weights: {refused[node]}"
+            raise Unsupported(text) from refused[node]
+    assert all(is_arithmetic(node) for node in left), f"{left} are tagged but no rule consumed them"
     _declare_ends(edge_program, inputs, lowering)
-    return lowering.builder.build()
+    return lowering.builder.build(drop_unused=True)
 
 
 def _declare_input(node: Node, lowering: Lowering) -> None:
@@ -79,9 +82,18 @@ def _declare_ends(edge_program: ExportedProgram, inputs: list[Node], lowering: L
             builder.input_symbol(lowering.integer_input(value))
     (outputs,) = edge_program.graph.output_node().args
     assert isinstance(outputs, (list, tuple))
+    mutated = edge_program.graph_signature.buffers_to_mutate
+    given: set[int] = {
+        tensor for node in inputs if isinstance(node.meta["val"], torch.Tensor) for tensor in lowering.result(node)
+    }
     for node in outputs:
         assert isinstance(node, Node)
-        builder.output(lowering.result(node), HOST_DTYPES[node.meta["val"].dtype])
+        if node.name not in mutated:
+            builder.output(lowering.returned(node, given), HOST_DTYPES[node.meta["val"].dtype])
+    for node in outputs:
+        assert isinstance(node, Node)
+        if node.name in mutated:
+            lowering.write_state(mutated[node.name], node)
 
 
 @final

@@ -13,7 +13,8 @@ from math import prod
 
 from .dtypes import DType, Storage
 
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, 2)  # read; version 1 has no state, no aliases and no symbolic attributes
 ARENA_ALIGN = 256
 SIZE_ALIGN = 16
 
@@ -32,19 +33,20 @@ class HostDType(Enum):
 
 
 class Memory(Enum):
-    """Where a tensor's bytes come from: planned scratch memory, or named data found by content hash."""
+    """Where a tensor's bytes come from: planned scratch memory, named data found by content hash, or memory that keeps
+    its contents between calls and that programs of one .pte share by name."""
 
     ARENA = "arena"
     CONSTANT = "constant"
+    STATE = "state"
 
 
-@dataclass(frozen=True, slots=True)
-class Symbol:
-    """A size known at run time only; min and max are inclusive."""
+class SymbolOp(Enum):
+    """How a symbol gets its value: from an input, or from earlier symbols as a * b or floor(a / b)."""
 
-    name: str
-    min: int
-    max: int
+    GIVEN = "given"
+    PRODUCT = "product"
+    QUOTIENT = "quotient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,23 @@ class Dim:
 
 
 @dataclass(frozen=True, slots=True)
+class Symbol:
+    """A size known at run time only; min and max are inclusive. a, b: operands of a derived symbol."""
+
+    name: str
+    min: int
+    max: int
+    op: SymbolOp = SymbolOp.GIVEN
+    a: Dim = Dim(0)
+    b: Dim = Dim(0)
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
-    """One device allocation. offset and size_bytes: see serialization/README.md."""
+    """One device allocation, or with alias_of >= 0 other dimensions of an earlier one.
+
+    offset and size_bytes: see serialization/README.md.
+    """
 
     name: str
     dtype: DType
@@ -79,6 +96,7 @@ class Tensor:
     offset: int
     size_bytes: int
     constant: str = ""
+    alias_of: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +109,10 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Attr:
-    """A kernel attribute; int and float are different kinds."""
+    """A kernel attribute. An integer may depend on symbols; int and float are different kinds."""
 
     name: str
-    value: int | float
+    value: int | float | Dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,20 +184,23 @@ def size_bytes_of(dtype: DType, shape: Sequence[int]) -> int:
 
 
 def live_ranges(
-    n_tensors: int, calls: Sequence[Call], *, inputs: Sequence[Input], outputs: Sequence[Output]
+    tensors: Sequence[Tensor], calls: Sequence[Call], *, inputs: Sequence[Input], outputs: Sequence[Output]
 ) -> list[tuple[int, int] | None]:
-    """Half-open [first, last) time a tensor's bytes matter; None when nothing names it.
+    """Half-open [first, last) time a tensor's bytes matter; None when nothing names it. Aliases count for their base.
 
     Inputs are copied in at time 0, call i runs at time i + 1, outputs are copied out at time len(calls) + 1.
     """
-    uses: list[list[int]] = [[] for _ in range(n_tensors)]
-    for item in inputs:
-        if item.tensor >= 0:
-            uses[item.tensor].append(0)
+    uses: list[list[int]] = [[] for _ in tensors]
+    for given in inputs:
+        if given.tensor >= 0:
+            uses[given.tensor].append(0)
     for time, call in enumerate(calls, start=1):
         for arg in call.args:
             uses[arg.tensor].append(time)
     for output in outputs:
         for tensor in output.tensors:
             uses[tensor].append(len(calls) + 1)
+    for index, item in enumerate(tensors):
+        if item.alias_of >= 0:
+            uses[item.alias_of].extend(uses[index])
     return [(min(times), max(times) + 1) if times else None for times in uses]

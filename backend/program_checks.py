@@ -8,10 +8,23 @@ import re
 from .dtypes import DType, Storage
 from .errors import ProgramError
 from .memory import Lifetime, overlap_in_time
-from .program import ARENA_ALIGN, VERSION, Dim, HostDType, Memory, Program, Tensor, live_ranges, size_bytes
+from .program import (
+    ARENA_ALIGN,
+    VERSIONS,
+    Dim,
+    HostDType,
+    Memory,
+    Program,
+    Symbol,
+    SymbolOp,
+    Tensor,
+    live_ranges,
+    size_bytes,
+)
 
 MAX_ELEMENTS = 2**31 - 1
 MAX_RANK = 8
+MAX_STATE_NAME = 256  # bytes; methods share states by name
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 CONVERSIONS: dict[HostDType, tuple[DType, ...]] = {
     HostDType.F32: (DType.F32, DType.F16),
@@ -27,11 +40,15 @@ CONVERSIONS: dict[HostDType, tuple[DType, ...]] = {
 
 def verify(program: Program) -> None:
     """Raises ProgramError at the first broken invariant."""
-    if program.version != VERSION:
-        raise ProgramError(f"program: version {program.version}; this package knows {VERSION}; export again")
+    if program.version not in VERSIONS:
+        known = ", ".join(map(str, VERSIONS))
+        raise ProgramError(f"program: version {program.version}; this package knows {known}; export again")
     _check_symbols(program)
     for index, tensor in enumerate(program.tensors):
-        _check_tensor(program, f"tensor[{index}] {tensor.name}", tensor)
+        where = f"tensor[{index}] {tensor.name}"
+        _check_tensor(program, where, tensor)
+        if tensor.alias_of != -1:
+            _check_alias(program, where, index, tensor)
     _check_unique("tensor", [tensor.name for tensor in program.tensors])
     _check_calls(program)
     _check_inputs(program)
@@ -48,8 +65,30 @@ def _check_symbols(program: Program) -> None:
                 f"need 0 <= min <= max <= {MAX_ELEMENTS}"
             )
     for index, symbol in enumerate(program.symbols):
-        if not any(_gives(program, item.tensor, item.symbol, index) for item in program.inputs):
+        if symbol.op is not SymbolOp.GIVEN:
+            _check_derived(program, f"symbol[{index}] {symbol.name}", index, symbol)
+        elif not any(_gives(program, item.tensor, item.symbol, index) for item in program.inputs):
             raise ProgramError(f"symbol[{index}] {symbol.name}: no input gives it a value")
+
+
+def _check_derived(program: Program, where: str, index: int, symbol: Symbol) -> None:
+    """A product or quotient of earlier symbols, whose range it has."""
+    for operand in (symbol.a, symbol.b):
+        _check_dim(program, where, operand)
+        if any(term[1] >= index for term in operand.terms):
+            raise ProgramError(f"{where}: derived from a later symbol; need indices below {index}")
+    low, high = derived_range(symbol.op, symbol.a.range(program.symbols), symbol.b.range(program.symbols))
+    if (symbol.min, symbol.max) != (low, high):
+        raise ProgramError(f"{where}: range [{symbol.min}, {symbol.max}]; its operands give [{low}, {high}]")
+
+
+def derived_range(op: SymbolOp, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    """Range of a * b or floor(a / b), of operands that are not negative. Raises ProgramError on a divisor of 0."""
+    if op is SymbolOp.PRODUCT:
+        return a[0] * b[0], a[1] * b[1]
+    if b[0] < 1:
+        raise ProgramError(f"symbol: divided by [{b[0]}, {b[1]}]; need at least 1")
+    return a[0] // b[1], a[1] // b[0]
 
 
 def _gives(program: Program, tensor: int, symbol: int, wanted: int) -> bool:
@@ -80,6 +119,8 @@ def _check_tensor(program: Program, where: str, tensor: Tensor) -> None:
         raise ProgramError(f"{where}: size_bytes {tensor.size_bytes}; its dtype and dimensions need {expected}")
     if tensor.memory is Memory.CONSTANT:
         _check_constant(where, tensor)
+    elif tensor.memory is Memory.STATE:
+        _check_state(where, tensor)
     else:
         _check_arena(program, where, tensor)
 
@@ -100,6 +141,32 @@ def _check_constant(where: str, tensor: Tensor) -> None:
         raise ProgramError(f"{where}: constant key {tensor.constant!r}; need 64 lower-case hexadecimal digits")
     if tensor.storage is not Storage.BUFFER or tensor.offset or any(dim.terms for dim in tensor.dims):
         raise ProgramError(f"{where}: a constant is a buffer with offset 0 and no symbols")
+
+
+def _check_state(where: str, tensor: Tensor) -> None:
+    if tensor.constant and not _SHA256.fullmatch(tensor.constant):
+        raise ProgramError(f"{where}: constant key {tensor.constant!r}; need 64 lower-case hexadecimal digits or none")
+    varies = tensor.alias_of == -1 and any(dim.terms for dim in tensor.dims)
+    if tensor.storage is not Storage.BUFFER or tensor.offset or varies:
+        raise ProgramError(f"{where}: a state is a buffer with offset 0 and no symbols")
+    n_bytes = len(tensor.name.encode())
+    if tensor.alias_of == -1 and n_bytes > MAX_STATE_NAME:
+        raise ProgramError(f"{where}: a name of {n_bytes} bytes; a state's has at most {MAX_STATE_NAME}")
+
+
+def _check_alias(program: Program, where: str, index: int, tensor: Tensor) -> None:
+    if not 0 <= tensor.alias_of < index:
+        raise ProgramError(f"{where}: alias of tensor {tensor.alias_of}; need an earlier one")
+    base = program.tensors[tensor.alias_of]
+    if base.alias_of != -1 or base.storage is not Storage.BUFFER or tensor.storage is not Storage.BUFFER:
+        raise ProgramError(f"{where}: alias of {base.name}, which is an alias or an image; need a buffer")
+    same = (base.dtype, base.memory, base.offset, base.constant)
+    if (tensor.dtype, tensor.memory, tensor.offset, tensor.constant) != same or tensor.memory is Memory.CONSTANT:
+        raise ProgramError(f"{where}: alias of {base.name}, which differs in dtype, memory or offset, or is constant")
+    if tensor.size_bytes > base.size_bytes:
+        raise ProgramError(
+            f"{where}: {tensor.size_bytes} bytes; {base.name}, which it is an alias of, has {base.size_bytes}"
+        )
 
 
 def _check_arena(program: Program, where: str, tensor: Tensor) -> None:
@@ -129,8 +196,20 @@ def _check_calls(program: Program) -> None:
         for attr in call.attrs:
             if isinstance(attr.value, float) and not math.isfinite(attr.value):
                 raise ProgramError(f"{where}: attribute {attr.name}: {attr.value}; need a finite number")
+            if isinstance(attr.value, Dim):
+                _check_value(program, f"{where}: attribute {attr.name}", attr.value)
             if isinstance(attr.value, int) and not -(2**63) <= attr.value < 2**63:
                 raise ProgramError(f"{where}: attribute {attr.name}: {attr.value}; need 64 bits")
+
+
+def _check_value(program: Program, where: str, value: Dim) -> None:
+    """Unlike a dimension, an attribute may be negative."""
+    indices = [index for _, index in value.terms]
+    if any(not 0 <= index < len(program.symbols) for index in indices) or len(set(indices)) != len(indices):
+        raise ProgramError(f"{where}: symbols {indices}; need distinct indices below {len(program.symbols)}")
+    low, high = value.range(program.symbols)
+    if not indices or low < -MAX_ELEMENTS or high > MAX_ELEMENTS:
+        raise ProgramError(f"{where}: range [{low}, {high}]; need symbols, and values of 32 bits")
 
 
 def _check_inputs(program: Program) -> None:
@@ -176,7 +255,7 @@ def _check_host(where: str, tensor: Tensor, host_dtype: HostDType) -> None:
 
 def _check_memory(program: Program) -> None:
     """Every tensor is used, and no two arena buffers that matter at one time share a byte."""
-    ranges = live_ranges(len(program.tensors), program.calls, inputs=program.inputs, outputs=program.outputs)
+    ranges = live_ranges(program.tensors, program.calls, inputs=program.inputs, outputs=program.outputs)
     active: list[tuple[int, Lifetime]] = []
     order = sorted((live, index) for index, live in enumerate(ranges) if live is not None)
     for index, live in enumerate(ranges):
@@ -184,7 +263,7 @@ def _check_memory(program: Program) -> None:
             raise ProgramError(f"tensor[{index}] {program.tensors[index].name}: nothing uses it")
     for (first, last), index in order:
         tensor = program.tensors[index]
-        if tensor.memory is not Memory.ARENA or tensor.storage is not Storage.BUFFER:
+        if tensor.memory is not Memory.ARENA or tensor.storage is not Storage.BUFFER or tensor.alias_of >= 0:
             continue
         life = Lifetime(first, last, tensor.size_bytes)
         active = [(other, held) for other, held in active if overlap_in_time(held, life)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .program import Call, Dim, Memory, Program, Symbol, Tensor
+from .program import Attr, Call, Dim, Memory, Program, Symbol, SymbolOp, Tensor
 
 
 def program_text(program: Program) -> str:
     """Readable, diffable text; equal Programs give equal text."""
     lines = [f"program version {program.version}, arena {program.arena_bytes} bytes"]
-    lines += _section("symbols", (f"{s.name} in [{s.min}, {s.max}]" for s in program.symbols))
+    lines += _section("symbols", (_symbol(program, s) for s in program.symbols))
     lines += _section("inputs", (_input(program, i) for i in range(len(program.inputs))))
     lines += _section("tensors", (_tensor(program, i) for i in range(len(program.tensors))))
     lines += _section("calls", (_call(program, call) for call in program.calls))
@@ -40,13 +40,25 @@ def _section(title: str, rows: Iterable[str]) -> list[str]:
     return [f"{title}:", *body] if body else []
 
 
+def _symbol(program: Program, symbol: Symbol) -> str:
+    text = f"{symbol.name} in [{symbol.min}, {symbol.max}]"
+    if symbol.op is SymbolOp.GIVEN:
+        return text
+    a, b = dim_text(symbol.a, program.symbols), dim_text(symbol.b, program.symbols)
+    return f"{text} = ({a}) {'*' if symbol.op is SymbolOp.PRODUCT else '//'} ({b})"
+
+
 def _name(program: Program, index: int) -> str:
     return f"%{program.tensors[index].name}"
 
 
 def _tensor(program: Program, index: int) -> str:
     tensor = program.tensors[index]
-    if tensor.memory is Memory.CONSTANT:
+    if tensor.alias_of >= 0:
+        where = f"alias of {_name(program, tensor.alias_of)}"
+    elif tensor.memory is Memory.STATE:
+        where = f"state {tensor.constant[:16] or 'of zeros'}"
+    elif tensor.memory is Memory.CONSTANT:
         where = f"constant {tensor.constant[:16]}"
     elif tensor.storage.value == "image":
         where = "arena image"
@@ -69,6 +81,10 @@ def _output(program: Program, index: int) -> str:
 
 def _call(program: Program, call: Call) -> str:
     args = ", ".join(f"{arg.slot}={_name(program, arg.tensor)}" for arg in call.args)
-    attrs = ", ".join(f"{attr.name}={attr.value!r}" for attr in call.attrs)
+    attrs = ", ".join(f"{attr.name}={_value(program, attr)}" for attr in call.attrs)
     handles = f" handles {list(call.debug_handles)}" if call.debug_handles else ""
     return f"{call.name}: {call.kernel}({args})" + (f" {{{attrs}}}" if attrs else "") + handles
+
+
+def _value(program: Program, attr: Attr) -> str:
+    return dim_text(attr.value, program.symbols) if isinstance(attr.value, Dim) else repr(attr.value)

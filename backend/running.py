@@ -65,7 +65,7 @@ def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, meth
     program = open_program(path)
     if method not in program.method_names:
         raise OptionError(f"{path}: method {method!r}; offered {', '.join(sorted(program.method_names))}")
-    arguments = [torch.from_numpy(_read(item)) for item in inputs]
+    arguments = [torch.from_numpy(read_array(item)) for item in inputs]
     loaded = reported(f"{path}: method {method}", lambda: program.load_method(method))
     results = reported(f"{path}: method {method}", lambda: loaded.execute(arguments))
     for index, result in enumerate(results):
@@ -78,7 +78,8 @@ def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, meth
             np.save(output / f"output_{index}.npy", result.numpy())
 
 
-def _read(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """The array of a .npy file. Raises OptionError when there is none."""
     if not path.is_file():
         raise OptionError(f"{path}: no such file; need a .npy array")
     try:

@@ -24,6 +24,7 @@ from ..errors import OptionError
 from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
 from ..quantization import quantize
+from ..rules import operators_kept_whole
 from .files import check_output, replace_file, tokenizer_path
 from .models import find_model, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
@@ -140,7 +141,7 @@ def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: 
     """
     for node in exported.graph.nodes:
         node.meta.pop("from_node", None)
-    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
+    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=operators_kept_whole(options))
     edge = to_edge(exported, compile_config=config, constant_methods=metadata)
     return edge.to_backend(ZeropointPartitioner(options))
 

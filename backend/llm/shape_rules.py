@@ -14,18 +14,21 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 _KEY = "CompositeImplicitAutograd"
+_active: list[bool] = []  # not empty inside quick_shapes(): what is traced elsewhere must see torchao's bodies
 
 
 @contextmanager
 def quick_shapes() -> Iterator[None]:
     """Inside, fake tensors go through the rules and real tensors through torchao. Not for several threads at once."""
     library = torch.library.Library("torchao", "IMPL")  # type: ignore[no-untyped-call]
+    _active.append(True)
     try:
         for name, rule in _RULES.items():
             kernel = _either(rule, _implementation(name))
             library.impl(name, kernel, _KEY, allow_override=True)  # type: ignore[no-untyped-call]
         yield
     finally:
+        _active.pop()
         library._destroy()  # type: ignore[no-untyped-call]
 
 
@@ -39,7 +42,7 @@ def _implementation(name: str) -> Callable[..., object]:
 
 def _either(rule: Callable[..., object], real: Callable[..., object]) -> Callable[..., object]:
     def kernel(x: torch.Tensor, *args: object, **kwargs: object) -> object:
-        return (rule if isinstance(x, FakeTensor) else real)(x, *args, **kwargs)
+        return (rule if _active and isinstance(x, FakeTensor) else real)(x, *args, **kwargs)
 
     return kernel
 
@@ -63,6 +66,8 @@ def _choose_qparams(
             shape.append(size)
         elif keepdim or block != size:
             shape.append(size // block)
+    if all(block == 1 for block in block_size):  # torch.amin over no dimension is over all of them
+        shape = [1] * x.dim() if keepdim else []
     scale = x.new_empty(shape, dtype=scale_dtype or x.dtype)
     default = torch.int32 if mapping_type == "ASYMMETRIC" else x.dtype
     return scale, x.new_empty(shape, dtype=zero_point_dtype or default)

@@ -3,25 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
+import torch
 from torch.fx import Node
 
-from . import linear
+from ..errors import Unsupported
+from ..options import CompileOptions
+from . import (
+    attention,
+    caches,
+    elementwise,
+    embedding,
+    gated,
+    indexing,
+    joins,
+    linear,
+    matmul,
+    norms,
+    rotary,
+    rows,
+    views,
+)
 from .graph import op_name
-from .lowering import Lowered, Lowering
+from .lowering import Lowered, Lowering, NotApplicable
 
 Rule = Callable[[Node, Lowering], Lowered]
-_FAMILIES = (linear,)
+# In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.
+_FUSING = (attention, rotary, norms, gated, caches)
+_FAMILIES = (*_FUSING, linear, matmul, embedding, rows, indexing, views, joins, elementwise)
+_LINEARS = (linear,)
 
 
-def find_rule(node: Node) -> Rule | None:
-    """The rule for a node's operator, or None."""
-    name = op_name(node)
-    for family in _FAMILIES:
+def has_rule(node: Node, options: CompileOptions) -> bool:
+    """Whether some rule is there for a node's operator."""
+    return any(_key(node) in family.RULES for family in _families(options))
+
+
+def lower_node(node: Node, lowering: Lowering) -> Lowered:
+    """Lowers a node with the first rule that it fits. Raises Unsupported with the reason of the rule that refused."""
+    name, reason = _key(node), None
+    for family in _families(lowering.options):
         rule: Rule | None = family.RULES.get(name)
-        if rule is not None:
-            return rule
-    return None
+        if rule is None:
+            continue
+        try:
+            return rule(node, lowering)
+        except NotApplicable as error:
+            reason = reason or str(error)
+    raise Unsupported(reason or f"no rule for {name}")
 
 
-__all__ = ["Lowered", "Lowering", "Rule", "find_rule"]
+def _key(node: Node) -> str:
+    """The operator; for one of several results, `getitem of` the operator that gives them."""
+    name = op_name(node)
+    source = node.args[0] if name == "getitem" else None
+    return f"getitem of {op_name(source)}" if isinstance(source, Node) else name
+
+
+def operators_kept_whole(options: CompileOptions) -> list[torch._ops.OpOverload]:
+    """Operators that a rule wants to see before ExecuTorch decomposes them."""
+    return list(dict.fromkeys(operator for family in _families(options) for operator in family.WHOLE))
+
+
+def _families(options: CompileOptions) -> tuple[ModuleType, ...]:
+    return _LINEARS if options.operators == "linear" else _FAMILIES
+
+
+__all__ = ["Lowered", "Lowering", "NotApplicable", "Rule", "has_rule", "lower_node", "operators_kept_whole"]

@@ -18,6 +18,8 @@ _COPIES = {
     "aten.alias.default",
     "aten.clone.default",
 }
+# What `_copy` names is the operator itself and not a view's functional twin.
+_REAL_COPIES = ("aten._to_copy.default", "aten.index_copy.default")
 # A schema default of type ScalarType is a number of c10::ScalarType.
 _SCALAR_TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 5: torch.float16, 6: torch.float32, 15: torch.bfloat16}
 
@@ -54,7 +56,7 @@ def op_name(node: Node) -> str:
     if target is None:
         return getattr(node.target, "__name__", str(node.target))
     name = str(target)
-    return name if "_to_copy" in name else name.replace("_copy.", ".")
+    return name.replace("_copy.", ".") if name.startswith("aten.") and name not in _REAL_COPIES else name
 
 
 def arguments(node: Node) -> dict[str, object]:
@@ -121,6 +123,18 @@ def find_constant(program: ExportedProgram, node: Node, weights: Mapping[str, to
         name, data = f"{name}.{inner}", getattr(data, inner)
     real = None if isinstance(data, torch._subclasses.FakeTensor) else data
     return Constant(name, tuple(data.shape), data.dtype, real, (*nodes, node))
+
+
+def mutated_buffer(program: ExportedProgram, node: Node) -> Constant | None:
+    """The buffer of a placeholder that the program changes, with its first contents."""
+    signature = program.graph_signature
+    name = signature.inputs_to_buffers.get(node.name, "") if node.op == "placeholder" else ""
+    if name not in signature.buffers_to_mutate.values():
+        return None
+    data = get_buffer(program, node)
+    assert data is not None, f"{name} is in the signature but not in the program"
+    real = None if isinstance(data, torch._subclasses.FakeTensor) else data
+    return Constant(name, tuple(data.shape), data.dtype, real, (node,))
 
 
 def _stored(

@@ -15,8 +15,9 @@ from ..packing import Layout
 from .activation import is_dequantize, read_activation
 from .graph import Constant, arguments, node_argument, op_name, static_dim, tensor_of
 from .linear_calls import Linear, emit_linear
-from .lowering import Lowered, Lowering
-from .weight import Weight, read_weight
+from .lowering import Lowered, Lowering, NotApplicable
+from .weight import DEQUANTIZE, Weight, read_weight
+from .weight import is_dequantize as is_dequantize_of_weight
 
 _RESHAPES = ("aten.view.default", "aten.unsqueeze.default", "aten.expand.default", "aten.clone.default")
 _CASTS = ("aten.to.dtype", "aten._to_copy.default", "dim_order_ops._to_dim_order_copy.default")
@@ -37,6 +38,11 @@ class _Operands:
 def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     """Lowers one linear, or raises Unsupported."""
     operands = _read_operands(node)
+    if not is_dequantize_of_weight(operands.weight):
+        raise NotApplicable(
+            f"weight {operands.weight.name} is not quantized ({op_name(operands.weight) or operands.weight.op}); "
+            f"offered {', '.join(DEQUANTIZE)}"
+        )
     weight = read_weight(operands.weight, lowering)
     source, between = _skip_reshapes(operands.x)
     activation = read_activation(source) if is_dequantize(source) else None
@@ -54,6 +60,7 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     return Lowered((*_with_assertions(nodes), node), kernels, len(pieces))
 
 
+WHOLE = (torch.ops.aten.linear.default,)
 RULES = {
     "aten.linear.default": lower_linear,
     "aten.mm.default": lower_linear,
@@ -114,7 +121,8 @@ def _untranspose(node: Node) -> tuple[Node, tuple[Node, ...]]:
         skipped.append(node)
         node = node.args[0]
     if op_name(node) not in _TRANSPOSES or tensor_of(node).dim() != 2:
-        raise Unsupported(f"weight {node.name} is {op_name(node) or node.op}; need a transposed quantized weight")
+        reason = f"weight {node.name} is {op_name(node) or node.op}; need a transposed quantized weight"
+        raise Unsupported(reason) if is_dequantize_of_weight(node) else NotApplicable(reason)
     values = arguments(node)
     if op_name(node) == "aten.permute.default" and values["dims"] not in ([1, 0], [-1, -2]):
         raise Unsupported(f"weight {node.name} is permuted by {values['dims']}; need [1, 0]")

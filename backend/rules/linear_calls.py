@@ -119,7 +119,14 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
             {"x": x, "scale": scale, "zp": zp},
             {"mapping": activation.mapping, **limits, "eps": activation.eps},
         )
-        builder.call("choose_qparams_per_row", args, attrs, name=f"{name}.choose_qparams", debug_handles=linear.handles)
+        builder.call(
+            "choose_qparams_per_row",
+            args,
+            attrs,
+            writes=("scale", "zp"),
+            name=f"{name}.choose_qparams",
+            debug_handles=linear.handles,
+        )
         return scale, zp
 
     def quantize() -> tuple[int, ...]:
@@ -127,7 +134,14 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
         sums = builder.tensor(f"{name}.group_sums", DType.I32, (*rows, layout.steps)) if with_sums else None
         args = {"x": x, "scale": scale, "zp": zp, "q": q, "group_sums": sums}
         attrs = {"rounding": activation.rounding, **limits, **linear.packing}
-        builder.call("quantize_and_pack", args, attrs, name=f"{name}.quantize", debug_handles=linear.handles)
+        builder.call(
+            "quantize_and_pack",
+            args,
+            attrs,
+            writes=("q", "group_sums"),
+            name=f"{name}.quantize",
+            debug_handles=linear.handles,
+        )
         return (q,) if sums is None else (q, sums)
 
     scale, zp = lowering.once(("choose", x, activation.key), choose)

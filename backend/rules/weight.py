@@ -68,10 +68,7 @@ def is_dequantize(node: Node) -> bool:
 
 def read_weight(node: Node, lowering: Lowering) -> Weight:
     """The weight that a dequantize node makes. Raises Unsupported with the reason."""
-    if not is_dequantize(node):
-        raise Unsupported(
-            f"weight {node.name} is not quantized ({op_name(node) or node.op}); offered {', '.join(DEQUANTIZE)}"
-        )
+    assert is_dequantize(node), node.name
     values = arguments(node)
     names = ("input", "scale", "zero_point") if op_name(node) == _AFFINE else ("input", "scales", "zero_points")
     codes = _constant(lowering, values, names[0])

@@ -54,6 +54,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "zp_describe": (_TEXT, (_U64,)),
     "zp_output_shapes": (ctypes.c_int, (_U64, _TENSORS, _U64, _TENSORS, _U64)),
     "zp_execute": (ctypes.c_int, (_U64, _TENSORS, _U64, _TENSORS, _U64)),
+    "zp_reset": (ctypes.c_int, (_U64,)),
     "zp_picks": (_TEXT, (_U64,)),
     "zp_counters": (_TEXT, ()),
     "zp_validation": (_TEXT, (ctypes.c_int,)),

@@ -155,6 +155,10 @@ class LoadedProgram:
         native.check(player.zp_execute(self._id, given, len(arrays), wanted, n_outputs))
         return outputs
 
+    def reset(self) -> None:
+        """Gives the program's states (KV caches) their first contents."""
+        native.check(native.open_library().zp_reset(self._id))
+
     def picks(self) -> tuple[Pick, ...]:
         """What the last run did, one per kernel call; empty before the first run."""
         return picks_of(self._id)
@@ -171,6 +175,11 @@ class LoadedProgram:
         answer = json.loads(native.text_of(native.open_library().zp_describe(self._id)))
         self._input_dtypes, self._output_dtypes = tuple(answer["inputs"]), tuple(answer["outputs"])
         return _tensor_infos(answer)
+
+
+def reset_states() -> None:
+    """Gives the states (KV caches) of every live program of this process their first contents."""
+    native.check(native.open_library().zp_reset(0))
 
 
 def read_tensor(program_id: int, index: int) -> np.ndarray:

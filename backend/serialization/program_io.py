@@ -11,7 +11,7 @@ import flatbuffers
 from ..dtypes import DType, Storage
 from ..errors import ProgramError
 from ..program import (
-    VERSION,
+    VERSIONS,
     Arg,
     Attr,
     Call,
@@ -22,6 +22,7 @@ from ..program import (
     Output,
     Program,
     Symbol,
+    SymbolOp,
     Tensor,
 )
 from ._generated import common_generated as common
@@ -36,7 +37,7 @@ def write_program(program: Program) -> bytes:
     program.verify()
     root = fb.ProgramT()
     root.version, root.producer, root.arenaBytes = program.version, program.producer, program.arena_bytes
-    root.symbols = [_make(fb.SymbolT, name=s.name, min=s.min, max=s.max) for s in program.symbols]
+    root.symbols = [_write_symbol(symbol) for symbol in program.symbols]
     root.tensors = [_write_tensor(tensor) for tensor in program.tensors]
     root.calls = [_write_call(call) for call in program.calls]
     root.inputs = [
@@ -58,8 +59,9 @@ def read_program(data: bytes) -> Program:
         raise ProgramError(f"program: identifier {data[4:8]!r}; need {IDENTIFIER!r}; not a Zeropoint delegate blob")
     try:
         root = fb.Program.GetRootAs(data)
-        if root.Version() != VERSION:
-            raise ProgramError(f"program: version {root.Version()}; this package knows {VERSION}; export again")
+        if root.Version() not in VERSIONS:
+            known = ", ".join(map(str, VERSIONS))
+            raise ProgramError(f"program: version {root.Version()}; this package knows {known}; export again")
         program = _read_root(fb.ProgramT.InitFromObj(root))
     except (struct.error, IndexError, ValueError, AttributeError, TypeError, OverflowError, MemoryError) as error:
         raise ProgramError(f"program: malformed flatbuffer ({error}); the bytes are damaged; export again") from error
@@ -74,6 +76,19 @@ def _make(cls: type, **fields: object) -> object:
     return item
 
 
+def _write_symbol(symbol: Symbol) -> object:
+    derived = symbol.op is not SymbolOp.GIVEN
+    return _make(
+        fb.SymbolT,
+        name=symbol.name,
+        min=symbol.min,
+        max=symbol.max,
+        op=getattr(fb.SymbolOp, symbol.op.value),
+        a=_write_dim(symbol.a) if derived else None,
+        b=_write_dim(symbol.b) if derived else None,
+    )
+
+
 def _write_tensor(tensor: Tensor) -> object:
     return _make(
         fb.TensorT,
@@ -85,6 +100,7 @@ def _write_tensor(tensor: Tensor) -> object:
         offset=tensor.offset,
         sizeBytes=tensor.size_bytes,
         constant=tensor.constant or None,
+        aliasOf=tensor.alias_of,
     )
 
 
@@ -105,6 +121,8 @@ def _write_call(call: Call) -> object:
 
 
 def _write_attr(attr: Attr) -> object:
+    if isinstance(attr.value, Dim):
+        return _make(fb.AttrT, name=attr.name, kind=fb.AttrKind.symbolic, symbolic=_write_dim(attr.value))
     if isinstance(attr.value, int):
         return _make(fb.AttrT, name=attr.name, kind=fb.AttrKind.integer, integer=int(attr.value))
     return _make(fb.AttrT, name=attr.name, kind=fb.AttrKind.real, real=attr.value)
@@ -130,7 +148,7 @@ def _read_root(root: fb.ProgramT) -> Program:
         version=root.version,
         producer=_text(root.producer),
         arena_bytes=root.arenaBytes,
-        symbols=tuple(Symbol(_text(item.name), item.min, item.max) for item in _list(root.symbols)),
+        symbols=tuple(_read_symbol(item) for item in _list(root.symbols)),
         tensors=tuple(_read_tensor(item) for item in _list(root.tensors)),
         calls=tuple(_read_call(item) for item in _list(root.calls)),
         inputs=tuple(
@@ -144,6 +162,13 @@ def _read_root(root: fb.ProgramT) -> Program:
     )
 
 
+def _read_symbol(item: fb.SymbolT) -> Symbol:
+    op = SymbolOp(_name_of(fb.SymbolOp, item.op))
+    if op is SymbolOp.GIVEN:
+        return Symbol(_text(item.name), item.min, item.max)
+    return Symbol(_text(item.name), item.min, item.max, op, _read_dim(item.a), _read_dim(item.b))
+
+
 def _read_tensor(item: fb.TensorT) -> Tensor:
     return Tensor(
         name=_text(item.name),
@@ -154,6 +179,7 @@ def _read_tensor(item: fb.TensorT) -> Tensor:
         offset=item.offset,
         size_bytes=item.sizeBytes,
         constant=_text(item.constant),
+        alias_of=item.aliasOf,
     )
 
 
@@ -162,12 +188,19 @@ def _read_call(item: fb.CallT) -> Call:
         name=_text(item.name),
         kernel=_text(item.kernel),
         args=tuple(Arg(_text(arg.slot), arg.tensor) for arg in _list(item.args)),
-        attrs=tuple(
-            Attr(_text(attr.name), attr.integer if attr.kind == fb.AttrKind.integer else float(attr.real))
-            for attr in _list(item.attrs)
-        ),
+        attrs=tuple(Attr(_text(attr.name), _read_value(attr)) for attr in _list(item.attrs)),
         debug_handles=tuple(int(handle) for handle in _list(item.debugHandles)),
     )
+
+
+def _read_value(attr: fb.AttrT) -> int | float | Dim:
+    match _name_of(fb.AttrKind, attr.kind):
+        case "integer":
+            return int(attr.integer)
+        case "real":
+            return float(attr.real)
+        case _:
+            return _read_dim(attr.symbolic)
 
 
 def _read_dim(item: fb.DimT) -> Dim:

@@ -16,14 +16,21 @@ import numpy as np
 from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
 from zeropoint.packing import Layout, pack_scales, pack_weight
+from zeropoint.program import Dim, SymbolOp
+from zeropoint.runtime import library as native
 from zeropoint.runtime.player import LoadedProgram, counters, programs
 from zeropoint.serialization.program_io import write_program
 
+N_OUTPUTS = 3  # of sample()
 WORDS = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\x01\0\0\0")
 
 
 def sample() -> tuple[bytes, dict[str, bytes]]:
-    """A blob with symbols, both storages, attributes of both kinds, constants; and its constants."""
+    """A blob with everything a Program can hold, and its constants.
+
+    Given and derived symbols, both storages, all three memories, an alias of each memory that can have one, attributes
+    of all three kinds.
+    """
     b = ProgramBuilder()
     rows = b.symbol("m", 1, 64)
     x = b.tensor("x", "f32", [rows, 64])
@@ -45,10 +52,24 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     b.call("quantize_and_pack", {"x": x, "scale": scale, "zp": zero, "q": q}, packing)
     groups = {"group_size": 32, "group_padded": 32, "step": 32}
     b.call("linear_q4gsw", {"x": x, "w": weight, "w_scale": scales, "y": y}, groups)
+    first = np.linspace(0, 1, 64 * 32, dtype=np.float32)
+    history = b.state("history", "f32", [64, 32], data=first)
+    b.call("strided_copy", {"x": y, "y": history}, _copied(rows, 32, offset=Dim(0, ((32, 0),))), name="remember")
+    third = b.derived(SymbolOp.QUOTIENT, b.derived(SymbolOp.PRODUCT, rows, Dim(2)), Dim(3))
+    z = b.tensor("z", "f32", [third, 16])
+    b.call("strided_copy", {"x": b.alias(history, [rows, 32]), "y": z}, _copied(third, 16), name="recall")
     b.output(q)
-    b.output(y)
+    b.output(b.alias(y, [rows, 2, 16]))
+    b.output(z)
     program, constants = b.build()
     return write_program(program), constants
+
+
+def _copied(rows: Dim, columns: int, *, offset: int | Dim = 0) -> dict[str, int | float | Dim]:
+    """Attributes of a strided_copy of [rows, columns], dense on both sides, to an offset of y."""
+    attrs: dict[str, int | float | Dim] = {"size0": 1, "size1": 1, "size2": rows, "size3": columns}
+    strides = {f"{slot}_stride{axis}": (0, 0, columns, 1)[axis] for slot in "xy" for axis in range(4)}
+    return {**attrs, **strides, "x_offset": 0, "y_offset": offset}
 
 
 def damaged(blob: bytes, rounds: int, chance: random.Random) -> Iterator[bytes]:
@@ -73,14 +94,27 @@ def damaged(blob: bytes, rounds: int, chance: random.Random) -> Iterator[bytes]:
         yield bytes(data)
 
 
+def use(loaded: LoadedProgram) -> None:
+    """What is safe with forged attributes: binds inputs, computes output shapes, gives states their first contents."""
+    x = np.zeros((7, 64), np.float32)
+    given = (native.TensorStruct * 1)()
+    given[0].rank, given[0].data, given[0].size_bytes = 2, x.ctypes.data, x.nbytes
+    given[0].dims[:2] = x.shape
+    shapes = (native.TensorStruct * N_OUTPUTS)()
+    native.open_library().zp_output_shapes(programs()[-1].id, given, 1, shapes, N_OUTPUTS)
+    loaded.reset()
+
+
 def fuzz(rounds: int, chance: random.Random) -> dict[str, int]:
     blob, constants = sample()
-    LoadedProgram(blob, constants).close()
+    with LoadedProgram(blob, constants) as loaded:
+        loaded.execute([np.ones((7, 64), np.float32)])
     before = counters()["device_bytes"]
     counts = {"loaded": 0, "refused": 0, "without_text": 0}
     for data in damaged(blob, rounds, chance):
         try:
-            LoadedProgram(data, constants).close()
+            with LoadedProgram(data, constants) as loaded:
+                use(loaded)
             counts["loaded"] += 1
         except RuntimeFailure as error:
             counts["refused" if str(error) else "without_text"] += 1

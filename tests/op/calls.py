@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tests.op.tolerance import check_table
 from zeropoint.builder import ProgramBuilder
 from zeropoint.kernels.build import build_library
 from zeropoint.references import OutputSpec, find_reference
@@ -68,6 +69,16 @@ def expected_outputs(
 ) -> dict[str, torch.Tensor]:
     """What the kernel's reference gives."""
     return find_reference(kernel)(inputs, attrs, outputs)
+
+
+def checked_call(
+    kernel: str, inputs: Tensors, outputs: Mapping[str, OutputSpec], attrs: Attrs
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Runs one call; what its output slots hold and what the reference gives, which agree as `verify` wants it."""
+    actual, _ = run_call(kernel, inputs, outputs, attrs)
+    wanted = expected_outputs(kernel, inputs, outputs, attrs)
+    check_table(kernel, {**actual, **inputs}, attrs, wanted, actual)
+    return actual, wanted
 
 
 def relative_rms(actual: torch.Tensor, wanted: torch.Tensor) -> float:

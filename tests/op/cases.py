@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from tests.op.tolerance import check_close
+from tests.op.tolerance import check_close, check_table
 from zeropoint.builder import ProgramBuilder
 from zeropoint.references import OutputSpec, find_reference, find_written
 from zeropoint.runtime.player import LoadedProgram
@@ -111,6 +111,7 @@ def check(cases: Sequence[Case]) -> list[torch.Tensor]:
             assert torch.equal(bits(actual[~mask]), bits(case.y[~mask])), f"{what}: elements outside were written"
         magnitude = None if case.magnitude is None else case.magnitude[mask]
         check_close(actual[mask], wanted[mask], units=case.units, magnitude=magnitude, what=what)
+        check_table(case.kernel, {**inputs, "y": actual}, case.attrs, {"y": wanted}, {"y": actual}, {"y": mask})
     return results
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tests.op.tolerance import check_table
 from zeropoint.builder import ProgramBuilder
 from zeropoint.dtypes import DType
 from zeropoint.packing import Layout, pack_scales, pack_steps, pack_weight
-from zeropoint.program import Program
+from zeropoint.program import Dim, Program
 from zeropoint.references import OutputSpec, find_reference
 from zeropoint.runtime.player import LoadedProgram
 
@@ -152,11 +153,14 @@ def read_back(loaded: LoadedProgram, program: Program, call: int, rows: int) -> 
 
 
 def expected(program: Program, call: int, slots: dict[str, torch.Tensor], outputs: set[str]) -> dict[str, torch.Tensor]:
-    """The reference's outputs for a call, from the inputs that the device used."""
+    """The reference's outputs for a call, from the inputs that the device used; the device's are as `verify` wants."""
     found = program.calls[call]
     specs = {slot: OutputSpec(tuple(slots[slot].shape), slots[slot].dtype) for slot in outputs}
     inputs = {slot: value for slot, value in slots.items() if slot not in outputs}
-    return find_reference(found.kernel)(inputs, {a.name: a.value for a in found.attrs}, specs)
+    attrs = {attr.name: attr.value for attr in found.attrs if not isinstance(attr.value, Dim)}
+    wanted = find_reference(found.kernel)(inputs, attrs, specs)
+    check_table(found.kernel, slots, attrs, wanted, slots)
+    return wanted
 
 
 def worst_row_error(actual: torch.Tensor, wanted: torch.Tensor, *, floor: float) -> float:

@@ -13,12 +13,14 @@ import torch
 from tests.op.attention_cases import Case, Inputs, torch_attention
 from tests.op.calls import (
     DEVICE_DTYPES,
+    checked_call,
     chosen_devices,
     expected_outputs,
     mutated_library,
     relative_rms,
     run_call,
 )
+from tests.op.tolerance import check_table
 from zeropoint.builder import ProgramBuilder
 from zeropoint.references import OutputSpec
 from zeropoint.runtime.player import LoadedProgram, counters
@@ -77,6 +79,7 @@ def run_split(case: Case, inputs: Inputs, splits: int, tier: str) -> torch.Tenso
     middle, pick = run_call("attention_decode_partial", inputs, outputs, case.partial_attrs())
     assert pick.algorithm == {"cpu": "rows", "gpu": "few"}[tier]
     wanted = expected_outputs("attention_decode_partial", inputs, outputs, case.partial_attrs())
+    check_table("attention_decode_partial", {**inputs, **middle}, case.partial_attrs(), wanted, middle)
     limit = tolerance(dataclasses.replace(case, dtype=torch.float32))
     assert torch.equal(middle["stats"][..., 1] == 0, wanted["stats"][..., 1] == 0)
     assert torch.equal(middle["stats"][..., 0] < -3e38, wanted["stats"][..., 0] < -3e38)
@@ -88,7 +91,7 @@ def run_split(case: Case, inputs: Inputs, splits: int, tier: str) -> torch.Tenso
     ):
         assert relative_rms(actual, expected) <= limit
     outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
-    result, _ = run_call("attention_decode_reduce", middle, outputs, case.reduce_attrs())
+    result, _ = checked_call("attention_decode_reduce", middle, outputs, case.reduce_attrs())
     return result["y"]
 
 
@@ -97,6 +100,7 @@ def check(case: Case, actual: torch.Tensor, inputs: Inputs) -> None:
     if not case.nan_rows and not case.soft_cap:
         assert relative_rms(wanted, torch_attention(case, inputs)) < 1e-12  # the reference is torch's function
     assert torch.equal(torch.isnan(actual), torch.isnan(wanted))
+    check_table("attention", {**inputs, "y": actual}, case.attrs(), {"y": wanted}, {"y": actual})
     error = relative_rms(actual.nan_to_num(), wanted.nan_to_num())
     assert error <= tolerance(case), f"{case}: {error:.2e} > {tolerance(case):.2e}"
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from tests.op.calls import expected_outputs, mutated_library, relative_rms, run_call
+from tests.op.calls import checked_call, expected_outputs, mutated_library, relative_rms, run_call
 from zeropoint.references import OutputSpec
 
 # Relative RMS. f32: a few roundings. f16: the rounding of the stored result.
@@ -79,8 +79,8 @@ def test_rotary(
     outputs = {"y": OutputSpec(heads_shape(layouts[1], 2, 3, 7, head_dim), dtype)}
     attrs = rope_attrs(head_dim, rotary_dim, interleaved=interleaved, table_rows=0, mode=0)
     attrs |= {"heads": 3, "x_layout": layouts[0], "x_first": 0, "y_layout": layouts[1]}
-    actual, _ = run_call("rotary_embedding", inputs, outputs, attrs)
-    check(actual["y"], expected_outputs("rotary_embedding", inputs, outputs, attrs)["y"])
+    actual, wanted = checked_call("rotary_embedding", inputs, outputs, attrs)
+    check(actual["y"], wanted["y"])
 
 
 @pytest.mark.parametrize(("mode", "table_rows"), list(itertools.product(MODES, (0, 1, 2))))
@@ -92,8 +92,8 @@ def test_rotary_positions(mode: int, table_rows: int) -> None:
     outputs = {"y": OutputSpec((batch, tokens, 3, head_dim), torch.float32)}
     attrs = rope_attrs(head_dim, head_dim, interleaved=0, table_rows=table_rows, mode=mode)
     attrs |= {"heads": 3, "x_layout": 1, "x_first": head_dim, "y_layout": 1}
-    actual, _ = run_call("rotary_embedding", inputs, outputs, attrs)
-    check(actual["y"], expected_outputs("rotary_embedding", inputs, outputs, attrs)["y"])
+    actual, wanted = checked_call("rotary_embedding", inputs, outputs, attrs)
+    check(actual["y"], wanted["y"])
 
 
 @pytest.mark.parametrize("interleaved", [0, 1])
@@ -129,8 +129,8 @@ def test_update_cache(dtype: torch.dtype, mode: int, layouts: tuple[int, int]) -
     outputs = {"cache": OutputSpec(tuple(inputs["cache"].shape), dtype)}
     attrs = {"heads": heads, "head_dim": head_dim, "x_layout": layouts[0], "x_first": 0, "cache_layout": layouts[1]}
     attrs["position_mode"] = mode
-    actual, _ = run_call("update_cache", inputs, outputs, attrs)
-    assert torch.equal(actual["cache"], expected_outputs("update_cache", inputs, outputs, attrs)["cache"])
+    actual, wanted = checked_call("update_cache", inputs, outputs, attrs)
+    assert torch.equal(actual["cache"], wanted["cache"])
     assert not torch.equal(actual["cache"], inputs["cache"])
 
 
@@ -146,8 +146,8 @@ def test_positions_outside_the_cache_are_not_written(kernel: str, start: int) ->
         inputs["cache_scale"] = torch.ones(1, 2, 10)
     outputs = {slot: OutputSpec(tuple(inputs[slot].shape), inputs[slot].dtype) for slot in inputs if "cache" in slot}
     attrs = {"heads": 2, "head_dim": 8, "x_layout": 1, "x_first": 0, "cache_layout": 0, "position_mode": 0}
-    actual, _ = run_call(kernel, inputs, outputs, attrs)
-    for slot, wanted in expected_outputs(kernel, inputs, outputs, attrs).items():
+    actual, expected = checked_call(kernel, inputs, outputs, attrs)
+    for slot, wanted in expected.items():
         assert torch.equal(actual[slot], wanted)
 
 
@@ -170,8 +170,8 @@ def test_update_quantized_cache(dtype: torch.dtype, layouts: tuple[int, int]) ->
     outputs = {slot: OutputSpec(tuple(inputs[slot].shape), inputs[slot].dtype) for slot in ("cache", "cache_scale")}
     attrs = {"heads": heads, "head_dim": head_dim, "x_layout": layouts[0], "x_first": 0, "cache_layout": layouts[1]}
     attrs["position_mode"] = 0
-    actual, _ = run_call("update_cache_q8", inputs, outputs, attrs)
-    for slot, wanted in expected_outputs("update_cache_q8", inputs, outputs, attrs).items():
+    actual, expected = checked_call("update_cache_q8", inputs, outputs, attrs)
+    for slot, wanted in expected.items():
         assert torch.equal(actual[slot], wanted), slot
 
 
@@ -218,8 +218,7 @@ def test_rotary_update_cache(
     first = heads * head_dim if merged else 0
     attrs |= {"q_layout": int(merged), "kv_layout": int(merged), "q_first": 0, "k_first": first}
     attrs |= {"v_first": first + kv_heads * head_dim if merged else 0, "eps": 1e-6}
-    actual, _ = run_call("rotary_update_cache", inputs, outputs, attrs)
-    wanted = expected_outputs("rotary_update_cache", inputs, outputs, attrs)
+    actual, wanted = checked_call("rotary_update_cache", inputs, outputs, attrs)
     assert torch.equal(actual["v_cache"], wanted["v_cache"])
     check(actual["q_out"], wanted["q_out"])
     check(actual["k_cache"], wanted["k_cache"])

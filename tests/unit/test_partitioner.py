@@ -16,11 +16,12 @@ from torch import nn
 from tests.e2e.models import Activations, Linears, QuantizedLinear, Weights, per_token
 from tests.e2e.running import export, lower
 from zeropoint import CompileOptions, OptionError, Unsupported, ZeropointPartitioner, explain, inspect
-from zeropoint.matching import _cycle, group_anchors, match_program
+from zeropoint.matching import group_anchors, match_program
 from zeropoint.preprocess import CompileSpec, read_options
 from zeropoint.rules.weight import DEQUANTIZE
 
 SMALL = Weights(n=16, group_size=16)
+LINEARS_ONLY = CompileOptions(operators="linear")  # so that something stays outside
 
 
 class Attention(nn.Module):
@@ -40,7 +41,7 @@ class Attention(nn.Module):
 
 def test_sharers_of_an_input_are_one_delegate() -> None:
     torch.manual_seed(0)
-    pte, partitioner = lower(export(Attention(), torch.randn(3, 16)))
+    pte, partitioner = lower(export(Attention(), torch.randn(3, 16)), LINEARS_ONLY)
     kernels = [[call.kernel for call in item.calls] for item in inspect(pte).programs]
     quantize = ["choose_qparams_per_row", "quantize_and_pack"]
     assert kernels == [[*quantize, *["linear_dq8ca_q4gsw"] * 3], [*quantize, "linear_dq8ca_q4gsw"]]
@@ -52,7 +53,7 @@ def test_sharers_of_an_input_are_one_delegate() -> None:
 
 def test_explain_table(golden: Callable[[str, str], None]) -> None:
     torch.manual_seed(0)
-    golden("explain_attention", str(explain(export(Attention(), torch.randn(3, 16)))))
+    golden("explain_attention", str(explain(export(Attention(), torch.randn(3, 16)), LINEARS_ONLY)))
 
 
 class Detour(nn.Module):
@@ -69,12 +70,7 @@ class Detour(nn.Module):
 
 def test_a_path_through_the_outside_is_a_cycle() -> None:
     program = export(Detour(), torch.randn(3, 16))
-    matching = match_program(program, CompileOptions())
-    rank = {node: index for index, node in enumerate(program.graph.nodes)}
-    first, second, third = ({node} for node in matching.lowered)
-    assert _cycle(first, second | third, rank)
-    assert _cycle(second | third, first, rank)
-    assert not _cycle(first, third, rank)
+    matching = match_program(program, LINEARS_ONLY)
     groups = group_anchors(program, matching)
     assert [[node.name for node in group] for group in groups] == [["linear", "linear_2"], ["linear_1"]]
 
@@ -93,7 +89,7 @@ class Shared(nn.Module):
 
 def test_a_chain_that_also_feeds_the_outside_stays_whole() -> None:
     program = export(Shared(), torch.randn(3, 16))
-    reasons = {node.name: reason for node, reason in match_program(program, CompileOptions()).reasons.items()}
+    reasons = {node.name: reason for node, reason in match_program(program, LINEARS_ONLY).reasons.items()}
     assert reasons["linear"] == "dequantize_affine also feeds add, which stays outside"
     assert reasons["quantize_affine"] == "part of linear: dequantize_affine also feeds add, which stays outside"
 
@@ -101,8 +97,8 @@ def test_a_chain_that_also_feeds_the_outside_stays_whole() -> None:
 def test_leftovers_are_an_error_unless_another_partitioner_follows() -> None:
     program = export(Shared(), torch.randn(3, 16))
     with pytest.raises(Unsupported, match=r"choose_qparams_affine\.default stays outside .*also feeds .*which stays"):
-        lower(program)
-    to_edge(program).to_backend(ZeropointPartitioner(CompileOptions(leftover_quantization="keep")))
+        lower(program, LINEARS_ONLY)
+    to_edge(program).to_backend(ZeropointPartitioner(CompileOptions(operators="linear", leftover_quantization="keep")))
 
 
 def test_weights_that_only_real_data_refuses() -> None:
@@ -113,9 +109,9 @@ def test_weights_that_only_real_data_refuses() -> None:
     with pytest.raises(
         Unsupported, match=r"accepted by the partitioner, but with the real weights: .*not all integers"
     ):
-        lower(program, whole_linears=False)
+        lower(program, LINEARS_ONLY, whole_linears=False)
     with pytest.raises(Unsupported, match=r"stays outside the delegate \(part of .*not all integers"):
-        lower(program)
+        lower(program, LINEARS_ONLY)
 
 
 def test_mutated_buffers_are_inputs_not_constants() -> None:
@@ -129,7 +125,7 @@ def test_mutated_buffers_are_inputs_not_constants() -> None:
             self.state.add_(x)
             return self.linear(Activations()(self.state))
 
-    (program,) = inspect(lower(export(Mutating(), torch.randn(2, 16)))[0]).programs
+    (program,) = inspect(lower(export(Mutating(), torch.randn(2, 16)), LINEARS_ONLY)[0]).programs
     assert len(program.inputs) == 1
 
 
@@ -146,10 +142,10 @@ def test_unknown_compile_specs_are_refused() -> None:
 
 SCRIPT = """
 import hashlib, torch
-from tests.unit.test_partitioner import Attention
+from tests.unit.test_partitioner import LINEARS_ONLY, Attention
 from tests.e2e.running import export, lower
 torch.manual_seed(0)
-pte, _ = lower(export(Attention(), torch.randn(3, 16), max_sizes={0: 9}))
+pte, _ = lower(export(Attention(), torch.randn(3, 16), max_sizes={0: 9}), LINEARS_ONLY)
 print(hashlib.sha256(pte).hexdigest())
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from zeropoint import ProgramBuilder, ProgramError
-from zeropoint.dtypes import DType
-from zeropoint.program import Arg, Attr, Dim, HostDType, Input, Output, Program, Symbol
+from zeropoint.dtypes import DType, Storage
+from zeropoint.program import Arg, Attr, Dim, HostDType, Input, Output, Program, Symbol, SymbolOp
 
 
 def small() -> Program:
@@ -78,7 +78,7 @@ def _field(**changes: object) -> Callable[[Program], Program]:
 X, SCALE, ZP, Q, W = range(5)
 ROWS = Dim(0, ((1, 0),))
 BROKEN = [
-    (_field(version=7), r"^program: version 7; this package knows 1; export again$"),
+    (_field(version=7), r"^program: version 7; this package knows 1, 2; export again$"),
     (_field(symbols=(Symbol("rows", 5, 2),)), r"^symbol\[0\] rows: range \[5, 2\]; need 0 <= min <= max"),
     (_field(symbols=(Symbol("", 1, 2),)), r"^symbol name '': empty or used twice"),
     (_field(symbols=(Symbol("rows", 1, 100), Symbol("z", 1, 2))), r"^symbol\[1\] z: no input gives it a value"),
@@ -137,6 +137,132 @@ BROKEN = [
 def test_verify_names_what_is_broken(change: Callable[[Program], Program], text: str) -> None:
     with pytest.raises(ProgramError, match=text):
         change(small()).verify()
+
+
+def stateful() -> Program:
+    """x [n, 4] goes into a state behind row n; n * n // 2 of its elements come out through an alias."""
+    b = ProgramBuilder()
+    n = b.symbol("n", 2, 8)
+    half = b.derived(SymbolOp.QUOTIENT, b.derived(SymbolOp.PRODUCT, n, n), Dim(2))
+    x = b.tensor("x", "f32", [n, 4])
+    cache = b.state("cache", "f32", [16, 4], data=np.ones((16, 4), np.float32))
+    flat = b.alias(cache, [half])
+    y = b.tensor("y", "f32", [half])
+    b.input(x)
+    b.call("strided_copy", {"x": x, "y": cache}, {"size2": n, "y_offset": Dim(-4, ((4, 0),))})
+    b.call("strided_copy", {"x": flat, "y": y}, {"size2": half, "y_offset": 0})
+    b.output(y)
+    return b.build()[0]
+
+
+def _symbol(index: int, **changes: object) -> Callable[[Program], Program]:
+    def change(program: Program) -> Program:
+        symbols = list(program.symbols)
+        symbols[index] = replace(symbols[index], **changes)
+        return replace(program, symbols=tuple(symbols))
+
+    return change
+
+
+def _offset(value: Dim) -> Callable[[Program], Program]:
+    return _call(0, attrs=(Attr("y_offset", value),))
+
+
+CACHE, FLAT = 1, 2
+BROKEN_2 = [
+    (_symbol(1, a=Dim(0, ((1, 3),))), r"symbol\[1\] d1: symbols \[3\]; need distinct indices below 3"),
+    (_symbol(1, a=Dim(0, ((1, 0), (1, 0)))), r"symbol\[1\] d1: symbols \[0, 0\]; need distinct indices below 3"),
+    (_symbol(1, b=Dim(0, ((0, 0),))), r"symbol\[1\] d1: a coefficient is 0; leave the term out"),
+    (_symbol(1, b=Dim(-3, ((1, 0),))), r"symbol\[1\] d1: range \[-1, 5\]; need \[0, 2147483647\]"),
+    (_symbol(1, a=Dim(0, ((1, 1),))), r"symbol\[1\] d1: derived from a later symbol; need indices below 1"),
+    (_symbol(1, b=Dim(0, ((1, 2),))), r"symbol\[1\] d1: derived from a later symbol; need indices below 1"),
+    (_symbol(1, max=63), r"symbol\[1\] d1: range \[4, 63\]; its operands give \[4, 64\]"),
+    (_symbol(2, min=1), r"symbol\[2\] d2: range \[1, 32\]; its operands give \[2, 32\]"),
+    (_symbol(2, b=Dim(0)), r"symbol: divided by \[0, 0\]; need at least 1"),
+    (_symbol(1, op=SymbolOp.GIVEN), r"symbol\[1\] d1: no input gives it a value"),
+    (
+        _tensor(CACHE, constant="12"),
+        r"tensor\[1\] cache: constant key '12'; need 64 lower-case hexadecimal digits or none",
+    ),
+    (_tensor(CACHE, offset=256), r"tensor\[1\] cache: a state is a buffer with offset 0 and no symbols"),
+    (_tensor(CACHE, storage=Storage.IMAGE), r"tensor\[1\] cache: a state is a buffer with offset 0 and no symbols"),
+    (
+        _tensor(CACHE, dims=(Dim(0, ((2, 0),)), Dim(4))),
+        r"tensor\[1\] cache: a state is a buffer with offset 0 and no symbols",
+    ),
+    (_tensor(CACHE, name="c" * 257), r"tensor\[1\] c+: a name of 257 bytes; a state's has at most 256"),
+    (_tensor(FLAT, alias_of=2), r"tensor\[2\] cache.view: alias of tensor 2; need an earlier one"),
+    (_tensor(FLAT, alias_of=-2), r"tensor\[2\] cache.view: alias of tensor -2; need an earlier one"),
+    (
+        _tensor(3, alias_of=2),
+        r"tensor\[3\] y: alias of cache.view, which is an alias or an image; need a buffer",
+    ),
+    (
+        _tensor(3, storage=Storage.IMAGE, offset=0, alias_of=0),
+        r"tensor\[3\] y: alias of x, which is an alias or an image; need a buffer",
+    ),
+    (
+        _tensor(FLAT, dtype=DType.I32),
+        r"tensor\[2\] cache.view: alias of cache, which differs in dtype, memory or offset, or is constant",
+    ),
+    (
+        _tensor(FLAT, constant=""),
+        r"tensor\[2\] cache.view: alias of cache, which differs in dtype, memory or offset, or is constant",
+    ),
+    (
+        _tensor(FLAT, alias_of=0),
+        r"tensor\[2\] cache.view: alias of x, which differs in dtype, memory or offset, or is constant",
+    ),
+    (
+        _tensor(FLAT, dims=(Dim(0, ((1, 1),)), Dim(2)), size_bytes=512),
+        r"tensor\[2\] cache.view: 512 bytes; cache, which it is an alias of, has 256",
+    ),
+    (
+        _offset(Dim(0, ((1, 5),))),
+        r"call\[0\] strided_copy: attribute y_offset: symbols \[5\]; need distinct indices below 3",
+    ),
+    (
+        _offset(Dim(0, ((1, 0), (2, 0)))),
+        r"call\[0\] strided_copy: attribute y_offset: symbols \[0, 0\]; need distinct indices below 3",
+    ),
+    (
+        _offset(Dim(7)),
+        r"call\[0\] strided_copy: attribute y_offset: range \[7, 7\]; need symbols, and values of 32 bits",
+    ),
+    (
+        _offset(Dim(2**31 - 8, ((1, 0),))),
+        r"call\[0\] strided_copy: attribute y_offset: range \[2147483642, 2147483648\]; "
+        r"need symbols, and values of 32 bits",
+    ),
+    (
+        _offset(Dim(-(2**31), ((-1, 0),))),
+        r"call\[0\] strided_copy: attribute y_offset: range \[-2147483656, -2147483650\]; "
+        r"need symbols, and values of 32 bits",
+    ),
+]
+
+
+def test_a_program_of_version_2_verifies() -> None:
+    program = stateful()
+    assert [(symbol.min, symbol.max) for symbol in program.symbols] == [(2, 8), (4, 64), (2, 32)]
+    assert program.tensors[FLAT].constant == program.tensors[CACHE].constant != ""
+    _tensor(CACHE, name="c" * 256)(program).verify()
+    _offset(Dim(2**31 - 9, ((1, 0),)))(program).verify()
+    _offset(Dim(-(2**31) + 9, ((-1, 0),)))(program).verify()
+
+
+@pytest.mark.parametrize(("change", "text"), BROKEN_2, ids=[text[:60] for _, text in BROKEN_2])
+def test_verify_names_what_is_broken_in_version_2(change: Callable[[Program], Program], text: str) -> None:
+    with pytest.raises(ProgramError, match=f"^{text}$"):
+        change(stateful()).verify()
+
+
+def test_a_constant_has_no_alias() -> None:
+    program = small()
+    w = program.tensors[W]
+    broken = replace(program, tensors=(*program.tensors, replace(w, name="alias", alias_of=W)))
+    with pytest.raises(ProgramError, match=r"^tensor\[8\] alias: alias of w, which differs in .*, or is constant$"):
+        broken.verify()
 
 
 def test_memory_is_reused_only_when_asked() -> None:

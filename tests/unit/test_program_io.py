@@ -22,8 +22,8 @@ def test_equal_programs_give_equal_bytes() -> None:
 
 
 def test_the_writer_verifies() -> None:
-    with pytest.raises(ProgramError, match=r"^program: version 2; this package knows 1"):
-        write_program(replace(small(), version=2))
+    with pytest.raises(ProgramError, match=r"^program: version 3; this package knows 1, 2"):
+        write_program(replace(small(), version=3))
 
 
 def test_another_identifier_is_refused() -> None:
@@ -35,7 +35,7 @@ def test_another_identifier_is_refused() -> None:
 
 def test_another_version_is_refused_by_number() -> None:
     data = bytearray(write_program(small()))
-    changed = [i for i in range(8, len(data) - 3) if data[i : i + 4] == b"\x01\0\0\0"]
+    changed = [i for i in range(8, len(data) - 3) if data[i : i + 4] == b"\x02\0\0\0"]
     texts = set()
     for position in changed:
         attempt = bytearray(data)
@@ -44,7 +44,7 @@ def test_another_version_is_refused_by_number() -> None:
             read_program(bytes(attempt))
         except ProgramError as error:
             texts.add(str(error))
-    assert "program: version 9; this package knows 1; export again" in texts
+    assert "program: version 9; this package knows 1, 2; export again" in texts
 
 
 def test_damaged_bytes_are_an_error_or_another_valid_program() -> None:

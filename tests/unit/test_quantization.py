@@ -28,7 +28,7 @@ class Tiny(nn.Module):
 def zero_points_and_kernels(model: nn.Module) -> tuple[set[torch.dtype], list[str]]:
     program = torch.export.export(model.eval(), (torch.tensor([1, 2]),)).run_decompositions({})
     dtypes = {node.meta["val"][1].dtype for node in program.graph.nodes if "choose_qparams" in str(node.target)}
-    lowered = match_program(program, CompileOptions()).lowered
+    lowered = match_program(program, CompileOptions(operators="linear")).lowered
     return dtypes, [item.kernels[-1] for item in lowered.values()]
 
 

@@ -46,18 +46,17 @@ struct Handle {
 };
 
 Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
-  if (!value.isTensor()) return Status(Code::kInvalidArgument, "no tensor");
+  if (!value.isTensor()) return bad_argument("no tensor");
   const executorch::aten::Tensor& tensor = value.toTensor();
   const ScalarType* known = std::find(std::begin(kScalarTypes), std::end(kScalarTypes), tensor.scalar_type());
   if (known == std::end(kScalarTypes))
-    return fail(Code::kInvalidArgument, "scalar type ", tensor.scalar_type(), "; no host dtype of ours");
+    return bad_argument("scalar type ", tensor.scalar_type(), "; no host dtype of ours");
   result->dtype = static_cast<int32_t>(known - kScalarTypes);
-  if (tensor.dim() > ZP_MAX_RANK)
-    return fail(Code::kInvalidArgument, tensor.dim(), " dimensions; at most ", ZP_MAX_RANK);
+  if (tensor.dim() > ZP_MAX_RANK) return bad_argument(tensor.dim(), " dimensions; at most ", ZP_MAX_RANK);
   result->rank = static_cast<int32_t>(tensor.dim());
   for (int32_t i = 0; i < result->rank; ++i) {
     if (tensor.dim_order()[static_cast<size_t>(i)] != i)
-      return Status(Code::kInvalidArgument, "not contiguous in the default dimension order");
+      return bad_argument("not contiguous in the default dimension order");
     result->dims[i] = tensor.size(i);
   }
   result->size_bytes = tensor.nbytes();
@@ -65,10 +64,9 @@ Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   return Status();
 }
 
-// Resizes the output; its shape is known only now. user: the outputs' EValue*.
-Status place_output(void* user, size_t index, zp_tensor* output) {
-  et::EValue& value = *(*static_cast<et::Span<et::EValue*>*>(user))[index];
-  auto wrong = [&](const auto&... parts) { return fail(Code::kInvalidArgument, "output[", index, "]: ", parts...); };
+// Resizes the output; its shape is known only now.
+Status place_output(et::EValue& value, size_t index, zp_tensor* output) {
+  auto wrong = [&](const auto&... parts) { return bad_argument("output[", index, "]: ", parts...); };
   zp_tensor given{};
   if (Status status = read_tensor_argument(value, &given); !status.ok()) return wrong(status.message());
   if (given.dtype != output->dtype) return wrong("host dtype ", given.dtype, "; the program gives ", output->dtype);
@@ -123,22 +121,20 @@ class Backend final : public et::BackendInterface {
     ZP_TRY(Library::embedded(&library));
     const et::NamedDataMap* named_data = context.get_named_data_map();
     std::list<et::FreeableBuffer> loaded;
-    auto find = [&](const std::string& key, const void** data, size_t* size) -> Status {
-      if (named_data == nullptr) return Status(Code::kNotFound, "the .pte has no named data");
+    auto find = [&](const std::string& key, std::string_view* data) {
+      if (named_data == nullptr) return fail(Code::kNotFound, "the .pte has no named data");
       auto found = named_data->get_data(key);
-      if (!found.ok()) {
+      if (!found.ok())
         return fail(
             Code::kNotFound, "not in the named data (ExecuTorch error ", found.error(), "); is a .ptd missing?");
-      }
       loaded.push_back(std::move(found.get()));
       auto bytes = loaded.back().data_safe();
-      *data = bytes.ok() ? bytes.get() : nullptr;
-      *size = bytes.ok() ? loaded.back().size() : 0;
+      if (bytes.ok()) *data = {static_cast<const char*>(bytes.get()), loaded.back().size()};
       return Status();
     };
-    ZP_TRY(Delegate::load(blob.get(), processed.size(), *library, find, 0, &handle->delegate));
+    std::string method = context.get_method_name() == nullptr ? "" : context.get_method_name();
+    ZP_TRY(Delegate::load(blob.get(), processed.size(), *library, find, 0, named_data, method, &handle->delegate));
     handle->delegate->owned_by_executorch = true;
-    if (context.get_method_name() != nullptr) handle->delegate->method = context.get_method_name();
     handle->id = register_delegate(handle->delegate);
     return Status();
   }
@@ -147,8 +143,8 @@ class Backend final : public et::BackendInterface {
     const Program& program = handle->delegate->program();
     size_t n_inputs = program.inputs.size();
     if (args.size() != n_inputs + program.outputs.size()) {
-      return fail(Code::kInvalidArgument, args.size(), " arguments; the program has ", n_inputs, " inputs and ",
-          program.outputs.size(), " outputs");
+      return bad_argument(
+          args.size(), " arguments; the program has ", n_inputs, " inputs and ", program.outputs.size(), " outputs");
     }
     std::lock_guard<std::mutex> lock(handle->mutex);
     handle->inputs.resize(n_inputs);
@@ -159,11 +155,11 @@ class Backend final : public et::BackendInterface {
         handle->integers[i] = args[i]->toInt();
         input = {ZP_I64, 0, {}, &handle->integers[i], sizeof(int64_t)};
       } else if (Status status = read_tensor_argument(*args[i], &input); !status.ok()) {
-        return status.in(cat("input[", i, "]"));
+        return status.in("input[", i, "]");
       }
     }
-    et::Span<et::EValue*> outputs(args.data() + n_inputs, program.outputs.size());
-    return handle->delegate->execute(handle->inputs.data(), n_inputs, place_output, &outputs, profile);
+    auto place = [&](size_t i, zp_tensor* output) { return place_output(*args[n_inputs + i], i, output); };
+    return handle->delegate->execute(handle->inputs.data(), n_inputs, place, profile);
   }
 
   // One event per kernel call; the delegate debug identifier is the call's index in the Program.

@@ -29,32 +29,16 @@ Status load(const void* blob, uint64_t size, const zp_constant* constants, uint6
     ZP_TRY(Library::from_bytes(library_data, library_size, &library));
   Program program;
   if (id == nullptr) return decode_program(blob, size, *library, &program);
-  auto find = [&](const std::string& key, const void** data, size_t* bytes) -> Status {
+  auto find = [&](const std::string& key, std::string_view* data) {
     const zp_constant* end = constants + n;
     const zp_constant* found = std::find_if(constants, end, [&](const zp_constant& item) { return key == item.key; });
     if (found == end) return fail(Code::kNotFound, "not among the constants given");
-    *data = found->data;
-    *bytes = found->size_bytes;
+    *data = {static_cast<const char*>(found->data), found->size_bytes};
     return Status();
   };
   std::shared_ptr<Delegate> delegate;
-  ZP_TRY(Delegate::load(blob, size, *library, find, flags, &delegate));
+  ZP_TRY(Delegate::load(blob, size, *library, find, flags, nullptr, "", &delegate));
   *id = register_delegate(delegate);
-  return Status();
-}
-
-using Outputs = std::pair<zp_tensor*, uint64_t>;
-
-Status place_output(void* user, size_t index, zp_tensor* output) {
-  const auto& [tensors, count] = *static_cast<Outputs*>(user);
-  if (index >= count) return fail(Code::kInvalidArgument, count, " outputs; the program has more");
-  zp_tensor& given = tensors[index];
-  if (given.size_bytes < output->size_bytes) {
-    return fail(Code::kInvalidArgument, "output[", index, "]: room for ", given.size_bytes, " bytes; need ",
-        output->size_bytes);
-  }
-  output->data = given.data;
-  given = *output;
   return Status();
 }
 
@@ -68,7 +52,7 @@ Status evaluate_ops(const zp_op* ops, uint64_t n_ops, const zp_tensor* slots, ui
   for (uint64_t i = 0; i < n_slots; ++i)
     shapes.push_back(slots[i].rank < 0 ? SlotShape() : SlotShape{slots[i].dims, slots[i].rank, true});
   const char* reason = evaluate(*expr, {shapes.data(), attrs, nullptr}, value);
-  return reason == nullptr ? Status() : fail(Code::kInvalidArgument, reason);
+  return reason == nullptr ? Status() : bad_argument(reason);
 }
 
 }  // namespace
@@ -82,8 +66,8 @@ int report(const Status& status) {
 
 using namespace zeropoint;
 
-static const char* text_of(uint64_t program, std::string (*describe)(Delegate&)) {
-  Status status = with_program(program, [&](Delegate& delegate) { return text(describe(delegate)), Status(); });
+static const char* text_of(uint64_t program, std::string (Delegate::*describe)()) {
+  Status status = with_program(program, [&](Delegate& delegate) { return text((delegate.*describe)()), Status(); });
   return report(status) == ZP_OK ? last_text.c_str() : nullptr;
 }
 
@@ -110,15 +94,13 @@ int zp_load(const void* blob, uint64_t size_bytes, const zp_constant* constants,
 
 int zp_unload(uint64_t program) {
   return report(with_program(program, [&](Delegate& delegate) {
-    if (delegate.owned_by_executorch) return fail(Code::kInvalidArgument, "ExecuTorch owns and destroys this program");
+    if (delegate.owned_by_executorch) return bad_argument("ExecuTorch owns and destroys this program");
     find_delegate(program, true);
     return Status();
   }));
 }
 
-const char* zp_describe(uint64_t program) {
-  return text_of(program, [](Delegate& delegate) { return delegate.describe(); });
-}
+const char* zp_describe(uint64_t program) { return text_of(program, &Delegate::describe); }
 
 int zp_output_shapes(
     uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs) {
@@ -127,14 +109,27 @@ int zp_output_shapes(
 }
 
 int zp_execute(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs) {
-  Outputs placed{outputs, n_outputs};
-  return report(with_program(
-      program, [&](Delegate& delegate) { return delegate.execute(inputs, n_inputs, place_output, &placed, false); }));
+  auto place = [&](size_t index, zp_tensor* output) {
+    if (index >= n_outputs) return bad_argument(n_outputs, " outputs; the program has more");
+    zp_tensor& given = outputs[index];
+    if (given.size_bytes < output->size_bytes)
+      return bad_argument("output[", index, "]: room for ", given.size_bytes, " bytes; need ", output->size_bytes);
+    output->data = given.data;
+    given = *output;
+    return Status();
+  };
+  auto execute = [&](Delegate& delegate) { return delegate.execute(inputs, n_inputs, place, false); };
+  return report(with_program(program, execute));
 }
 
-const char* zp_picks(uint64_t program) {
-  return text_of(program, [](Delegate& delegate) { return delegate.picks(); });
+int zp_reset(uint64_t program) {
+  if (program != 0) return report(with_program(program, [](Delegate& delegate) { return delegate.reset(); }));
+  for (const auto& [id, delegate] : live_delegates())
+    if (int code = report(delegate->reset()); code != ZP_OK) return code;
+  return ZP_OK;
 }
+
+const char* zp_picks(uint64_t program) { return text_of(program, &Delegate::picks); }
 
 const char* zp_counters(void) {
   Counters all = Context::total_counters();
@@ -147,22 +142,18 @@ const char* zp_counters(void) {
 
 const char* zp_validation(int clear) {
   ValidationMessages messages = validation_messages(clear != 0);
-  std::string texts;
-  for (const std::string& message : messages.texts) texts += "," + json_string(message);
   return text(cat("{\"active\":", messages.active ? "true" : "false", ",\"count\":", messages.count,
-      ",\"messages\":", json_list(texts), "}"));
+      ",\"messages\":", json_list(messages.texts, json_string), "}"));
 }
 
 const char* zp_programs(void) {
-  std::string result;
-  for (const auto& [id, delegate] : live_delegates()) {
-    result +=
-        cat(",{\"id\":", id, ",\"method\":", json_string(delegate->method), ",\"flags\":", delegate->flags(), "}");
-  }
-  return text(json_list(result));
+  return text(json_list(live_delegates(), [](const auto& live) {
+    return cat("{\"id\":", live.first, ",\"method\":", json_string(live.second->method),
+        ",\"flags\":", live.second->flags(), "}");
+  }));
 }
 
-void zp_default_flags(uint32_t flags) { set_default_flags(flags); }
+void zp_default_flags(uint32_t flags) { default_flags = flags; }
 
 int zp_read_tensor(uint64_t program, uint32_t tensor, void* data, uint64_t* size_bytes) {
   return report(

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <unordered_map>
 
 #include "instance.h"
@@ -25,24 +26,26 @@ struct Counters {
 #undef X
 };
 
-struct Buffer {
-  ~Buffer();
+// One allocation, of a buffer or an image.
+struct Memory {
+  ~Memory();
   Context* context = nullptr;
-  VkBuffer handle = VK_NULL_HANDLE;
   VkDeviceMemory memory = VK_NULL_HANDLE;
-  uint64_t size_bytes = 0;
   uint64_t allocated_bytes = 0;
   uint8_t* mapped = nullptr;  // coherent; null when the host cannot see it
 };
 
+struct Buffer : Memory {
+  ~Buffer();
+  VkBuffer handle = VK_NULL_HANDLE;
+  uint64_t size_bytes = 0;
+};
+
 // A storage image in layout GENERAL: element t of the tensor is component x of texel (t % width, t / width).
-struct Image {
+struct Image : Memory {
   ~Image();
-  Context* context = nullptr;
   VkImage handle = VK_NULL_HANDLE;
   VkImageView view = VK_NULL_HANDLE;
-  VkDeviceMemory memory = VK_NULL_HANDLE;
-  uint64_t allocated_bytes = 0;
   uint32_t width = 1;
   uint32_t height = 1;
   uint32_t texel_bytes = 0;
@@ -53,6 +56,18 @@ struct Pipeline {
   VkPipelineLayout layout = VK_NULL_HANDLE;
   VkPipeline handle = VK_NULL_HANDLE;
 };
+
+// A buffer that keeps its contents between calls, shared by name among the methods of one load of a .pte.
+struct State {
+  const void* program = nullptr;
+  std::string name;
+  std::set<std::string> methods;  // those that hold it now
+  std::shared_ptr<Buffer> buffer;
+  std::shared_ptr<Buffer> first;  // its first contents; null: zeros
+};
+using States = std::vector<std::shared_ptr<State>>;
+
+VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& binding);
 
 using Upload = std::pair<const Buffer*, std::string_view>;  // the bytes that go into a buffer
 
@@ -81,12 +96,18 @@ class Context {
   // Moves fresh images to layout GENERAL.
   Status prepare_images(const std::vector<std::unique_ptr<Image>>& images);
   // Copies bytes of a buffer, or the first component of an image's texels, to the host.
-  Status read_buffer(const Buffer& source, uint64_t offset, uint64_t size_bytes, void* data);
+  Status read_buffer(const VkDescriptorBufferInfo& source, uint64_t size_bytes, void* data);
   Status read_image(const Image& source, uint64_t n_elements, void* data);
 
   // The device buffer that holds a constant, shared by content key. *is_new: it must be uploaded.
   Status constant(const std::string& key, uint64_t size_bytes, std::shared_ptr<Buffer>* buffer, bool* is_new);
   Status upload(const std::vector<Upload>& uploads);
+
+  // The state that a method of a program shares with its other methods. A method that asks again while it holds it, and
+  // a null program, get one of their own. *is_new: it must be filled.
+  Status state(const State& wanted, uint64_t size_bytes, std::shared_ptr<State>* state, bool* is_new);
+  // Gives states their first contents.
+  Status fill(const States& states);
 
   // Scratch shared by all delegates, as large as the largest need since the first of those alive was loaded. Buffers
   // handed out earlier stay valid for whoever holds them. staging is null where the host uses the arena in place.
@@ -110,22 +131,23 @@ class Context {
     VkCommandBuffer commands = VK_NULL_HANDLE;
     ZP_TRY(begin(&commands));
     record(commands);
-    VkResult ended = vkEndCommandBuffer(commands);
-    Status status = ended == VK_SUCCESS ? submit_and_wait(commands) : vk_failure("vkEndCommandBuffer", ended);
+    Status status = vk_status("vkEndCommandBuffer", vkEndCommandBuffer(commands));
+    if (status.ok()) status = submit_and_wait(commands);
     vkFreeCommandBuffers(device, command_pool, 1, &commands);
     return status;
   }
-  static void barrier(VkCommandBuffer commands, VkPipelineStageFlags from, VkAccessFlags written,
-      VkPipelineStageFlags to, VkAccessFlags accessed);
+  // What was written on the device so far becomes visible to all that follows on it, or to the host.
+  static void barrier(VkCommandBuffer commands, bool to_host = false);
 
  private:
   Status open();
   Status scratch(uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* shared, std::shared_ptr<Buffer>* buffer);
-  Status allocate(const VkMemoryRequirements& needs, MemoryUse use, VkDeviceMemory* memory, uint8_t** mapped);
+  Status allocate(const VkMemoryRequirements& needs, MemoryUse use, bool map, Memory* memory);
   bool find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const;
   Status create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
       const std::vector<int32_t>& specs, Pipeline* pipeline);
-  template <typename Copy, typename Use> Status download(uint64_t size_bytes, Copy copy, Use use);
+  template <typename Copy>
+  Status download(uint64_t size_bytes, Copy copy, uint64_t n, uint64_t stride, uint64_t part, void* data);
   void load_pipeline_cache();
   std::string cache_path() const;
 
@@ -139,6 +161,7 @@ class Context {
   std::shared_ptr<Buffer> arena_;
   std::shared_ptr<Buffer> staging_;
   std::unordered_map<std::string, std::weak_ptr<Buffer>> constants_;
+  std::vector<std::weak_ptr<State>> states_;
   std::map<std::pair<const fb::Variant*, std::vector<int32_t>>, Pipeline> pipelines_;
   VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
   bool pipelines_changed_ = false;

@@ -1,15 +1,22 @@
 #include "delegate.h"
 
-#include <atomic>
 #include <map>
 
 namespace zeropoint {
 namespace {
 
-std::string dims_text(const int64_t* dims, int32_t rank) {
-  std::string result = "[";
-  for (int32_t i = 0; i < rank; ++i) result += cat(i == 0 ? "" : ", ", dims[i]);
-  return result + "]";
+std::string dims_text(const std::vector<int64_t>& dims) { return cat("[", join(dims), "]"); }
+
+std::vector<int64_t> values_of(const std::vector<Dim>& dims, const std::vector<int64_t>& symbols) {
+  std::vector<int64_t> result;
+  for (const Dim& dim : dims) result.push_back(dim.value(symbols));
+  return result;
+}
+
+int64_t integer_of(const zp_tensor& input) {
+  int64_t result = 0;
+  std::memcpy(&result, input.data, sizeof(result));
+  return result;
 }
 
 uint64_t product(const zp_tensor& tensor) {
@@ -21,17 +28,17 @@ uint64_t product(const zp_tensor& tensor) {
 // Never destroyed, like the devices that programs hold.
 std::mutex& delegates_mutex = *new std::mutex();
 auto& delegates = *new std::map<uint64_t, std::shared_ptr<Delegate>>();
-std::atomic<uint32_t> default_flags{0};
 
 }  // namespace
 
 Status Delegate::load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
-    std::shared_ptr<Delegate>* delegate) {
+    const void* program, const std::string& method, std::shared_ptr<Delegate>* delegate) {
   std::shared_ptr<Delegate> result(new Delegate());
+  result->method = method;
   result->flags_ = flags | default_flags;
   ZP_TRY(decode_program(blob, size, library, &result->program_));
   ZP_TRY(Context::acquire(&result->context_));
-  ZP_TRY(result->open(library, find).in("program"));
+  ZP_TRY(result->open(library, find, program).in("program"));
   *delegate = std::move(result);
   return Status();
 }
@@ -41,12 +48,14 @@ Delegate::~Delegate() {
   std::lock_guard<std::mutex> lock(context_->mutex);
   recordings_.clear();
   images_.clear();
-  constants_.clear();
+  for (const auto& state : states_) state->methods.erase(method);
+  states_.clear();
+  buffers_.clear();
   own_arena_.reset();
   if (counted_) context_->remove_program();
 }
 
-Status Delegate::open(const Library& library, const FindConstant& find) {
+Status Delegate::open(const Library& library, const FindConstant& find, const void* program) {
   library_ = &library;
   facts_ = library.ordered(context_->facts);
   if ((flags_ & ZP_KEEP_ALL) != 0) unalias();
@@ -58,11 +67,13 @@ Status Delegate::open(const Library& library, const FindConstant& find) {
   }
   // Fail now, not at the first long prompt: the largest shape must have an algorithm too.
   std::vector<int64_t> maxima;
-  for (const Symbol& symbol : program_.symbols) maxima.push_back(symbol.max);
+  for (const Symbol& symbol : program_.symbols)
+    maxima.push_back(symbol.is_given() ? symbol.max : symbol.derived(maxima));
   std::vector<Pick> picks;
   ZP_TRY(pick_calls(maxima, &picks));
   ZP_TRY(load_constants(find));
   ZP_TRY(create_images());
+  ZP_TRY(create_states(program));
   if ((flags_ & ZP_KEEP_ALL) != 0) {
     uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
     ZP_TRY(context_->create_buffer(bytes, MemoryUse::kDevice, &own_arena_).in("arena"));
@@ -77,8 +88,11 @@ void Delegate::unalias() {
   uint64_t end = 0;
   for (Tensor& tensor : program_.tensors) {
     if (!tensor.in_arena()) continue;
-    tensor.offset = end;
-    end += align_up(tensor.size_bytes, kArenaAlign);
+    if (&tensor == &program_.tensors[tensor.root]) {
+      tensor.offset = end;
+      end += align_up(tensor.size_bytes, kArenaAlign);
+    }
+    tensor.offset = program_.tensors[tensor.root].offset;
   }
   program_.arena_bytes = end;
 }
@@ -111,36 +125,56 @@ Status Delegate::create_images() {
   for (size_t i = 0; i < program_.tensors.size(); ++i) {
     const Tensor& tensor = program_.tensors[i];
     if (tensor.storage != fb::Storage::image) continue;
-    ZP_TRY(context_->create_image(tensor.dtype, tensor.max_numel, &images_[i]).in("tensor " + tensor.name));
+    ZP_TRY(context_->create_image(tensor.dtype, tensor.max_numel, &images_[i]).in("tensor ", tensor.name));
   }
   return context_->prepare_images(images_);
 }
 
-Status Delegate::load_constants(const FindConstant& find) {
-  std::vector<Upload> uploads;
-  constants_.resize(program_.tensors.size());
+Status Delegate::create_states(const void* program) {
+  States fresh;
   for (size_t i = 0; i < program_.tensors.size(); ++i) {
     const Tensor& tensor = program_.tensors[i];
-    if (!tensor.is_constant() || tensor.size_bytes == 0) continue;
+    if (!tensor.is_state() || tensor.root != i) continue;
+    bool is_new = false;
+    std::shared_ptr<State> state;
+    State wanted{program, tensor.state, {method}, nullptr, buffers_[i]};
+    ZP_TRY(context_->state(wanted, std::max(tensor.size_bytes, kSizeAlign), &state, &is_new).in("state ", tensor.name));
+    buffers_[i] = state->buffer;
+    if (is_new) fresh.push_back(state);
+    states_.push_back(std::move(state));
+  }
+  return context_->fill(fresh);
+}
+
+Status Delegate::reset() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<std::mutex> context_lock(context_->mutex);
+  return context_->fill(states_);
+}
+
+Status Delegate::load_constants(const FindConstant& find) {
+  std::vector<Upload> uploads;
+  buffers_.resize(program_.tensors.size());
+  for (size_t i = 0; i < program_.tensors.size(); ++i) {
+    const Tensor& tensor = program_.tensors[i];
+    if (tensor.constant.empty() || tensor.size_bytes == 0 || tensor.root != i) continue;
     std::string where = cat("tensor ", tensor.name, ": constant ", tensor.constant);
-    const void* data = nullptr;
-    size_t size = 0;
-    ZP_TRY(find(tensor.constant, &data, &size).in(where));
-    if (size < tensor.data_bytes || size > tensor.size_bytes) {
+    std::string_view data;
+    ZP_TRY(find(tensor.constant, &data).in(where));
+    if (data.size() < tensor.data_bytes || data.size() > tensor.size_bytes) {
       return fail(
-          Code::kInvalidProgram, where, ": ", size, " bytes; its dtype and dimensions need ", tensor.data_bytes);
+          Code::kInvalidProgram, where, ": ", data.size(), " bytes; its dtype and dimensions need ", tensor.data_bytes);
     }
     bool is_new = false;
-    ZP_TRY(context_->constant(tensor.constant, tensor.size_bytes, &constants_[i], &is_new).in(where));
-    if (is_new) uploads.push_back({constants_[i].get(), {static_cast<const char*>(data), size}});
+    ZP_TRY(context_->constant(tensor.constant, tensor.size_bytes, &buffers_[i], &is_new).in(where));
+    if (is_new) uploads.push_back({buffers_[i].get(), data});
   }
   return context_->upload(uploads).in("constants");
 }
 
 Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks) {
-  std::vector<std::vector<int64_t>> dims(program_.tensors.size());
-  for (size_t i = 0; i < dims.size(); ++i)
-    for (const Dim& dim : program_.tensors[i].dims) dims[i].push_back(dim.value(symbols));
+  std::vector<std::vector<int64_t>> dims;
+  for (const Tensor& tensor : program_.tensors) dims.push_back(values_of(tensor.dims, symbols));
   for (size_t i = 0; i < program_.calls.size(); ++i) {
     const Call& call = program_.calls[i];
     std::vector<SlotShape> shapes(call.tensors.size());
@@ -149,59 +183,70 @@ Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pic
       const std::vector<int64_t>& bound = dims[static_cast<size_t>(call.tensors[slot])];
       shapes[slot] = {bound.data(), static_cast<int>(bound.size()), true};
     }
-    ZP_TRY(pick(call, candidates_[i], shapes, facts_, *context_, &picks->emplace_back()).in(call.where(i)));
+    ZP_TRY(pick(call, candidates_[i], shapes, symbols, facts_, *context_, &picks->emplace_back()).in(call.where(i)));
   }
   return Status();
 }
 
 Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
   if (n_inputs != program_.inputs.size())
-    return fail(Code::kInvalidArgument, n_inputs, " inputs; the program has ", program_.inputs.size());
-  auto wrong = [](size_t i, const auto&... parts) {
-    return fail(Code::kInvalidArgument, "input[", i, "]: ", parts...);
-  };
+    return bad_argument(n_inputs, " inputs; the program has ", program_.inputs.size());
+  auto wrong = [](size_t i, const auto&... parts) { return bad_argument("input[", i, "]: ", parts...); };
   for (size_t i = 0; i < n_inputs; ++i) {
     const Input& input = program_.inputs[i];
-    size_t rank = input.tensor < 0 ? 0 : program_.tensors[static_cast<size_t>(input.tensor)].dims.size();
+    size_t rank = input.dims.size();
     if (inputs[i].dtype != static_cast<int32_t>(input.host_dtype))
       return wrong(i, "dtype ", fb::EnumNameHostDType(static_cast<fb::HostDType>(inputs[i].dtype)), "; need ",
           fb::EnumNameHostDType(input.host_dtype));
     if (inputs[i].rank < 0 || static_cast<size_t>(inputs[i].rank) != rank)
       return wrong(i, inputs[i].rank, " dimensions; need ", rank);
-    bool in_range =
-        std::all_of(inputs[i].dims, inputs[i].dims + rank, [](int64_t d) { return 0 <= d && d <= INT32_MAX; });
-    if (!in_range) return wrong(i, "a dimension outside [0, 2^31)");
+    bool outside = std::any_of(inputs[i].dims, inputs[i].dims + rank, [](int64_t d) { return d < 0 || d > INT32_MAX; });
+    if (outside) return wrong(i, "a dimension outside [0, 2^31)");
     if (inputs[i].data == nullptr && product(inputs[i]) != 0) return wrong(i, "no data");
   }
   ZP_TRY(bind_symbols(inputs));
   for (size_t i = 0; i < n_inputs; ++i) {
-    if (program_.inputs[i].tensor < 0) continue;
-    const std::vector<Dim>& dims = program_.tensors[static_cast<size_t>(program_.inputs[i].tensor)].dims;
-    int64_t need[kMaxRank] = {};
-    for (size_t axis = 0; axis < dims.size(); ++axis) need[axis] = dims[axis].value(symbols_);
-    if (std::equal(need, need + dims.size(), inputs[i].dims)) continue;
-    int32_t rank = inputs[i].rank;
-    return wrong(i, "shape ", dims_text(inputs[i].dims, rank), "; need ", dims_text(need, rank));
+    const Input& input = program_.inputs[i];
+    int64_t integer = input.symbol < 0 ? 0 : symbols_[static_cast<size_t>(input.symbol)];
+    if (input.symbol >= 0 && integer_of(inputs[i]) != integer)
+      return wrong(i, "value ", integer_of(inputs[i]), "; need ", integer);
+    bool same = true;
+    for (size_t axis = 0; axis < input.dims.size(); ++axis)
+      same = same && input.dims[axis].value(symbols_) == inputs[i].dims[axis];
+    if (same) continue;
+    std::vector<int64_t> given(inputs[i].dims, inputs[i].dims + inputs[i].rank);
+    return wrong(i, "shape ", dims_text(given), "; need ", dims_text(values_of(input.dims, symbols_)));
   }
   return Status();
 }
 
 Status Delegate::bind_symbols(const zp_tensor* inputs) {
-  symbols_.resize(program_.symbols.size());
-  for (size_t i = 0; i < symbols_.size(); ++i) {
-    const SymbolSource& source = program_.sources[i];
-    const zp_tensor& input = inputs[source.input];
-    int64_t given = source.axis >= 0 ? input.dims[source.axis] : 0;
-    if (source.axis < 0) std::memcpy(&given, input.data, sizeof(given));
-    int64_t offset = 0;
-    bool exact = !__builtin_sub_overflow(given, source.base, &offset) && offset % source.coefficient == 0;
-    symbols_[i] = exact ? offset / source.coefficient : -1;
-    const Symbol& symbol = program_.symbols[i];
-    if (symbols_[i] >= symbol.min && symbols_[i] <= symbol.max) continue;
-    return fail(Code::kInvalidArgument, "input[", source.input, "]: ", source.axis < 0 ? "value " : "dimension ", given,
-        " gives no ", symbol.name, " in [", symbol.min, ", ", symbol.max, "]");
+  symbols_.assign(program_.symbols.size(), -1);
+  for (size_t i = 0; i < program_.inputs.size(); ++i) {
+    const Input& input = program_.inputs[i];
+    if (input.symbol >= 0)
+      ZP_TRY(bind_symbol(i, "value ", integer_of(inputs[i]), 0, {1, static_cast<uint32_t>(input.symbol)}));
+    for (size_t axis = 0; axis < input.dims.size(); ++axis) {
+      const Dim& dim = input.dims[axis];
+      if (dim.terms.size() == 1) ZP_TRY(bind_symbol(i, "dimension ", inputs[i].dims[axis], dim.base, dim.terms[0]));
+    }
   }
+  for (size_t i = 0; i < symbols_.size(); ++i)
+    if (!program_.symbols[i].is_given()) symbols_[i] = program_.symbols[i].derived(symbols_);
   return Status();
+}
+
+// The symbol's value when base + coefficient * symbol is what is given, unless an input before this one told it.
+Status Delegate::bind_symbol(size_t input, const char* what, int64_t given, int64_t base, const Term& term) {
+  auto [coefficient, index] = term;
+  const Symbol& symbol = program_.symbols[index];
+  if (!symbol.is_given() || symbols_[index] >= 0) return Status();
+  int64_t offset = 0;
+  bool exact = !__builtin_sub_overflow(given, base, &offset) && offset % coefficient == 0;
+  symbols_[index] = exact ? offset / coefficient : -1;
+  if (symbols_[index] >= symbol.min && symbols_[index] <= symbol.max) return Status();
+  return bad_argument(
+      "input[", input, "]: ", what, given, " gives no ", symbol.name, " in [", symbol.min, ", ", symbol.max, "]");
 }
 
 void Delegate::output_shape(const Output& output, zp_tensor* tensor) const {
@@ -218,12 +263,12 @@ Status Delegate::output_shapes(const zp_tensor* inputs, size_t n_inputs, zp_tens
   std::lock_guard<std::mutex> lock(mutex_);
   ZP_TRY(bind_inputs(inputs, n_inputs));
   if (n_outputs != program_.outputs.size())
-    return fail(Code::kInvalidArgument, n_outputs, " outputs; the program has ", program_.outputs.size());
+    return bad_argument(n_outputs, " outputs; the program has ", program_.outputs.size());
   for (size_t i = 0; i < n_outputs; ++i) output_shape(program_.outputs[i], &outputs[i]);
   return Status();
 }
 
-Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput place, void* user, bool profile) {
+Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOutput& place, bool profile) {
   std::lock_guard<std::mutex> lock(mutex_);
   ZP_TRY(bind_inputs(inputs, n_inputs));
   outputs_.resize(program_.outputs.size());
@@ -231,23 +276,19 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput p
   for (size_t i = 0; i < outputs_.size(); ++i) {
     output_shape(program_.outputs[i], &outputs_[i]);
     empty = empty && outputs_[i].size_bytes == 0;
-    ZP_TRY(place(user, i, &outputs_[i]));
-    if (outputs_[i].data == nullptr && outputs_[i].size_bytes != 0)
-      return fail(Code::kInvalidArgument, "output[", i, "]: no memory");
+    ZP_TRY(place(i, &outputs_[i]));
+    if (outputs_[i].data == nullptr && outputs_[i].size_bytes != 0) return bad_argument("output[", i, "]: no memory");
   }
   std::lock_guard<std::mutex> context_lock(context_->mutex);
   ++context_->counters.executes;
-  return empty ? Status() : run(inputs, outputs_.data(), profile || (flags_ & ZP_PROFILE) != 0);
-}
-
-Status Delegate::run(const zp_tensor* inputs, const zp_tensor* outputs, bool profile) {
+  if (empty && states_.empty()) return Status();
   Recording* recording = nullptr;
-  ZP_TRY(find_recording(profile, &recording));
+  ZP_TRY(find_recording(profile || (flags_ & ZP_PROFILE) != 0, &recording));
   last_ = recording;
   ZP_TRY(copy_in(inputs, *recording));
   ZP_TRY(context_->submit_and_wait(recording->commands));
   if (recording->queries != VK_NULL_HANDLE) ZP_TRY(read_times(*recording));
-  return copy_out(outputs, *recording);
+  return copy_out(*recording);
 }
 
 // Where the host reads or writes a tensor: in the arena itself, or in the staging buffer.
@@ -261,21 +302,22 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
     const Input& input = program_.inputs[i];
     if (input.tensor < 0) continue;
     auto index = static_cast<size_t>(input.tensor);
-    Status status = convert(input.host_dtype, inputs[i].data, host_of(program_.tensors[index].dtype),
-        host_bytes(recording, index), product(inputs[i]));
-    if (!status.ok()) return status.in(cat("input[", i, "]"));
+    fb::HostDType stored = host_of(program_.tensors[index].dtype);
+    uint8_t* target = host_bytes(recording, index);
+    ZP_TRY(convert(input.host_dtype, inputs[i].data, stored, target, product(inputs[i])).in("input[", i, "]"));
   }
   return Status();
 }
 
-Status Delegate::copy_out(const zp_tensor* outputs, const Recording& recording) {
+Status Delegate::copy_out(const Recording& recording) {
   for (size_t i = 0; i < program_.outputs.size(); ++i) {
     const Output& output = program_.outputs[i];
-    uint64_t total = product(outputs[i]);
+    uint64_t total = product(outputs_[i]);
     if (total == 0) continue;
     // One piece is one long row; several lie side by side.
-    uint64_t columns = output.tensors.size() == 1 ? total : static_cast<uint64_t>(outputs[i].dims[outputs[i].rank - 1]);
-    auto* target = static_cast<uint8_t*>(outputs[i].data);
+    uint64_t columns =
+        output.tensors.size() == 1 ? total : static_cast<uint64_t>(outputs_[i].dims[outputs_[i].rank - 1]);
+    auto* target = static_cast<uint8_t*>(outputs_[i].data);
     for (uint32_t index : output.tensors) {
       const Tensor& tensor = program_.tensors[index];
       const uint8_t* source = host_bytes(recording, index);
@@ -294,21 +336,29 @@ Status Delegate::copy_out(const zp_tensor* outputs, const Recording& recording) 
 Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (index >= program_.tensors.size())
-    return fail(Code::kInvalidArgument, "tensor ", index, "; the program has ", program_.tensors.size());
+    return bad_argument("tensor ", index, "; the program has ", program_.tensors.size());
   const Tensor& tensor = program_.tensors[index];
-  if (!tensor.is_constant() && ((flags_ & ZP_KEEP_ALL) == 0 || last_ == nullptr))
-    return fail(Code::kInvalidArgument, "tensor ", tensor.name, ": load with keep_all and execute first");
+  bool is_fixed = tensor.memory != fb::Memory::arena && tensor.root == index;
+  if (!is_fixed && (last_ == nullptr || (own_arena_ == nullptr && !tensor.is_state())))
+    return bad_argument("tensor ", tensor.name, ": load with keep_all and execute first");
   uint64_t bytes = tensor.data_bytes;
-  if (!tensor.is_constant())
-    bytes = (static_cast<uint64_t>(tensor.numel(last_->symbols)) * bits_of(tensor.dtype) + 7) / 8;
+  if (!is_fixed) bytes = (static_cast<uint64_t>(tensor.numel(last_->symbols)) * bits_of(tensor.dtype) + 7) / 8;
   if (*size_bytes < bytes)
-    return fail(Code::kInvalidArgument, "tensor ", tensor.name, ": room for ", *size_bytes, " bytes; need ", bytes);
+    return bad_argument("tensor ", tensor.name, ": room for ", *size_bytes, " bytes; need ", bytes);
   *size_bytes = bytes;
   if (bytes == 0) return Status();
   std::lock_guard<std::mutex> context_lock(context_->mutex);
   if (images_[index] != nullptr) return context_->read_image(*images_[index], bytes * 8 / bits_of(tensor.dtype), data);
-  if (tensor.is_constant()) return context_->read_buffer(*constants_[index], 0, bytes, data);
-  return context_->read_buffer(*own_arena_, tensor.offset, bytes, data);
+  VkBuffer arena = own_arena_ == nullptr ? VK_NULL_HANDLE : own_arena_->handle;
+  return context_->read_buffer(buffer_of(index, arena), bytes, data);
+}
+
+// Where a tensor that is no image lies.
+VkDescriptorBufferInfo Delegate::buffer_of(size_t index, VkBuffer arena) const {
+  const Tensor& tensor = program_.tensors[index];
+  if (tensor.size_bytes == 0) return {arena, 0, kSizeAlign};  // a binding cannot be empty
+  if (tensor.memory == fb::Memory::arena) return {arena, tensor.offset, tensor.size_bytes};
+  return {buffers_[tensor.root]->handle, 0, tensor.size_bytes};
 }
 
 std::vector<std::pair<uint64_t, uint64_t>> Delegate::call_times() {
@@ -318,43 +368,35 @@ std::vector<std::pair<uint64_t, uint64_t>> Delegate::call_times() {
 
 std::string Delegate::describe() {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::string inputs;
-  std::string outputs;
-  std::string tensors;
-  auto host = [](const auto& item) { return cat(",\"", fb::EnumNameHostDType(item.host_dtype), "\""); };
-  for (const Input& input : program_.inputs) inputs += host(input);
-  for (const Output& output : program_.outputs) outputs += host(output);
-  for (const Tensor& tensor : program_.tensors) {
-    std::vector<int64_t> dims;
-    for (const Dim& dim : tensor.dims) dims.push_back(last_ == nullptr ? -1 : dim.value(last_->symbols));
-    tensors += cat(",{\"name\":", json_string(tensor.name), ",\"dtype\":\"", fb::EnumNameDType(tensor.dtype),
+  auto host = [](const auto& item) { return cat("\"", fb::EnumNameHostDType(item.host_dtype), "\""); };
+  auto described = [&](const Tensor& tensor) {
+    std::vector<int64_t> dims(tensor.dims.size(), -1);
+    if (last_ != nullptr) dims = values_of(tensor.dims, last_->symbols);
+    return cat("{\"name\":", json_string(tensor.name), ",\"dtype\":\"", fb::EnumNameDType(tensor.dtype),
         "\",\"storage\":\"", fb::EnumNameStorage(tensor.storage), "\",\"memory\":\"", fb::EnumNameMemory(tensor.memory),
-        "\",\"dims\":", dims_text(dims.data(), static_cast<int32_t>(dims.size())),
-        ",\"size_bytes\":", tensor.data_bytes, "}");
-  }
-  return cat("{\"device\":", json_string(context_->info.name), ",\"inputs\":", json_list(inputs),
-      ",\"outputs\":", json_list(outputs), ",\"tensors\":", json_list(tensors), "}");
+        "\",\"dims\":", dims_text(dims), ",\"size_bytes\":", tensor.data_bytes, "}");
+  };
+  return cat("{\"device\":", json_string(context_->info.name), ",\"inputs\":", json_list(program_.inputs, host),
+      ",\"outputs\":", json_list(program_.outputs, host), ",\"tensors\":", json_list(program_.tensors, described), "}");
 }
 
 std::string Delegate::picks() {
   std::lock_guard<std::mutex> lock(mutex_);
-  std::string result;
-  for (size_t i = 0; last_ != nullptr && i < last_->picks.size(); ++i) {
+  if (last_ == nullptr) return "[]";
+  return json_list(last_->picks, [&](const Pick& pick) {
+    auto i = static_cast<size_t>(&pick - last_->picks.data());
     const Call& call = program_.calls[i];
-    const Pick& pick = last_->picks[i];
     const fb::Algorithm& algorithm = *pick.candidate.algorithm;
     std::string specs;
     for (uint32_t s = 0; s < pick.specs.size(); ++s)
       specs += cat(s == 0 ? "" : ",", json_string(view(algorithm.specs()->Get(s)->name())), ":", pick.specs[s]);
-    int64_t grid[] = {pick.grid[0], pick.grid[1], pick.grid[2]};
     bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
-    result += cat(",{\"call\":", i, ",\"name\":", json_string(call.name),
+    return cat("{\"call\":", i, ",\"name\":", json_string(call.name),
         ",\"kernel\":", json_string(view(call.kernel->name())), ",\"algorithm\":", json_string(view(algorithm.name())),
         ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
-        ",\"grid\":", dims_text(grid, 3), ",\"specs\":{", specs,
+        ",\"grid\":", dims_text({pick.grid, pick.grid + 3}), ",\"specs\":{", specs,
         "},\"time_ns\":", timed ? std::to_string(times_[i].second - times_[i].first) : "null", "}");
-  }
-  return json_list(result);
+  });
 }
 
 uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate) {
@@ -376,7 +418,5 @@ std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget) {
   if (forget) delegates.erase(id);
   return result;
 }
-
-void set_default_flags(uint32_t flags) { default_flags = flags; }
 
 }  // namespace zeropoint

@@ -1,6 +1,7 @@
 // A loaded Program: memory, variants, recordings, execution. Knows neither ExecuTorch nor any operator.
 #pragma once
 
+#include <atomic>
 #include <functional>
 
 #include "context.h"
@@ -32,23 +33,25 @@ Status find_candidates(
 
 // The first candidate whose guard holds and whose grid fits. shapes: one per slot; facts: in the library's order.
 Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
-    const std::vector<int64_t>& facts, const Context& context, Pick* result);
+    const std::vector<int64_t>& symbols, const std::vector<int64_t>& facts, const Context& context, Pick* result);
 
-// Gives the bytes of a constant by key. The view must stay valid until load() returns.
-using FindConstant = std::function<Status(const std::string& key, const void** data, size_t* size_bytes)>;
+// Gives the bytes of a constant by key. They must stay valid until load() returns.
+using FindConstant = std::function<Status(const std::string& key, std::string_view* data)>;
 
 // Called once per output, with dtype, rank, dims and size_bytes set; sets data. Execution then writes there.
-using PlaceOutput = Status (*)(void* user, size_t index, zp_tensor* output);
+using PlaceOutput = std::function<Status(size_t index, zp_tensor* output)>;
 
 class Delegate {
  public:
+  // program: tells loads of one .pte from those of another; states are shared by name among the methods of one load.
+  // Null: this delegate has states of its own.
   static Status load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
-      std::shared_ptr<Delegate>* delegate);
+      const void* program, const std::string& method, std::shared_ptr<Delegate>* delegate);
   ~Delegate();
 
   // Thread-safe; calls on one delegate and on one device run one after the other. After the first call with
   // the same symbol values it neither allocates nor looks anything up by name.
-  Status execute(const zp_tensor* inputs, size_t n_inputs, PlaceOutput place, void* user, bool profile);
+  Status execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOutput& place, bool profile);
   Status output_shapes(const zp_tensor* inputs, size_t n_inputs, zp_tensor* outputs, size_t n_outputs);
 
   const Program& program() const { return program_; }
@@ -56,11 +59,14 @@ class Delegate {
   // GPU time of each call of the last profiled execute, in nanoseconds from its start; empty otherwise.
   std::vector<std::pair<uint64_t, uint64_t>> call_times();
 
+  // Gives every state its first contents, for every delegate that shares it.
+  Status reset();
+
   std::string describe();
   std::string picks();
   Status read_tensor(uint32_t index, void* data, uint64_t* size_bytes);
 
-  std::string method;  // ExecuTorch's name; set before the delegate is shared
+  std::string method;  // ExecuTorch's name
   bool owned_by_executorch = false;
 
  private:
@@ -69,7 +75,6 @@ class Delegate {
     Context* context = nullptr;
     std::vector<int64_t> symbols;
     bool profile = false;
-    uint64_t last_used = 0;
     VkCommandBuffer commands = VK_NULL_HANDLE;
     VkDescriptorPool descriptors = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
@@ -80,21 +85,23 @@ class Delegate {
   class Recorder;
 
   Delegate() = default;
-  Status open(const Library& library, const FindConstant& find);
+  Status open(const Library& library, const FindConstant& find, const void* program);
   void unalias();
   Status check_device();
   Status create_images();
+  Status create_states(const void* program);
+  VkDescriptorBufferInfo buffer_of(size_t tensor, VkBuffer arena) const;
   Status load_constants(const FindConstant& find);
   Status bind_inputs(const zp_tensor* inputs, size_t n_inputs);
   Status bind_symbols(const zp_tensor* inputs);
+  Status bind_symbol(size_t input, const char* what, int64_t given, int64_t base, const Term& term);
   void output_shape(const Output& output, zp_tensor* tensor) const;
   Status pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks);
-  Status run(const zp_tensor* inputs, const zp_tensor* outputs, bool profile);
   Status find_recording(bool profile, Recording** result);
   Status record(Recording* recording);
   uint8_t* host_bytes(const Recording& recording, size_t tensor) const;
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
-  Status copy_out(const zp_tensor* outputs, const Recording& recording);
+  Status copy_out(const Recording& recording);
   Status read_times(const Recording& recording);
 
   Program program_;
@@ -105,18 +112,17 @@ class Delegate {
   bool counted_ = false;  // among the context's programs
   uint64_t staging_bytes_ = 0;
   std::vector<uint64_t> staging_offsets_;           // per tensor, of those that the host reads or writes
-  std::vector<std::shared_ptr<Buffer>> constants_;  // per tensor, null unless constant
+  std::vector<std::shared_ptr<Buffer>> buffers_;    // per tensor, of constants and of states that are no alias
   std::vector<std::unique_ptr<Image>> images_;      // per tensor, null unless an image
   std::vector<std::vector<Candidate>> candidates_;  // per call
-  std::shared_ptr<Buffer> own_arena_;               // ZP_KEEP_ALL
+  States states_;
+  std::shared_ptr<Buffer> own_arena_;  // ZP_KEEP_ALL
 
   std::mutex mutex_;  // held by execute(); taken before Context::mutex. Guards what follows
   std::vector<int64_t> symbols_;
   std::vector<zp_tensor> outputs_;
-  std::vector<std::unique_ptr<Recording>> recordings_;
+  std::vector<std::unique_ptr<Recording>> recordings_;  // the last used comes first
   Recording* last_ = nullptr;
-  uint64_t clock_ = 0;
-  std::vector<uint64_t> ticks_;
   std::vector<std::pair<uint64_t, uint64_t>> times_;
 };
 
@@ -125,7 +131,7 @@ uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate);
 std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget = false);
 std::map<uint64_t, std::shared_ptr<Delegate>> live_delegates();
 // Flags added to every later load.
-void set_default_flags(uint32_t flags);
+inline std::atomic<uint32_t> default_flags{0};
 // Keeps the text of a failure for zp_last_error() and returns its code.
 int report(const Status& status);
 

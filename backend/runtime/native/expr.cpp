@@ -74,16 +74,16 @@ Status check_expr(const Ops* ops, size_t n_slots, const std::vector<bool>& attr_
   for (uint32_t i = 0; i < ops->size(); ++i) {
     const fb::Op& op = *ops->Get(i);
     OpCode code = op.code();
-    std::string where = cat("op[", i, "]: ");
-    if (code > OpCode::MAX) return fail(Code::kInvalidProgram, where, "opcode ", code, "; at most ", OpCode::MAX);
+    auto wrong = [&](auto... parts) { return fail(Code::kInvalidProgram, "op[", i, "]: ", parts...); };
+    if (code > OpCode::MAX) return wrong("opcode ", code, "; at most ", OpCode::MAX);
     size_t limit = code == OpCode::attr ? attr_is_integer.size() : code == OpCode::fact ? n_facts : n_slots;
     if (code != OpCode::push && code <= OpCode::fact && op.arg() >= limit)
-      return fail(Code::kInvalidProgram, where, "operand ", op.arg(), "; below ", limit);
+      return wrong("operand ", op.arg(), "; below ", limit);
     if (code == OpCode::attr && !attr_is_integer[op.arg()])
-      return fail(Code::kInvalidProgram, where, "attribute ", op.arg(), " is real; integers only");
+      return wrong("attribute ", op.arg(), " is real; integers only");
     depth -= arity(code);
-    if (depth < 0) return fail(Code::kInvalidProgram, where, "takes from an empty stack");
-    if (++depth > kMaxExprStack) return fail(Code::kInvalidProgram, where, "stack above ", kMaxExprStack);
+    if (depth < 0) return wrong("takes from an empty stack");
+    if (++depth > kMaxExprStack) return wrong("stack above ", kMaxExprStack);
   }
   return depth == 1 ? Status() : fail(Code::kInvalidProgram, "leaves ", depth, " values; need 1");
 }

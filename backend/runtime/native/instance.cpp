@@ -57,7 +57,7 @@ Status create_instance(VkInstance* instance) {
   VkResult created = vkCreateInstance(&create, nullptr, instance);
   if (created == VK_ERROR_LAYER_NOT_PRESENT)
     return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no ", kValidationLayer, "; install vulkan-validationlayers");
-  if (created != VK_SUCCESS) return vk_failure("vkCreateInstance", created);
+  ZP_TRY(vk_status("vkCreateInstance", created));
   volkLoadInstance(*instance);
   if (!validate) return Status();
   VkDebugUtilsMessengerCreateInfoEXT messenger{VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT, nullptr, 0,
@@ -67,16 +67,6 @@ Status create_instance(VkInstance* instance) {
   ZP_VK(vkCreateDebugUtilsMessengerEXT, *instance, &messenger, nullptr, &handle);
   messages.active = true;
   return Status();
-}
-
-void read_facts(const Features& features, const VkPhysicalDeviceProperties& properties,
-    const VkPhysicalDeviceSubgroupProperties& subgroups, DeviceInfo* info) {
-  const VkPhysicalDeviceLimits& limits = properties.limits;
-  bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
-  auto subgroup = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroups.supportedOperations & bit) != 0; };
-#define X(name, value) info->facts[Fact::name] = value;
-  ZP_FACTS(X)
-#undef X
 }
 
 void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
@@ -95,12 +85,12 @@ void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   DeviceInfo* info = &devices->emplace_back();
   info->handle = handle;
   info->index = devices->size() - 1;
-  VkPhysicalDeviceSubgroupProperties subgroup{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES};
+  VkPhysicalDeviceSubgroupProperties subgroups{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES};
   VkPhysicalDeviceMaintenance3Properties maintenance{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
   VkPhysicalDeviceIDProperties id{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES};
   VkPhysicalDeviceDriverProperties driver{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
   VkPhysicalDeviceProperties2 properties{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
-  maintenance.pNext = &subgroup;
+  maintenance.pNext = &subgroups;
   id.pNext = &maintenance;
   driver.pNext = &id;
   VkPhysicalDeviceProperties first;
@@ -126,7 +116,11 @@ void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
       0.0f};
   Features features;
   features.query(info->handle, first.apiVersion);
-  read_facts(features, properties.properties, subgroup, info);
+  bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
+  auto subgroup = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroups.supportedOperations & bit) != 0; };
+#define X(name, value) info->facts[Fact::name] = value;
+  ZP_FACTS(X)
+#undef X
   find_queue(limits, info);
 }
 
@@ -148,7 +142,8 @@ bool matches(const DeviceInfo& device, const std::string& wanted) {
 
 }  // namespace
 
-Status vk_failure(const char* call, VkResult result) {
+Status vk_status(const char* call, VkResult result) {
+  if (result == VK_SUCCESS) return Status();
 #define X(name) \
   {             \
     name, #name \
@@ -169,11 +164,7 @@ size_t find_fact(std::string_view name) {
   return static_cast<size_t>(std::find(kFactNames, kFactNames + kNumFacts, name) - kFactNames);
 }
 
-std::string fact_names() {
-  std::string result;
-  for (const char* name : kFactNames) result += cat(result.empty() ? "" : ", ", name);
-  return result;
-}
+std::string fact_names() { return join(kFactNames); }
 
 std::string missing_capability(uint32_t capability, const Facts& facts) {
   if (std::find(std::begin(kAlways), std::end(kAlways), capability) != std::end(kAlways)) return "";
@@ -248,11 +239,11 @@ Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted,
     }
   }
   if (*chosen != nullptr && (*chosen)->unusable.empty()) return Status();
-  std::string list;
-  for (const DeviceInfo& device : devices) {
-    list += cat(list.empty() ? "" : "; ", device.index, ": ", device.name, " (", type_name(device.type),
-        device.unusable.empty() ? "" : ", ", device.unusable, ")");
-  }
+  auto described = [](const DeviceInfo& device) {
+    return cat(device.index, ": ", device.name, " (", type_name(device.type), device.unusable.empty() ? "" : ", ",
+        device.unusable, ")");
+  };
+  std::string list = join(devices, described, "; ");
   if (!name.empty())
     list = cat("ZEROPOINT_DEVICE=", printable(wanted), ": no such usable device; devices: ", list);
   else
@@ -270,24 +261,22 @@ Status disable_facts(const char* list, Facts* facts) {
     if (name.empty()) continue;
     size_t fact = find_fact(name);
     if (fact == kNumFacts)
-      return fail(Code::kInvalidArgument, "ZEROPOINT_DISABLE: no fact ", printable(name), "; facts: ", fact_names());
+      return bad_argument("ZEROPOINT_DISABLE: no fact ", printable(name), "; facts: ", fact_names());
     facts->values[fact] = 0;
   }
   return Status();
 }
 
 std::string devices_json(const std::vector<DeviceInfo>& devices) {
-  std::string result;
-  for (const DeviceInfo& device : devices) {
-    result += cat(result.empty() ? "[" : ",", "{\"index\":", device.index, ",\"name\":", json_string(device.name),
-        ",\"type\":\"", type_name(device.type), "\",\"driver\":", json_string(device.driver), ",\"api\":\"",
-        VK_API_VERSION_MAJOR(device.api), ".", VK_API_VERSION_MINOR(device.api), ".", VK_API_VERSION_PATCH(device.api),
-        "\",\"unusable\":", json_string(device.unusable), ",\"facts\":");
+  return json_list(devices, [](const DeviceInfo& device) {
+    std::string facts;
     for (size_t i = 0; i < kNumFacts; ++i)
-      result += cat(i == 0 ? "{\"" : ",\"", kFactNames[i], "\":", device.facts.values[i]);
-    result += "}}";
-  }
-  return (result.empty() ? "[" : result) + "]";
+      facts += cat(i == 0 ? "\"" : ",\"", kFactNames[i], "\":", device.facts.values[i]);
+    return cat("{\"index\":", device.index, ",\"name\":", json_string(device.name), ",\"type\":\"",
+        type_name(device.type), "\",\"driver\":", json_string(device.driver), ",\"api\":\"",
+        VK_API_VERSION_MAJOR(device.api), ".", VK_API_VERSION_MINOR(device.api), ".", VK_API_VERSION_PATCH(device.api),
+        "\",\"unusable\":", json_string(device.unusable), ",\"facts\":{", facts, "}}");
+  });
 }
 
 ValidationMessages validation_messages(bool clear) {

@@ -149,10 +149,7 @@ const fb::Kernel* Library::find(std::string_view name) const {
 }
 
 std::string Library::kernel_names() const {
-  std::string result;
-  for (const fb::Kernel* kernel : *fb::GetLibrary(bytes_.data())->kernels())
-    result += cat(result.empty() ? "" : ", ", view(kernel->name()));
-  return result;
+  return join(items(fb::GetLibrary(bytes_.data())->kernels()), [](const auto* kernel) { return view(kernel->name()); });
 }
 
 const flatbuffers::Vector<uint32_t>& Library::spirv(const fb::Variant& variant) const {

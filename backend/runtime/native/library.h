@@ -30,7 +30,7 @@ namespace zeropoint {
   X(max_binding_bytes, limits.maxStorageBufferRange) X(max_workgroup_count_x, limits.maxComputeWorkGroupCount[0]) \
   X(max_workgroup_count_y, limits.maxComputeWorkGroupCount[1]) \
   X(max_workgroup_count_z, limits.maxComputeWorkGroupCount[2]) X(is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU) \
-  X(vendor_id, properties.vendorID)
+  X(vendor_id, first.vendorID)
 // clang-format on
 
 #define X(name, value) name,

@@ -14,24 +14,20 @@ constexpr VkBufferUsageFlags kUsage =
 constexpr VkFormat kFormats[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_SFLOAT, VK_FORMAT_R16G16B16A16_SFLOAT,
     VK_FORMAT_R32G32B32A32_SINT, VK_FORMAT_R8G8B8A8_SINT};
 
-void release(Context* context, VkDeviceMemory memory, uint64_t bytes) {
+}  // namespace
+
+Memory::~Memory() {
   if (memory == VK_NULL_HANDLE) return;
   vkFreeMemory(context->device, memory, nullptr);
   --context->counters.device_allocations;
-  context->counters.device_bytes -= bytes;
+  context->counters.device_bytes -= allocated_bytes;
 }
 
-}  // namespace
-
-Buffer::~Buffer() {
-  vkDestroyBuffer(context->device, handle, nullptr);
-  release(context, memory, allocated_bytes);
-}
+Buffer::~Buffer() { vkDestroyBuffer(context->device, handle, nullptr); }
 
 Image::~Image() {
   vkDestroyImageView(context->device, view, nullptr);
   vkDestroyImage(context->device, handle, nullptr);
-  release(context, memory, allocated_bytes);
 }
 
 bool Context::find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const {
@@ -47,7 +43,7 @@ bool Context::find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) 
   return false;
 }
 
-Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, VkDeviceMemory* memory, uint8_t** mapped) {
+Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, bool map, Memory* memory) {
   uint32_t type = 0;
   if (!find_memory_type(needs.memoryTypeBits, use, &type)) return fail(Code::kOutOfMemory, "no memory type for this");
   uint64_t heap = memory_.memoryHeaps[memory_.memoryTypes[type].heapIndex].size;
@@ -55,12 +51,13 @@ Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, VkDev
   if (needs.size > limit)
     return fail(Code::kOutOfMemory, needs.size, " bytes; ", info.name, " allocates at most ", limit, " at once");
   VkMemoryAllocateInfo allocate{VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, nullptr, needs.size, type};
-  ZP_VK(vkAllocateMemory, device, &allocate, nullptr, memory);
+  ZP_VK(vkAllocateMemory, device, &allocate, nullptr, &memory->memory);
+  memory->allocated_bytes = needs.size;
   ++counters.device_allocations;
   counters.device_bytes += needs.size;
   bool coherent = (memory_.memoryTypes[type].propertyFlags & VK_MEMORY_PROPERTY_HOST_COHERENT_BIT) != 0;
-  if (mapped == nullptr || (use == MemoryUse::kDevice && !(direct_ && coherent))) return Status();
-  ZP_VK(vkMapMemory, device, *memory, 0, VK_WHOLE_SIZE, 0, reinterpret_cast<void**>(mapped));
+  if (!map || (use == MemoryUse::kDevice && !(direct_ && coherent))) return Status();
+  ZP_VK(vkMapMemory, device, memory->memory, 0, VK_WHOLE_SIZE, 0, reinterpret_cast<void**>(&memory->mapped));
   return Status();
 }
 
@@ -74,8 +71,7 @@ Status Context::create_buffer(uint64_t size_bytes, MemoryUse use, std::shared_pt
   ZP_VK(vkCreateBuffer, device, &create, nullptr, &result->handle);
   VkMemoryRequirements needs{};
   vkGetBufferMemoryRequirements(device, result->handle, &needs);
-  result->allocated_bytes = needs.size;
-  ZP_TRY(allocate(needs, use, &result->memory, &result->mapped));
+  ZP_TRY(allocate(needs, use, true, result.get()));
   ZP_VK(vkBindBufferMemory, device, result->handle, result->memory, 0);
   *buffer = std::move(result);
   return Status();
@@ -98,8 +94,7 @@ Status Context::create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Ima
   ZP_VK(vkCreateImage, device, &create, nullptr, &result->handle);
   VkMemoryRequirements needs{};
   vkGetImageMemoryRequirements(device, result->handle, &needs);
-  result->allocated_bytes = needs.size;
-  ZP_TRY(allocate(needs, MemoryUse::kDevice, &result->memory, nullptr));
+  ZP_TRY(allocate(needs, MemoryUse::kDevice, false, result.get()));
   ZP_VK(vkBindImageMemory, device, result->handle, result->memory, 0);
   VkImageViewCreateInfo view{VK_STRUCTURE_TYPE_IMAGE_VIEW_CREATE_INFO, nullptr, 0, result->handle,
       VK_IMAGE_VIEW_TYPE_2D, create.format, {}, {VK_IMAGE_ASPECT_COLOR_BIT, 0, 1, 0, 1}};
@@ -137,6 +132,41 @@ Status Context::constant(const std::string& key, uint64_t size_bytes, std::share
   return fail(Code::kInvalidProgram, size_bytes, " bytes; another tensor with this key has ", (*buffer)->size_bytes);
 }
 
+Status Context::state(const State& wanted, uint64_t size_bytes, std::shared_ptr<State>* state, bool* is_new) {
+  auto expired = [](const std::weak_ptr<State>& known) { return known.expired(); };
+  states_.erase(std::remove_if(states_.begin(), states_.end(), expired), states_.end());
+  *is_new = false;
+  for (const std::weak_ptr<State>& weak : states_) {
+    std::shared_ptr<State> known = weak.lock();
+    if (wanted.program == nullptr || known->program != wanted.program || known->name != wanted.name) continue;
+    if (known->methods.count(*wanted.methods.begin()) != 0) continue;
+    if (known->buffer->size_bytes != size_bytes || known->first != wanted.first)
+      return fail(Code::kInvalidProgram, size_bytes, " bytes; another method has ", known->buffer->size_bytes,
+          ", or other first contents");
+    known->methods.insert(*wanted.methods.begin());
+    *state = std::move(known);
+    return Status();
+  }
+  auto fresh = std::make_shared<State>(wanted);
+  ZP_TRY(create_buffer(size_bytes, MemoryUse::kDevice, &fresh->buffer));
+  states_.push_back(fresh);
+  *state = std::move(fresh);
+  *is_new = true;
+  return Status();
+}
+
+Status Context::fill(const States& states) {
+  if (states.empty()) return Status();
+  return run_once([&](VkCommandBuffer commands) {
+    barrier(commands);
+    for (const auto& state : states) {
+      VkBufferCopy all{0, 0, state->buffer->size_bytes};
+      if (state->first == nullptr) vkCmdFillBuffer(commands, state->buffer->handle, 0, VK_WHOLE_SIZE, 0);
+      if (state->first != nullptr) vkCmdCopyBuffer(commands, state->first->handle, state->buffer->handle, 1, &all);
+    }
+  });
+}
+
 Status Context::upload(const std::vector<Upload>& uploads) {
   std::shared_ptr<Buffer> staging;
   std::vector<std::pair<const Buffer*, VkBufferCopy>> copies;
@@ -148,8 +178,7 @@ Status Context::upload(const std::vector<Upload>& uploads) {
     return run_once([&](VkCommandBuffer commands) {
       for (const auto& [target, copy] : std::exchange(copies, {}))
         vkCmdCopyBuffer(commands, staging->handle, target->handle, 1, &copy);
-      barrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT,
-          VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT);
+      barrier(commands);
     });
   };
   for (const auto& [target, data] : uploads) {
@@ -171,42 +200,36 @@ Status Context::upload(const std::vector<Upload>& uploads) {
   return flush();
 }
 
-// Runs copy(commands, buffer) into a host buffer and hands its bytes to use(bytes).
-template <typename Copy, typename Use> Status Context::download(uint64_t size_bytes, Copy copy, Use use) {
+// Runs copy(commands, buffer) into a host buffer, and gathers the first `part` bytes of each of n strides of it.
+template <typename Copy>
+Status Context::download(uint64_t size_bytes, Copy copy, uint64_t n, uint64_t stride, uint64_t part, void* data) {
   std::shared_ptr<Buffer> target;
   ZP_TRY(create_buffer(size_bytes, MemoryUse::kHost, &target));
   ZP_TRY(run_once([&](VkCommandBuffer commands) {
-    barrier(commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_TRANSFER_BIT,
-        VK_ACCESS_TRANSFER_READ_BIT);
+    barrier(commands);
     copy(commands, target->handle);
-    barrier(commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_TRANSFER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT,
-        VK_ACCESS_HOST_READ_BIT);
+    barrier(commands, true);
   }));
-  use(target->mapped);
+  for (uint64_t i = 0; i < n; ++i)
+    std::memcpy(static_cast<uint8_t*>(data) + i * part, target->mapped + i * stride, part);
   return Status();
 }
 
-Status Context::read_buffer(const Buffer& source, uint64_t offset, uint64_t size_bytes, void* data) {
-  VkBufferCopy region{offset, 0, size_bytes};
-  return download(
-      size_bytes,
-      [&](VkCommandBuffer commands, VkBuffer target) { vkCmdCopyBuffer(commands, source.handle, target, 1, &region); },
-      [&](const uint8_t* bytes) { std::memcpy(data, bytes, size_bytes); });
+Status Context::read_buffer(const VkDescriptorBufferInfo& source, uint64_t size_bytes, void* data) {
+  VkBufferCopy region{source.offset, 0, size_bytes};
+  auto copy = [&](VkCommandBuffer commands, VkBuffer target) {
+    vkCmdCopyBuffer(commands, source.buffer, target, 1, &region);
+  };
+  return download(size_bytes, copy, 1, size_bytes, size_bytes, data);
 }
 
 Status Context::read_image(const Image& source, uint64_t n_elements, void* data) {
-  uint64_t element = source.texel_bytes / 4;
   VkBufferImageCopy region{0, 0, 0, {VK_IMAGE_ASPECT_COLOR_BIT, 0, 0, 1}, {}, {source.width, source.height, 1}};
-  return download(
-      uint64_t{source.width} * source.height * source.texel_bytes,
-      [&](VkCommandBuffer commands, VkBuffer target) {
-        vkCmdCopyImageToBuffer(commands, source.handle, VK_IMAGE_LAYOUT_GENERAL, target, 1, &region);
-      },
-      [&](const uint8_t* texels) {
-        auto* out = static_cast<uint8_t*>(data);
-        for (uint64_t i = 0; i < n_elements; ++i)
-          std::memcpy(out + i * element, texels + i * source.texel_bytes, element);
-      });
+  auto copy = [&](VkCommandBuffer commands, VkBuffer target) {
+    vkCmdCopyImageToBuffer(commands, source.handle, VK_IMAGE_LAYOUT_GENERAL, target, 1, &region);
+  };
+  uint64_t texel = source.texel_bytes;
+  return download(texel * source.width * source.height, copy, n_elements, texel, texel / 4, data);
 }
 
 }  // namespace zeropoint

@@ -5,37 +5,19 @@
 namespace zeropoint {
 namespace {
 
-struct Bound {
-  fb::DType dtype = fb::DType::none;
-  fb::Storage storage = fb::Storage::none;
+using Bound = std::pair<fb::DType, fb::Storage>;
 
-  bool operator==(const Bound& other) const { return dtype == other.dtype && storage == other.storage; }
-  std::string text() const {
-    return dtype == fb::DType::none ? "none" : cat(fb::EnumNameDType(dtype), ":", fb::EnumNameStorage(storage));
-  }
-};
+std::string text_of(const Bound& bound) {
+  auto [dtype, storage] = bound;
+  return dtype == fb::DType::none ? "none" : cat(fb::EnumNameDType(dtype), ":", fb::EnumNameStorage(storage));
+}
 
 Bound of_variant(const fb::Variant& variant, size_t slot) {
   auto index = static_cast<uint32_t>(slot);
   return {variant.dtypes()->Get(index), variant.storages()->Get(index)};
 }
 
-std::vector<Bound> bound_tensors(const Program& program, const Call& call) {
-  std::vector<Bound> result;
-  for (int32_t tensor : call.tensors) {
-    const Tensor* bound = tensor < 0 ? nullptr : &program.tensors[static_cast<size_t>(tensor)];
-    result.push_back(bound == nullptr ? Bound() : Bound{bound->dtype, bound->storage});
-  }
-  return result;
-}
-
 using Texts = std::set<std::string>;
-
-std::string join(const Texts& texts) {
-  std::string result;
-  for (const std::string& text : texts) result += cat(result.empty() ? "" : ", ", text);
-  return result;
-}
 
 template <typename Visit> void for_each_variant(const fb::Kernel& kernel, Visit visit) {
   for (const fb::Algorithm* algorithm : *kernel.algorithms())
@@ -52,9 +34,9 @@ Status no_variant(const fb::Kernel& kernel, const std::vector<Bound>& bound) {
   for (size_t slot = 0; slot < bound.size(); ++slot) {
     Texts dtypes;
     for_each_variant(kernel, [&](const fb::Algorithm&, const fb::Variant& variant) {
-      dtypes.insert(fb::EnumNameDType(of_variant(variant, slot).dtype));
+      dtypes.insert(fb::EnumNameDType(of_variant(variant, slot).first));
     });
-    std::string dtype = fb::EnumNameDType(bound[slot].dtype);
+    std::string dtype = fb::EnumNameDType(bound[slot].first);
     if (dtypes.count(dtype) == 0) return wrong(slot, "dtype ", dtype, "; offered ", join(dtypes));
   }
   std::string found;
@@ -63,9 +45,9 @@ Status no_variant(const fb::Kernel& kernel, const std::vector<Bound>& bound) {
     for_each_variant(kernel, [&](const fb::Algorithm&, const fb::Variant& variant) {
       size_t matches = 0;
       for (size_t i = 0; i < bound.size(); ++i) matches += i != slot && of_variant(variant, i) == bound[i];
-      if (matches + 1 == bound.size()) offers.insert(of_variant(variant, slot).text());
+      if (matches + 1 == bound.size()) offers.insert(text_of(of_variant(variant, slot)));
     });
-    std::string text = bound[slot].text();
+    std::string text = text_of(bound[slot]);
     if (!offers.empty()) return wrong(slot, text, "; offered beside the other slots as bound: ", join(offers));
     found += cat(slot == 0 ? "" : ",", view(kernel.slots()->Get(static_cast<uint32_t>(slot))->name()), "=", text);
   }
@@ -84,7 +66,7 @@ std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& varian
   };
   int64_t images = 0;
   for (const fb::Binding* binding : *variant.bindings())
-    images += of_variant(variant, binding->slot()).storage == fb::Storage::image;
+    images += of_variant(variant, binding->slot()).second == fb::Storage::image;
   const auto& local = *algorithm.local_size();
   int64_t invocations = int64_t{local.Get(0)} * local.Get(1) * local.Get(2);
   for (const std::string& reason : {above("invocations in x", local.Get(0), limits.workgroup_size[0]),
@@ -136,11 +118,16 @@ Status fill(const Call& call, const ExprInputs& inputs, const Context& context, 
 
 Status find_candidates(
     const Program& program, const Call& call, const Context& context, std::vector<Candidate>* candidates) {
-  std::vector<Bound> bound = bound_tensors(program, call);
+  std::vector<Bound> bound(call.tensors.size());
+  for (size_t slot = 0; slot < bound.size(); ++slot) {
+    if (call.tensors[slot] < 0) continue;
+    const Tensor& tensor = program.tensors[static_cast<size_t>(call.tensors[slot])];
+    bound[slot] = {tensor.dtype, tensor.storage};
+  }
   Texts blocks;
   for_each_variant(*call.kernel, [&](const fb::Algorithm& algorithm, const fb::Variant& variant) {
     for (size_t slot = 0; slot < bound.size(); ++slot)
-      if (!(of_variant(variant, slot) == bound[slot])) return;
+      if (of_variant(variant, slot) != bound[slot]) return;
     std::string block = blocked_by(algorithm, variant, context);
     if (block.empty()) candidates->push_back({&algorithm, &variant});
     if (!block.empty()) blocks.insert(cat(view(algorithm.name()), " ", block));
@@ -151,8 +138,10 @@ Status find_candidates(
 }
 
 Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
-    const std::vector<int64_t>& facts, const Context& context, Pick* result) {
-  ExprInputs inputs{shapes.data(), call.integer_attrs.data(), facts.data()};
+    const std::vector<int64_t>& symbols, const std::vector<int64_t>& facts, const Context& context, Pick* result) {
+  std::vector<int64_t> attrs = call.integer_attrs;
+  for (const auto& [index, value] : call.symbolic_attrs) attrs[index] = value.value(symbols);
+  ExprInputs inputs{shapes.data(), attrs.data(), facts.data()};
   Texts reasons;
   for (const Candidate& candidate : candidates) {
     const fb::Algorithm& algorithm = *candidate.algorithm;

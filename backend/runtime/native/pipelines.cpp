@@ -52,6 +52,11 @@ std::string read_cache(const std::string& path, const uint8_t* uuid) {
 
 }  // namespace
 
+VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& binding) {
+  bool image = variant.storages()->Get(binding.slot()) == fb::Storage::image;
+  return image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
+}
+
 std::string Context::cache_path() const {
   const Library* library = nullptr;
   std::string directory = cache_directory();
@@ -110,11 +115,9 @@ Status Context::pipeline(const Library& library, const fb::Algorithm& algorithm,
 Status Context::create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
     const std::vector<int32_t>& specs, Pipeline* pipeline) {
   std::vector<VkDescriptorSetLayoutBinding> bindings;
-  for (const fb::Binding* binding : *variant.bindings()) {
-    bool image = variant.storages()->Get(binding->slot()) == fb::Storage::image;
-    VkDescriptorType type = image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
-    bindings.push_back({binding->binding(), type, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
-  }
+  for (const fb::Binding* binding : *variant.bindings())
+    bindings.push_back(
+        {binding->binding(), descriptor_type(variant, *binding), 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
   VkDescriptorSetLayoutCreateInfo set{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, nullptr, 0,
       static_cast<uint32_t>(bindings.size()), bindings.data()};
   ZP_VK(vkCreateDescriptorSetLayout, device, &set, nullptr, &pipeline->set_layout);
@@ -136,7 +139,7 @@ Status Context::create_pipeline(const Library& library, const fb::Algorithm& alg
   create.layout = pipeline->layout;
   VkResult result = vkCreateComputePipelines(device, pipeline_cache_, 1, &create, nullptr, &pipeline->handle);
   vkDestroyShaderModule(device, shader, nullptr);
-  return result == VK_SUCCESS ? Status() : vk_failure("vkCreateComputePipelines", result);
+  return vk_status("vkCreateComputePipelines", result);
 }
 
 }  // namespace zeropoint

@@ -6,26 +6,36 @@
 
 namespace zeropoint {
 
-inline constexpr uint32_t kProgramVersion = 1;
+inline constexpr uint32_t kOldestProgramVersion = 1, kProgramVersion = 2;
 inline constexpr int kMaxRank = 8;
 inline constexpr uint64_t kArenaAlign = 256;
 inline constexpr uint64_t kSizeAlign = 16;
+
+using Term = std::pair<int64_t, uint32_t>;  // coefficient, symbol
+
+// base + sum(coefficient * symbol); in [0, 2^31) for all symbol values in range.
+struct Dim {
+  int64_t base = 0;
+  std::vector<Term> terms;
+
+  bool operator==(const Dim& other) const { return base == other.base && terms == other.terms; }
+  int64_t value(const std::vector<int64_t>& symbols) const {
+    int64_t result = base;
+    for (const auto& [coefficient, symbol] : terms) result += coefficient * symbols[symbol];
+    return result;
+  }
+};
 
 struct Symbol {
   std::string name;
   int64_t min = 0;
   int64_t max = 0;
-};
+  fb::SymbolOp op = fb::SymbolOp::given;
+  Dim a, b;  // operands of a derived symbol: earlier symbols
 
-// base + sum(coefficient * symbol); in [0, 2^31) for all symbol values in range.
-struct Dim {
-  int64_t base = 0;
-  std::vector<fb::Term> terms;
-
-  int64_t value(const std::vector<int64_t>& symbols) const {
-    int64_t result = base;
-    for (const fb::Term& term : terms) result += term.coefficient() * symbols[term.symbol()];
-    return result;
+  bool is_given() const { return op == fb::SymbolOp::given; }
+  int64_t derived(const std::vector<int64_t>& symbols) const {
+    return op == fb::SymbolOp::product ? a.value(symbols) * b.value(symbols) : a.value(symbols) / b.value(symbols);
   }
 };
 
@@ -40,9 +50,16 @@ struct Tensor {
   uint64_t data_bytes = 0;  // the same, not rounded up
   int64_t max_numel = 0;
   std::string constant;
+  std::string state;  // the whole name of a state that is no alias
+  size_t root = 0;    // the tensor that this one is an alias of, or itself
 
+  bool is_state() const { return memory == fb::Memory::state; }
   bool in_arena() const { return memory == fb::Memory::arena && storage == fb::Storage::buffer; }
   bool is_constant() const { return memory == fb::Memory::constant; }
+  bool shares_memory(const Tensor& other) const {
+    if (!in_arena() || !other.in_arena()) return root == other.root;
+    return offset < other.offset + other.size_bytes && other.offset < offset + size_bytes;
+  }
   int64_t numel(const std::vector<int64_t>& symbols) const {
     int64_t result = 1;
     for (const Dim& dim : dims) result *= dim.value(symbols);
@@ -53,9 +70,10 @@ struct Tensor {
 struct Call {
   std::string name;
   const fb::Kernel* kernel = nullptr;
-  std::vector<int32_t> tensors;        // one per slot, -1 when not bound
-  std::vector<int64_t> integer_attrs;  // one per declared attribute, 0 where it is real
-  std::vector<float> real_attrs;       // one per declared attribute, 0 where it is an integer
+  std::vector<int32_t> tensors;                        // one per slot, -1 when not bound
+  std::vector<int64_t> integer_attrs;                  // one per declared attribute, 0 where it is real
+  std::vector<float> real_attrs;                       // one per declared attribute, 0 where it is an integer
+  std::vector<std::pair<size_t, Dim>> symbolic_attrs;  // declared attributes that depend on symbols
   std::string where(size_t index) const { return cat("call[", index, "] ", view(kernel->name())); }
 };
 
@@ -63,6 +81,7 @@ struct Input {
   int32_t tensor = -1;
   int32_t symbol = -1;
   fb::HostDType host_dtype = fb::HostDType::f32;
+  std::vector<Dim> dims;  // of the tensor
 };
 
 struct Output {
@@ -70,19 +89,9 @@ struct Output {
   fb::HostDType host_dtype = fb::HostDType::f32;
 };
 
-// Where a symbol's value comes from: an integer input (axis < 0), or (dimension `axis` of an input - base) /
-// coefficient.
-struct SymbolSource {
-  uint32_t input = 0;
-  int32_t axis = -1;
-  int64_t base = 0;
-  int64_t coefficient = 0;  // 0: not found yet
-};
-
 struct Program {
   uint64_t arena_bytes = 0;
   std::vector<Symbol> symbols;
-  std::vector<SymbolSource> sources;  // one per symbol
   std::vector<Tensor> tensors;
   std::vector<Call> calls;
   std::vector<Input> inputs;
@@ -91,7 +100,7 @@ struct Program {
 
 // verify.cpp. Verifies all of a delegate blob that does not depend on the device and fills *program; `data` may be
 // freed afterwards, `library` must outlive *program. Safe on untrusted bytes: any input gives a Program or an error
-// that reads "program: call[3] rms_norm: slot x: ...", in time and memory bounded by its size.
+// that reads "program: call[3] the_kernel: slot x: ...", in time and memory bounded by its size.
 Status decode_program(const void* data, size_t size, const Library& library, Program* program);
 uint64_t bits_of(fb::DType dtype);
 

@@ -7,24 +7,8 @@ namespace zeropoint {
 namespace {
 
 constexpr size_t kMaxRecordings = 16;
-constexpr VkDeviceSize kSmallestRange = 16;  // bound in place of an empty tensor
-constexpr VkPipelineStageFlags kStages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
-constexpr VkAccessFlags kWrites = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
-constexpr VkAccessFlags kAll = kWrites | VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT;
 
-// Bytes of the arena, or (image >= 0) a whole image.
-struct Access {
-  int64_t image = -1;
-  uint64_t begin = 0;
-  uint64_t end = 0;
-  bool write = false;
-
-  bool conflicts(const Access& other) const {
-    if (!write && !other.write) return false;
-    if (image >= 0 || other.image >= 0) return image == other.image;
-    return begin < other.end && other.begin < end;
-  }
-};
+using Access = std::pair<const Tensor*, bool>;  // written, or else read
 
 }  // namespace
 
@@ -49,6 +33,7 @@ class Delegate::Recorder {
     if (recording_.profile) ZP_TRY(create_queries());
     for (const Input& input : program_.inputs)
       if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
+    if (!delegate_.states_.empty()) Context::barrier(recording_.commands);
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
       if (recording_.profile) flush();
@@ -57,22 +42,17 @@ class Delegate::Recorder {
     }
     for (const Output& output : program_.outputs)
       for (uint32_t tensor : output.tensors) copy(tensor, false);
-    Context::barrier(recording_.commands, kStages, kWrites, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+    Context::barrier(recording_.commands, true);
     ZP_VK(vkEndCommandBuffer, recording_.commands);
     return Status();
   }
 
  private:
-  static VkDescriptorType descriptor_type(const Pick& pick, const fb::Binding& binding) {
-    bool image = pick.candidate.variant->storages()->Get(binding.slot()) == fb::Storage::image;
-    return image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
-  }
-
   Status create_descriptors() {
     std::vector<VkDescriptorPoolSize> sizes;
     for (const Pick& pick : recording_.picks)
       for (const fb::Binding* binding : *pick.candidate.variant->bindings())
-        sizes.push_back({descriptor_type(pick, *binding), 1});
+        sizes.push_back({descriptor_type(*pick.candidate.variant, *binding), 1});
     if (sizes.empty()) return Status();
     VkDescriptorPoolCreateInfo info{VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, nullptr, 0,
         static_cast<uint32_t>(recording_.picks.size()), static_cast<uint32_t>(sizes.size()), sizes.data()};
@@ -95,23 +75,17 @@ class Delegate::Recorder {
         recording_.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, recording_.queries, static_cast<uint32_t>(index));
   }
 
-  static Access access_of(const Tensor& tensor, size_t index, bool write) {
-    if (tensor.storage == fb::Storage::image) return {static_cast<int64_t>(index), 0, 0, write};
-    return {-1, tensor.offset, tensor.offset + tensor.size_bytes, write};
-  }
-
   void flush() {
     if (pending_.empty()) return;
-    Context::barrier(recording_.commands, kStages, kWrites, kStages, kAll);
+    Context::barrier(recording_.commands);
     ++context_.counters.barriers_recorded;
     pending_.clear();
   }
 
   void depend(const std::vector<Access>& accesses) {
-    auto conflict = [&](const Access& mine) {
-      return std::any_of(pending_.begin(), pending_.end(), [&](const Access& other) { return mine.conflicts(other); });
-    };
-    if (std::any_of(accesses.begin(), accesses.end(), conflict)) flush();
+    for (const auto& [tensor, write] : accesses)
+      for (size_t i = 0; i < pending_.size(); ++i)
+        if ((write || pending_[i].second) && tensor->shares_memory(*pending_[i].first)) flush();
     pending_.insert(pending_.end(), accesses.begin(), accesses.end());
   }
 
@@ -120,7 +94,7 @@ class Delegate::Recorder {
     const Tensor& tensor = program_.tensors[index];
     uint64_t bytes = static_cast<uint64_t>(tensor.numel(recording_.symbols)) * bits_of(tensor.dtype) / 8;
     if (bytes == 0 || recording_.staging == nullptr) return;
-    depend({access_of(tensor, index, to_arena)});
+    depend({{&tensor, to_arena}});
     VkBufferCopy region{delegate_.staging_offsets_[index], tensor.offset, bytes};
     if (!to_arena) std::swap(region.srcOffset, region.dstOffset);
     VkBuffer source = to_arena ? recording_.staging->handle : recording_.arena->handle;
@@ -137,13 +111,13 @@ class Delegate::Recorder {
       auto tensor = static_cast<size_t>(call.tensors[slot]);
       if (call.tensors[slot] < 0 || program_.tensors[tensor].is_constant()) continue;
       bool write = call.kernel->slots()->Get(slot)->io() == fb::Io::output;
-      accesses.push_back(access_of(program_.tensors[tensor], tensor, write));
+      accesses.emplace_back(&program_.tensors[tensor], write);
     }
     depend(accesses);
     const fb::Variant& variant = *pick.candidate.variant;
     const Pipeline* pipeline = nullptr;
     ZP_TRY(context_.pipeline(*delegate_.library_, *pick.candidate.algorithm, variant, pick.specs, &pipeline)
-            .in(cat("call[", index, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant))));
+            .in("call[", index, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant)));
     vkCmdBindPipeline(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->handle);
     if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, *pipeline));
     if (variant.push_bytes() > 0) {
@@ -165,21 +139,14 @@ class Delegate::Recorder {
       const Image* image = delegate_.images_[index].get();
       VkDescriptorImageInfo texels{
           VK_NULL_HANDLE, image == nullptr ? VK_NULL_HANDLE : image->view, VK_IMAGE_LAYOUT_GENERAL};
-      VkDescriptorBufferInfo buffer = buffer_of(index);
+      VkDescriptorBufferInfo buffer = delegate_.buffer_of(index, recording_.arena->handle);
       VkWriteDescriptorSet write{VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, nullptr, set, binding->binding(), 0, 1,
-          descriptor_type(pick, *binding), &texels, &buffer, nullptr};
+          descriptor_type(*pick.candidate.variant, *binding), &texels, &buffer, nullptr};
       vkUpdateDescriptorSets(context_.device, 1, &write, 0, nullptr);
     }
     vkCmdBindDescriptorSets(
         recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.layout, 0, 1, &set, 0, nullptr);
     return Status();
-  }
-
-  VkDescriptorBufferInfo buffer_of(size_t index) const {
-    const Tensor& tensor = program_.tensors[index];
-    if (tensor.size_bytes == 0) return {recording_.arena->handle, 0, kSmallestRange};
-    if (tensor.memory == fb::Memory::constant) return {delegate_.constants_[index]->handle, 0, tensor.size_bytes};
-    return {recording_.arena->handle, tensor.offset, tensor.size_bytes};
   }
 
   Delegate& delegate_;
@@ -190,26 +157,22 @@ class Delegate::Recorder {
 };
 
 Status Delegate::find_recording(bool profile, Recording** result) {
-  for (const auto& recording : recordings_) {
-    if (recording->profile != profile || recording->symbols != symbols_) continue;
-    recording->last_used = ++clock_;
-    *result = recording.get();
-    return Status();
+  auto matches = [&](const auto& known) { return known->profile == profile && known->symbols == symbols_; };
+  auto found = std::find_if(recordings_.begin(), recordings_.end(), matches);
+  if (found == recordings_.end()) {
+    auto fresh = std::make_unique<Recording>();
+    fresh->context = context_;
+    fresh->symbols = symbols_;
+    fresh->profile = profile;
+    ZP_TRY(record(fresh.get()));
+    if (recordings_.size() == kMaxRecordings) {
+      if (last_ == recordings_.back().get()) last_ = nullptr;
+      recordings_.pop_back();
+    }
+    found = recordings_.insert(recordings_.end(), std::move(fresh));
   }
-  auto fresh = std::make_unique<Recording>();
-  fresh->context = context_;
-  fresh->symbols = symbols_;
-  fresh->profile = profile;
-  fresh->last_used = ++clock_;
-  ZP_TRY(record(fresh.get()));
-  if (recordings_.size() == kMaxRecordings) {
-    auto oldest = std::min_element(recordings_.begin(), recordings_.end(),
-        [](const auto& a, const auto& b) { return a->last_used < b->last_used; });
-    if (last_ == oldest->get()) last_ = nullptr;
-    recordings_.erase(oldest);
-  }
-  *result = fresh.get();
-  recordings_.push_back(std::move(fresh));
+  std::rotate(recordings_.begin(), found, found + 1);
+  *result = recordings_.front().get();
   return Status();
 }
 
@@ -226,13 +189,13 @@ Status Delegate::record(Recording* recording) {
 
 Status Delegate::read_times(const Recording& recording) {
   size_t n_calls = recording.picks.size();
-  ticks_.resize(n_calls + 1);
+  std::vector<uint64_t> found(n_calls + 1);
   ZP_VK(vkGetQueryPoolResults, context_->device, recording.queries, 0, static_cast<uint32_t>(n_calls + 1),
-      ticks_.size() * sizeof(uint64_t), ticks_.data(), sizeof(uint64_t),
+      found.size() * sizeof(uint64_t), found.data(), sizeof(uint64_t),
       VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
   times_.resize(n_calls);
   auto since_start = [&](size_t i) {
-    double ticks = ticks_[i] > ticks_[0] ? static_cast<double>(ticks_[i] - ticks_[0]) : 0.0;
+    double ticks = found[i] > found[0] ? static_cast<double>(found[i] - found[0]) : 0.0;
     return static_cast<uint64_t>(ticks * static_cast<double>(context_->info.limits.timestamp_ns));
   };
   for (size_t i = 0; i < n_calls; ++i) times_[i] = {since_start(i), std::max(since_start(i), since_start(i + 1))};

@@ -28,7 +28,6 @@ struct Array {
 };
 
 constexpr char kMagic[] = "\x93NUMPY";
-constexpr size_t kMaxRank = 8;
 
 // The value of a key in the header's Python dict, up to the next comma or bracket that ends it.
 std::string value_of(const std::string& header, const std::string& key) {
@@ -43,15 +42,15 @@ std::string value_of(const std::string& header, const std::string& key) {
 Status parse_header(const std::string& header, Array* array) {
   std::string descr = value_of(header, "descr");
   if (descr.size() < 5 || descr.front() != '\'' || (descr[1] == '>' && descr[3] != '1'))
-    return fail(Code::kInvalidArgument, "dtype ", printable(descr), "; need a little-endian scalar type");
+    return bad_argument("dtype ", printable(descr), "; need a little-endian scalar type");
   array->dtype = descr.substr(2, descr.size() - 3);
-  if (value_of(header, "fortran_order") != "False") return fail(Code::kInvalidArgument, "not in C order");
+  if (value_of(header, "fortran_order") != "False") return bad_argument("not in C order");
   std::string shape = value_of(header, "shape");
-  if (shape.empty() || shape[0] != '(') return fail(Code::kInvalidArgument, "no shape");
+  if (shape.empty() || shape[0] != '(') return bad_argument("no shape");
   for (size_t at = 1; (at = shape.find_first_of("0123456789", at)) != std::string::npos;) {
     size_t end = std::min(shape.find_first_not_of("0123456789", at), shape.size());
-    if (end - at > 9 || array->dims.size() == kMaxRank)
-      return fail(Code::kInvalidArgument, "shape ", printable(shape), "; at most 8 dimensions below 10^9");
+    if (end - at > 9 || array->dims.size() == ZP_MAX_RANK)
+      return bad_argument("shape ", printable(shape), "; at most 8 dimensions below 10^9");
     array->dims.push_back(std::stoll(shape.substr(at, end - at)));
     at = end;
   }
@@ -66,48 +65,27 @@ Status read_npy(const std::string& path, Array* array) {
   file.seekg(0);
   uint8_t start[10] = {};
   if (!file.read(reinterpret_cast<char*>(start), 10) || std::memcmp(start, kMagic, 6) != 0)
-    return fail(Code::kInvalidArgument, "no .npy file");
-  if (start[6] != 1) return fail(Code::kInvalidArgument, ".npy version ", start[6], "; need 1");
+    return bad_argument("no .npy file");
+  if (start[6] != 1) return bad_argument(".npy version ", start[6], "; need 1");
   int length = start[8] | start[9] << 8;
   std::string header(static_cast<size_t>(length), '\0');
-  if (!file.read(header.data(), length)) return fail(Code::kInvalidArgument, "cut short");
+  if (!file.read(header.data(), length)) return bad_argument("cut short");
   ZP_TRY(parse_header(header, array));
   uint64_t rest = file_bytes - static_cast<uint64_t>(file.tellg());
   auto need = static_cast<uint64_t>(array->dtype.back() - '0');
   for (int64_t dim : array->dims)
     if (__builtin_mul_overflow(need, static_cast<uint64_t>(dim), &need)) need = UINT64_MAX;
-  if (need != rest) return fail(Code::kInvalidArgument, rest, " bytes of data; its shape needs ", need);
+  if (need != rest) return bad_argument(rest, " bytes of data; its shape needs ", need);
   array->data.resize(rest);
   file.read(reinterpret_cast<char*>(array->data.data()), static_cast<std::streamsize>(rest));
-  return file ? Status() : fail(Code::kInvalidArgument, "cut short");
-}
-
-// Writes beside the target and renames, so that no half-written file stays behind.
-Status write_npy(const std::string& path, const std::string& dtype, const std::vector<int64_t>& dims, const void* data,
-    size_t size) {
-  std::string shape;
-  for (int64_t dim : dims) shape += cat(dim, ", ");
-  std::string header = cat(
-      "{'descr': '", dtype.back() == '1' ? "|" : "<", dtype, "', 'fortran_order': False, 'shape': (", shape, "), }");
-  header.resize((header.size() + 11 + 63) / 64 * 64 - 11, ' ');
-  header += '\n';
-  std::string temporary = path + ".partial";
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  file.write(kMagic, 6).write("\x01\x00", 2);
-  file.put(static_cast<char>(header.size() & 255)).put(static_cast<char>(header.size() >> 8));
-  file << header;
-  file.write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
-  file.close();
-  if (file && std::rename(temporary.c_str(), path.c_str()) == 0) return Status();
-  std::string reason = std::strerror(errno);
-  std::remove(temporary.c_str());
-  return fail(Code::kDevice, path, ": ", reason);
+  return file ? Status() : bad_argument("cut short");
 }
 
 constexpr const char* kUsage =
     "usage: zeropoint-run MODEL.pte [--data X.ptd]... [--method NAME] [--input A.npy]... [--output DIR] [--repeat N]\n"
     "  Inputs in the method's order; outputs go to DIR/output_0.npy and so on. bf16 arrays have dtype V2 or uint16.\n"
-    "  Prints times as JSON. ZEROPOINT_DEVICE chooses the device: an index, a part of its name, or cpu.\n";
+    "  Prints times as JSON. States (KV caches) are as after loading at every repetition. ZEROPOINT_DEVICE chooses the "
+    "device: an index, a part of its name, or cpu.\n";
 
 struct Options {
   std::string model, output, method = "forward";
@@ -129,24 +107,23 @@ Status parse(int argc, char** argv, Options* options) {
   for (int i = 1; i < argc; ++i) {
     std::string name = argv[i];
     if (name.rfind("--", 0) != 0) {
-      if (!options->model.empty()) return fail(Code::kInvalidArgument, name, ": a second model\n", kUsage);
+      if (!options->model.empty()) return bad_argument(name, ": a second model\n", kUsage);
       options->model = name;
       continue;
     }
-    if (i + 1 == argc) return fail(Code::kInvalidArgument, name, ": needs a value\n", kUsage);
+    if (i + 1 == argc) return bad_argument(name, ": needs a value\n", kUsage);
     std::string value = argv[++i];
     std::string* text = name == "--method" ? &options->method : name == "--output" ? &options->output : nullptr;
     std::vector<std::string>* list = name == "--data" ? &options->data : name == "--input" ? &options->inputs : nullptr;
     if (text != nullptr) *text = value;
     if (list != nullptr) list->push_back(value);
     if (text != nullptr || list != nullptr) continue;
-    if (name != "--repeat") return fail(Code::kInvalidArgument, name, ": unknown option\n", kUsage);
+    if (name != "--repeat") return bad_argument(name, ": unknown option\n", kUsage);
     char* end = nullptr;
     options->repeat = std::strtol(value.c_str(), &end, 10);
-    if (*end != '\0' || options->repeat < 1)
-      return fail(Code::kInvalidArgument, "--repeat ", value, ": need a number of at least 1");
+    if (*end != '\0' || options->repeat < 1) return bad_argument("--repeat ", value, ": need a number of at least 1");
   }
-  return options->model.empty() ? fail(Code::kInvalidArgument, kUsage) : Status();
+  return options->model.empty() ? bad_argument(kUsage) : Status();
 }
 
 Status failed(const std::string& what, et::Error error) {
@@ -163,27 +140,41 @@ Status to_evalue(const et::MethodMeta& meta, size_t index, Array* array, executo
     *value = et::EValue(*reinterpret_cast<const int64_t*>(array->data.data()));
     return Status();
   }
-  if (*tag != et::Tag::Tensor)
-    return fail(Code::kInvalidArgument, "the method wants an integer here; give an int64 array of shape ()");
+  if (*tag != et::Tag::Tensor) return bad_argument("the method wants an integer here; give an int64 array of shape ()");
   auto info = meta.input_tensor_meta(index);
   if (!info.ok()) return failed("input", info.error());
   std::string wanted = npy_type(info->scalar_type());
   bool bits = wanted == "V2" && array->dtype == "u2";
-  if (array->dtype != wanted && !bits)
-    return fail(Code::kInvalidArgument, "dtype ", printable(array->dtype), "; need ", wanted);
+  if (array->dtype != wanted && !bits) return bad_argument("dtype ", printable(array->dtype), "; need ", wanted);
   std::vector<executorch::aten::SizesType> sizes(array->dims.begin(), array->dims.end());
   *tensor = executorch::extension::make_tensor_ptr(std::move(sizes), array->data.data(), info->scalar_type());
   *value = et::EValue(**tensor);
   return Status();
 }
 
-Status write_output(const std::string& path, const et::EValue& value) {
-  if (!value.isTensor()) return fail(Code::kInvalidArgument, path, ": the output is no tensor");
+// Writes beside the target and renames, so that no half-written file stays behind.
+Status write_npy(const std::string& path, const et::EValue& value) {
+  if (!value.isTensor()) return bad_argument(path, ": the output is no tensor");
   const executorch::aten::Tensor& tensor = value.toTensor();
   std::string type = npy_type(tensor.scalar_type());
-  if (type == "none") return fail(Code::kInvalidArgument, path, ": scalar type ", tensor.scalar_type());
-  std::vector<int64_t> dims(tensor.sizes().begin(), tensor.sizes().end());
-  return write_npy(path, type, dims, tensor.const_data_ptr(), tensor.nbytes());
+  if (type == "none") return bad_argument(path, ": scalar type ", tensor.scalar_type());
+  std::string shape;
+  for (int64_t dim : tensor.sizes()) shape += cat(dim, ", ");
+  std::string header =
+      cat("{'descr': '", type.back() == '1' ? "|" : "<", type, "', 'fortran_order': False, 'shape': (", shape, "), }");
+  header.resize((header.size() + 11 + 63) / 64 * 64 - 11, ' ');
+  header += '\n';
+  std::string temporary = path + ".partial";
+  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  file.write(kMagic, 6).write("\x01\x00", 2);
+  file.put(static_cast<char>(header.size() & 255)).put(static_cast<char>(header.size() >> 8));
+  file << header;
+  file.write(static_cast<const char*>(tensor.const_data_ptr()), static_cast<std::streamsize>(tensor.nbytes()));
+  file.close();
+  if (file && std::rename(temporary.c_str(), path.c_str()) == 0) return Status();
+  std::string reason = std::strerror(errno);
+  std::remove(temporary.c_str());
+  return fail(Code::kDevice, path, ": ", reason);
 }
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
@@ -204,17 +195,18 @@ Status run(const Options& options) {
   if (!meta.ok()) return failed(options.method, meta.error());
   size_t n_inputs = options.inputs.size();
   if (n_inputs != meta->num_inputs())
-    return fail(Code::kInvalidArgument, n_inputs, " inputs; method ", options.method, " has ", meta->num_inputs());
+    return bad_argument(n_inputs, " inputs; method ", options.method, " has ", meta->num_inputs());
   std::vector<Array> arrays(n_inputs);
   std::vector<executorch::extension::TensorPtr> tensors(n_inputs);
   std::vector<et::EValue> values(n_inputs);
   for (size_t i = 0; i < n_inputs; ++i) {
     ZP_TRY(read_npy(options.inputs[i], &arrays[i]).in(options.inputs[i]));
-    ZP_TRY(to_evalue(*meta, i, &arrays[i], &tensors[i], &values[i]).in(cat("input[", i, "] ", options.inputs[i])));
+    ZP_TRY(to_evalue(*meta, i, &arrays[i], &tensors[i], &values[i]).in("input[", i, "] ", options.inputs[i]));
   }
   std::vector<double> times;
   std::vector<et::EValue> outputs;
   for (long i = 0; i < options.repeat; ++i) {
+    if (i > 0 && zp_reset(0) != ZP_OK) return failed("reset", et::Error::Internal);
     start = std::chrono::steady_clock::now();
     auto result = module.execute(options.method, values);
     if (!result.ok()) return failed(options.method, result.error());
@@ -227,7 +219,7 @@ Status run(const Options& options) {
     if (error) return fail(Code::kDevice, options.output, ": ", error.message());
   }
   for (size_t i = 0; i < outputs.size() && !options.output.empty(); ++i)
-    ZP_TRY(write_output(cat(options.output, "/output_", i, ".npy"), outputs[i]));
+    ZP_TRY(write_npy(cat(options.output, "/output_", i, ".npy"), outputs[i]));
   double first = times[0];
   std::nth_element(times.begin(), times.begin() + static_cast<long>(times.size() / 2), times.end());
   std::printf("{\"load_ms\": %.3f, \"first_ms\": %.3f, \"median_ms\": %.3f, \"executes\": %ld, \"outputs\": %zu}\n",

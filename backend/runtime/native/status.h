@@ -15,25 +15,6 @@
 
 namespace zeropoint {
 
-// The numbers are part of the C interface (zeropoint.h).
-enum class Code : int32_t { kOk, kInvalidArgument, kInvalidProgram, kIncompatible, kOutOfMemory, kDevice, kNotFound };
-
-class [[nodiscard]] Status {
- public:
-  Status() = default;
-  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
-
-  bool ok() const { return code_ == Code::kOk; }
-  Code code() const { return code_; }
-  const std::string& message() const { return message_; }
-  // The same error with "where: " before it.
-  Status in(const std::string& where) const { return ok() ? Status() : Status(code_, where + ": " + message_); }
-
- private:
-  Code code_ = Code::kOk;
-  std::string message_;
-};
-
 template <typename T> void append(std::string& text, const T& part) {
   if constexpr (std::is_integral_v<T> || std::is_enum_v<T>)
     text += std::to_string(+static_cast<std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>>(part));
@@ -48,7 +29,31 @@ template <typename... Parts> std::string cat(const Parts&... parts) {
   return text;
 }
 
+// The numbers are part of the C interface (zeropoint.h).
+enum class Code : int32_t { kOk, kInvalidArgument, kInvalidProgram, kIncompatible, kOutOfMemory, kDevice, kNotFound };
+
+class [[nodiscard]] Status {
+ public:
+  Status() = default;
+  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+
+  bool ok() const { return code_ == Code::kOk; }
+  Code code() const { return code_; }
+  const std::string& message() const { return message_; }
+  // The same error with "where: " before it.
+  template <typename... Where> Status in(const Where&... where) const {
+    return ok() ? Status() : Status(code_, cat(where..., ": ", message_));
+  }
+
+ private:
+  Code code_ = Code::kOk;
+  std::string message_;
+};
+
 template <typename... Parts> Status fail(Code code, const Parts&... parts) { return Status(code, cat(parts...)); }
+template <typename... Parts> Status bad_argument(const Parts&... parts) {
+  return fail(Code::kInvalidArgument, parts...);
+}
 
 // Text from a file, fit for one line of a message: at most 64 bytes, unprintable ones replaced.
 inline std::string printable(std::string_view text) {
@@ -76,9 +81,20 @@ inline std::string json_string(std::string_view text) {
   return result + '"';
 }
 
-// "[a,b]" from ",a,b".
-inline std::string json_list(const std::string& items) { return "[" + (items.empty() ? items : items.substr(1)) + "]"; }
-std::string hex(const uint8_t* bytes, size_t n);
+// "a, b, c": the items of a list, or their texts; none of them is empty.
+struct AsIs {
+  template <typename T> const T& operator()(const T& item) const { return item; }
+};
+template <typename List, typename Text = AsIs>
+std::string join(const List& list, Text text = {}, const char* separator = ", ") {
+  std::string result;
+  for (const auto& item : list) result += cat(result.empty() ? "" : separator, text(item));
+  return result;
+}
+
+template <typename List, typename Text> std::string json_list(const List& list, Text text) {
+  return cat("[", join(list, text, ","), "]");
+}
 
 #define ZP_TRY(expression)                                                               \
   do {                                                                                   \

@@ -7,21 +7,20 @@ namespace zeropoint {
 namespace {
 
 constexpr size_t kMaxItems = 1 << 16;   // tensors, calls
-constexpr size_t kMaxArguments = 4096;  // inputs, outputs, pieces of one output
-constexpr size_t kMaxSymbols = 64, kMaxTerms = 8;
+constexpr size_t kMaxArguments = 4096;  // inputs, outputs, pieces of one output, symbols, states
+constexpr size_t kMaxTerms = 8, kMaxStateName = 256;
 constexpr int64_t kMaxElements = INT32_MAX;
 
 template <typename... Parts> Status bad(const Parts&... parts) { return fail(Code::kInvalidProgram, parts...); }
 
+// What a message calls an item by, besides its index.
+template <typename Item> std::string_view name_of(const Item& item) { return view(item.name()); }
+template <> std::string_view name_of(const fb::Call& call) { return view(call.kernel()); }
+template <> std::string_view name_of(const fb::Input&) { return ""; }
+template <> std::string_view name_of(const fb::Output&) { return ""; }
+
 std::string where(const char* what, size_t index, std::string_view name = "") {
   return cat(what, "[", index, name.empty() ? "]" : "] ", printable(name));
-}
-
-bool same_dim(const Dim& a, const Dim& b) {
-  auto same_term = [](const fb::Term& x, const fb::Term& y) {
-    return x.coefficient() == y.coefficient() && x.symbol() == y.symbol();
-  };
-  return a.base == b.base && std::equal(a.terms.begin(), a.terms.end(), b.terms.begin(), b.terms.end(), same_term);
 }
 
 class Decoder {
@@ -30,102 +29,146 @@ class Decoder {
       : source_(source), library_(library), program_(*program) {}
 
   Status run() {
-    ZP_TRY(limit("symbols", source_.symbols(), kMaxSymbols));
-    ZP_TRY(limit("tensors", source_.tensors(), kMaxItems));
-    ZP_TRY(limit("calls", source_.calls(), kMaxItems));
-    ZP_TRY(limit("inputs", source_.inputs(), kMaxArguments));
-    ZP_TRY(limit("outputs", source_.outputs(), kMaxArguments));
     program_.arena_bytes = source_.arena_bytes();
-    for (uint32_t i = 0; i < count(source_.symbols()); ++i) {
-      const fb::Symbol& symbol = *source_.symbols()->Get(i);
-      program_.symbols.push_back({printable(view(symbol.name())), symbol.min(), symbol.max()});
-      if (0 <= symbol.min() && symbol.min() <= symbol.max() && symbol.max() <= kMaxElements) continue;
-      return bad(where("symbol", i, view(symbol.name())), ": range [", symbol.min(), ", ", symbol.max(),
-          "]; need 0 <= min <= max < 2^31");
-    }
+    ZP_TRY(each("symbol", source_.symbols(), kMaxArguments, &Decoder::symbol));
+    ZP_TRY(each("tensor", source_.tensors(), kMaxItems, &Decoder::tensor));
     uint64_t end = 0;
-    for (uint32_t i = 0; i < count(source_.tensors()); ++i) {
-      Tensor& added = program_.tensors.emplace_back();
-      ZP_TRY(
-          tensor(*source_.tensors()->Get(i), &added).in(where("tensor", i, view(source_.tensors()->Get(i)->name()))));
-      if (added.in_arena()) end = std::max(end, added.offset + added.size_bytes);
-    }
+    for (const Tensor& tensor : program_.tensors)
+      if (tensor.in_arena()) end = std::max(end, tensor.offset + tensor.size_bytes);
     // No larger than the tensors need: a forged size must not become an allocation.
     if (program_.arena_bytes - end >= kArenaAlign)
       return bad("arena_bytes ", program_.arena_bytes, "; its tensors end at ", end);
-    for (uint32_t i = 0; i < count(source_.inputs()); ++i)
-      ZP_TRY(input(*source_.inputs()->Get(i)).in(where("input", i)));
-    ZP_TRY(symbol_sources());
-    for (uint32_t i = 0; i < count(source_.calls()); ++i) {
-      const fb::Call& call = *source_.calls()->Get(i);
-      ZP_TRY(this->call(call, &program_.calls.emplace_back()).in(where("call", i, view(call.kernel()))));
-    }
-    for (uint32_t i = 0; i < count(source_.outputs()); ++i)
-      ZP_TRY(output(*source_.outputs()->Get(i), &program_.outputs.emplace_back()).in(where("output", i)));
-    return Status();
+    ZP_TRY(each("input", source_.inputs(), kMaxArguments, &Decoder::input));
+    ZP_TRY(check_symbols_are_given());
+    ZP_TRY(each("call", source_.calls(), kMaxItems, &Decoder::call));
+    return each("output", source_.outputs(), kMaxArguments, &Decoder::output);
   }
 
  private:
   template <typename Vector> static Status limit(const char* what, const Vector* found, size_t most) {
-    return count(found) <= most ? Status() : bad(count(found), " ", what, "; at most ", most);
+    return count(found) <= most ? Status() : bad(count(found), " ", what, "s; at most ", most);
   }
 
-  Status tensor(const fb::Tensor& source, Tensor* target) const {
-    target->name = printable(view(source.name()));
-    target->dtype = source.dtype();
-    target->storage = source.storage();
-    target->memory = source.memory();
-    target->offset = source.offset();
+  // Decodes the items of a list in order.
+  template <typename Vector, typename Item>
+  Status each(const char* what, const Vector* source, size_t most, Status (Decoder::*decode)(const Item&)) {
+    ZP_TRY(limit(what, source, most));
+    for (uint32_t i = 0; i < count(source); ++i)
+      ZP_TRY((this->*decode)(*source->Get(i)).in(where(what, i, name_of(*source->Get(i)))));
+    return Status();
+  }
+
+  // Operands of a derived symbol name earlier symbols only: later ones are not there yet.
+  Status symbol(const fb::Symbol& source) {
+    Symbol target{printable(view(source.name())), source.min(), source.max(), source.op()};
+    if (source.min() < 0 || source.min() > source.max() || source.max() > kMaxElements)
+      return bad("range [", source.min(), ", ", source.max(), "]; need 0 <= min <= max < 2^31");
+    if (!target.is_given()) {
+      if (source.op() > fb::SymbolOp::MAX || source.a() == nullptr || source.b() == nullptr)
+        return bad("operation ", source.op(), " without two operands");
+      int64_t a[2] = {};
+      int64_t b[2] = {};
+      ZP_TRY(dim(*source.a(), &target.a, a));
+      ZP_TRY(dim(*source.b(), &target.b, b));
+      bool product = source.op() == fb::SymbolOp::product;
+      if (!product && b[0] < 1) return bad("divided by [", b[0], ", ", b[1], "]; need at least 1");
+      int64_t low = product ? a[0] * b[0] : a[0] / b[1];  // below 2^62
+      int64_t high = product ? a[1] * b[1] : a[1] / b[0];
+      if (low != source.min() || high != source.max())
+        return bad("range [", source.min(), ", ", source.max(), "]; its operands give [", low, ", ", high, "]");
+    }
+    program_.symbols.push_back(std::move(target));
+    return Status();
+  }
+
+  Status tensor(const fb::Tensor& source) {
+    Tensor& target = program_.tensors.emplace_back();
+    target.root = program_.tensors.size() - 1;
+    target.name = printable(view(source.name()));
+    target.dtype = source.dtype();
+    target.storage = source.storage();
+    target.memory = source.memory();
+    target.offset = source.offset();
     if (source.dtype() == fb::DType::none || source.dtype() > fb::DType::MAX) return bad("dtype ", source.dtype());
     if (source.storage() == fb::Storage::none || source.storage() > fb::Storage::MAX)
       return bad("storage ", source.storage());
     if (source.memory() > fb::Memory::MAX) return bad("memory ", source.memory());
-    ZP_TRY(limit("dimensions", source.dims(), kMaxRank));
+    ZP_TRY(limit("dimension", source.dims(), kMaxRank));
     uint64_t numel = 1;
     for (uint32_t i = 0; i < count(source.dims()); ++i) {
-      int64_t high = 0;
-      ZP_TRY(dim(*source.dims()->Get(i), &target->dims.emplace_back(), &high).in(where("dim", i)));
-      numel *= static_cast<uint64_t>(high);  // both factors are below 2^31
+      int64_t range[2] = {};
+      ZP_TRY(dim(*source.dims()->Get(i), &target.dims.emplace_back(), range).in(where("dim", i)));
+      numel *= static_cast<uint64_t>(range[1]);  // both factors are below 2^31
       if (numel > static_cast<uint64_t>(kMaxElements)) return bad("more than 2^31 - 1 elements");
     }
-    target->max_numel = static_cast<int64_t>(numel);
-    target->data_bytes = (numel * bits_of(target->dtype) + 7) / 8;
-    target->size_bytes = align_up(target->data_bytes, kSizeAlign);
-    if (source.size_bytes() != target->size_bytes)
-      return bad("size_bytes ", source.size_bytes(), "; its dtype and dimensions need ", target->size_bytes);
-    target->constant = printable(view(source.constant()));
-    return target->is_constant() ? constant(*target) : arena_tensor(*target);
+    if (target.dtype == fb::DType::i4 &&
+        (target.dims.empty() || !target.dims.back().terms.empty() || target.dims.back().base % 2 != 0))
+      return bad("i4 needs a static, even last dimension");
+    target.max_numel = static_cast<int64_t>(numel);
+    target.data_bytes = (numel * bits_of(target.dtype) + 7) / 8;
+    target.size_bytes = align_up(target.data_bytes, kSizeAlign);
+    if (source.size_bytes() != target.size_bytes)
+      return bad("size_bytes ", source.size_bytes(), "; its dtype and dimensions need ", target.size_bytes);
+    target.constant = printable(view(source.constant()));
+    if (source.alias_of() >= 0)
+      ZP_TRY(alias(source.alias_of(), &target));
+    else if (target.is_state())
+      ZP_TRY(state(view(source.name()), &target));
+    return target.memory == fb::Memory::arena ? arena_tensor(target) : fixed_tensor(target, source.alias_of() >= 0);
   }
 
-  Status dim(const fb::Dim& source, Dim* target, int64_t* high) const {
-    ZP_TRY(limit("terms", source.terms(), kMaxTerms));
-    int64_t low = target->base = *high = source.base();
-    bool overflow = false;
-    for (const fb::Term* item : items(source.terms())) {
-      const fb::Term& term = *item;
-      if (term.symbol() >= program_.symbols.size())
-        return bad("symbol ", term.symbol(), "; the program has ", program_.symbols.size());
-      if (term.coefficient() == 0) return bad("a coefficient of 0");
-      target->terms.push_back(term);
-      const Symbol& symbol = program_.symbols[term.symbol()];
-      int64_t a = 0;
-      int64_t b = 0;
-      overflow |= __builtin_mul_overflow(term.coefficient(), symbol.min, &a);
-      overflow |= __builtin_mul_overflow(term.coefficient(), symbol.max, &b);
-      overflow |= __builtin_add_overflow(low, std::min(a, b), &low);
-      overflow |= __builtin_add_overflow(*high, std::max(a, b), high);
+  // A state is shared by its whole name, which must tell it from the others.
+  Status state(std::string_view name, Tensor* target) {
+    if (name.size() > kMaxStateName || state_names_.size() == kMaxArguments || !state_names_.insert(name).second)
+      return bad("need at most ", kMaxArguments, " states, of different names of at most ", kMaxStateName, " bytes");
+    target->state = name;
+    return Status();
+  }
+
+  Status alias(int32_t index, Tensor* target) const {
+    if (static_cast<size_t>(index) >= target->root) return bad("alias of tensor ", index, "; need an earlier one");
+    const Tensor& base = at(index);
+    bool buffers = base.storage == fb::Storage::buffer && target->storage == fb::Storage::buffer;
+    bool same = base.dtype == target->dtype && base.memory == target->memory && base.offset == target->offset;
+    if (base.root != static_cast<size_t>(index) || !buffers || !same || base.is_constant() ||
+        base.constant != target->constant || target->size_bytes > base.size_bytes) {
+      return bad("cannot be an alias of ", base.name, "; need an arena or state buffer as large, of the same dtype, ",
+          "memory and offset, that is no alias");
     }
-    return overflow || low < 0 || *high > kMaxElements ? bad("leaves [0, 2^31) for some symbol values") : Status();
+    target->root = static_cast<size_t>(index);
+    return Status();
   }
 
-  static Status constant(const Tensor& tensor) {
-    bool is_key = tensor.constant.size() == 64;
+  // range: the smallest and the largest value; of a dimension or (signed) of an attribute.
+  Status dim(const fb::Dim& source, Dim* target, int64_t range[2], bool is_signed = false) const {
+    ZP_TRY(limit("term", source.terms(), kMaxTerms));
+    target->base = range[0] = range[1] = source.base();
+    bool overflow = false;
+    for (const fb::Term* term : items(source.terms())) {
+      if (term->symbol() >= program_.symbols.size())
+        return bad("symbol ", term->symbol(), "; the program has ", program_.symbols.size());
+      if (term->coefficient() == 0) return bad("a coefficient of 0");
+      target->terms.emplace_back(term->coefficient(), term->symbol());
+      const Symbol& symbol = program_.symbols[term->symbol()];
+      int64_t ends[2] = {};
+      overflow |= __builtin_mul_overflow(term->coefficient(), symbol.min, &ends[0]);
+      overflow |= __builtin_mul_overflow(term->coefficient(), symbol.max, &ends[1]);
+      overflow |= __builtin_add_overflow(range[0], std::min(ends[0], ends[1]), &range[0]);
+      overflow |= __builtin_add_overflow(range[1], std::max(ends[0], ends[1]), &range[1]);
+    }
+    if (!overflow && range[0] >= (is_signed ? -kMaxElements : 0) && range[1] <= kMaxElements) return Status();
+    return bad("leaves 32 bits for some symbol values");
+  }
+
+  // A constant, or a state, whose first contents are zeros or a constant.
+  static Status fixed_tensor(const Tensor& tensor, bool is_alias) {
+    bool is_key = tensor.constant.size() == 64 || (tensor.is_state() && tensor.constant.empty());
     if (!is_key || tensor.constant.find_first_not_of("0123456789abcdef") != std::string::npos)
       return bad("constant key ", tensor.constant, "; need 64 lower-case hexadecimal digits");
     for (const Dim& dim : tensor.dims)
-      if (!dim.terms.empty()) return bad("a constant has no symbols");
+      if (!dim.terms.empty() && !is_alias) return bad("a constant has no symbols");
     if (tensor.storage == fb::Storage::buffer && tensor.offset == 0) return Status();
-    return bad("a constant is a buffer with offset 0");
+    return bad("a constant or a state is a buffer with offset 0");
   }
 
   Status arena_tensor(const Tensor& tensor) const {
@@ -144,7 +187,7 @@ class Decoder {
   Status host_tensor(int64_t index, fb::HostDType host_dtype) const {
     if (index >= static_cast<int64_t>(program_.tensors.size()))
       return bad("tensor ", index, "; the program has ", program_.tensors.size());
-    const Tensor& tensor = program_.tensors[static_cast<size_t>(index)];
+    const Tensor& tensor = at(index);
     if (!tensor.in_arena()) return bad("tensor ", tensor.name, " is no arena buffer");
     if (host_dtype <= fb::HostDType::MAX && can_convert(host_dtype, tensor.dtype)) return Status();
     return bad("tensor ", tensor.name, ": dtype ", fb::EnumNameDType(tensor.dtype), " for host dtype ",
@@ -152,12 +195,14 @@ class Decoder {
   }
 
   Status input(const fb::Input& source) {
-    program_.inputs.push_back({source.tensor(), source.symbol(), source.host_dtype()});
+    Input& target = program_.inputs.emplace_back(Input{source.tensor(), source.symbol(), source.host_dtype()});
     if ((source.tensor() < 0) == (source.symbol() < 0))
       return bad("tensor ", source.tensor(), ", symbol ", source.symbol(), "; exactly one must be given");
     if (source.tensor() >= 0) {
       ZP_TRY(host_tensor(source.tensor(), source.host_dtype()));
-      return written_.insert(source.tensor()).second ? Status() : bad("tensor ", source.tensor(), " is given twice");
+      target.dims = at(source.tensor()).dims;
+      bool is_first = written_.insert(at(source.tensor()).root).second;
+      return is_first ? Status() : bad("tensor ", source.tensor(), " is given twice");
     }
     if (source.symbol() >= static_cast<int64_t>(program_.symbols.size()))
       return bad("symbol ", source.symbol(), "; the program has ", program_.symbols.size());
@@ -165,52 +210,45 @@ class Decoder {
     return i64 ? Status() : bad("host dtype ", source.host_dtype(), " of a symbol; need i64");
   }
 
-  Status symbol_sources() {
-    program_.sources.resize(program_.symbols.size());
-    for (uint32_t i = 0; i < program_.inputs.size(); ++i) {
-      const Input& input = program_.inputs[i];
-      if (input.symbol >= 0) program_.sources[static_cast<size_t>(input.symbol)] = {i, -1, 0, 1};
-      if (input.tensor < 0) continue;
-      const std::vector<Dim>& dims = program_.tensors[static_cast<size_t>(input.tensor)].dims;
-      for (size_t axis = 0; axis < dims.size(); ++axis) {
-        if (dims[axis].terms.size() != 1) continue;
-        const fb::Term& term = dims[axis].terms[0];
-        SymbolSource& source = program_.sources[term.symbol()];
-        if (source.coefficient == 0) source = {i, static_cast<int32_t>(axis), dims[axis].base, term.coefficient()};
-      }
+  // Every symbol is derived, or an integer input, or all that varies in a dimension of an input.
+  Status check_symbols_are_given() const {
+    std::unordered_set<uint32_t> given;
+    for (const Input& input : program_.inputs) {
+      if (input.symbol >= 0) given.insert(static_cast<uint32_t>(input.symbol));
+      for (const Dim& dim : input.dims)
+        if (dim.terms.size() == 1) given.insert(dim.terms[0].second);
     }
-    for (size_t i = 0; i < program_.sources.size(); ++i) {
-      if (program_.sources[i].coefficient != 0) continue;
-      return bad(where("symbol", i, program_.symbols[i].name), ": no input gives it a value");
-    }
+    for (uint32_t i = 0; i < program_.symbols.size(); ++i)
+      if (program_.symbols[i].is_given() && given.count(i) == 0)
+        return bad(where("symbol", i, program_.symbols[i].name), ": no input gives it a value");
     return Status();
   }
 
-  Status call(const fb::Call& source, Call* target) {
-    target->name = printable(view(source.name()));
-    target->kernel = library_.find(view(source.kernel()));
-    if (target->kernel == nullptr)
+  Status call(const fb::Call& source) {
+    Call& target = program_.calls.emplace_back();
+    target.name = printable(view(source.name()));
+    target.kernel = library_.find(view(source.kernel()));
+    if (target.kernel == nullptr)
       return fail(Code::kIncompatible, "no such kernel; this player has ", library_.kernel_names());
-    ZP_TRY(args(source, target));
-    ZP_TRY(attrs(source, target));
-    return data_flow(*target);
+    ZP_TRY(args(source, &target));
+    ZP_TRY(attrs(source, &target));
+    return data_flow(target);
   }
 
   Status args(const fb::Call& source, Call* target) const {
     const auto& slots = *target->kernel->slots();
     target->tensors.assign(slots.size(), -1);
-    for (const fb::Arg* item : items(source.args())) {
-      const fb::Arg& arg = *item;
+    for (const fb::Arg* arg : items(source.args())) {
       uint32_t slot = 0;
-      while (slot < slots.size() && view(slots.Get(slot)->name()) != view(arg.slot())) ++slot;
-      std::string name = "slot " + printable(view(arg.slot())) + ": ";
+      while (slot < slots.size() && view(slots.Get(slot)->name()) != view(arg->slot())) ++slot;
+      std::string name = "slot " + printable(view(arg->slot())) + ": ";
       if (slot == slots.size()) return bad(name, "the kernel has no such slot");
       if (target->tensors[slot] >= 0) return bad(name, "bound twice");
       size_t n_tensors = program_.tensors.size();
-      if (arg.tensor() >= n_tensors) return bad(name, "tensor ", arg.tensor(), "; the program has ", n_tensors);
+      if (arg->tensor() >= n_tensors) return bad(name, "tensor ", arg->tensor(), "; the program has ", n_tensors);
       bool is_output = slots.Get(slot)->io() == fb::Io::output;
-      if (is_output && program_.tensors[arg.tensor()].is_constant()) return bad(name, "writes a constant");
-      target->tensors[slot] = static_cast<int32_t>(arg.tensor());
+      if (is_output && program_.tensors[arg->tensor()].is_constant()) return bad(name, "writes a constant");
+      target->tensors[slot] = static_cast<int32_t>(arg->tensor());
     }
     for (uint32_t slot = 0; slot < slots.size(); ++slot) {
       if (target->tensors[slot] >= 0 || slots.Get(slot)->optional()) continue;
@@ -219,25 +257,30 @@ class Decoder {
     return Status();
   }
 
-  static Status attrs(const fb::Call& source, Call* target) {
+  Status attrs(const fb::Call& source, Call* target) const {
     const auto& declared = *target->kernel->attrs();
     target->integer_attrs.assign(declared.size(), 0);
     target->real_attrs.assign(declared.size(), 0.0f);
     std::vector<bool> seen(declared.size());
-    for (const fb::Attr* item : items(source.attrs())) {
-      const fb::Attr& attr = *item;
+    for (const fb::Attr* attr : items(source.attrs())) {
       uint32_t index = 0;
-      while (index < declared.size() && view(declared.Get(index)->name()) != view(attr.name())) ++index;
-      std::string name = "attribute " + printable(view(attr.name())) + ": ";
+      while (index < declared.size() && view(declared.Get(index)->name()) != view(attr->name())) ++index;
+      std::string name = "attribute " + printable(view(attr->name())) + ": ";
       if (index == declared.size()) return bad(name, "the kernel has no such attribute");
       if (seen[index]) return bad(name, "given twice");
       seen[index] = true;
       bool integer = declared.Get(index)->kind() == fb::ValueKind::integer;
-      if (attr.kind() != (integer ? fb::AttrKind::integer : fb::AttrKind::real))
-        return bad(name, "kind ", attr.kind(), "; the kernel needs ", integer ? "an integer" : "a real number");
-      if (!integer && !std::isfinite(attr.real())) return bad(name, "not finite");
-      if (integer) target->integer_attrs[index] = attr.integer();
-      if (!integer) target->real_attrs[index] = static_cast<float>(attr.real());
+      if (integer && attr->kind() == fb::AttrKind::symbolic && attr->symbolic() != nullptr) {
+        int64_t range[2] = {};
+        Dim* value = &target->symbolic_attrs.emplace_back(index, Dim()).second;
+        ZP_TRY(dim(*attr->symbolic(), value, range, true).in("attribute ", printable(view(attr->name()))));
+        continue;
+      }
+      if (attr->kind() != (integer ? fb::AttrKind::integer : fb::AttrKind::real))
+        return bad(name, "kind ", attr->kind(), "; the kernel needs ", integer ? "an integer" : "a real number");
+      if (!integer && !std::isfinite(attr->real())) return bad(name, "not finite");
+      if (integer) target->integer_attrs[index] = attr->integer();
+      if (!integer) target->real_attrs[index] = static_cast<float>(attr->real());
     }
     for (uint32_t i = 0; i < declared.size(); ++i)
       if (!seen[i]) return bad("attribute ", view(declared.Get(i)->name()), ": missing");
@@ -247,45 +290,41 @@ class Decoder {
   // Nothing is read before it is written, and no call writes memory that it also names in another slot.
   Status data_flow(const Call& call) {
     const auto& slots = *call.kernel->slots();
-    auto name = [&](size_t slot) { return cat("slot ", view(slots.Get(static_cast<uint32_t>(slot))->name())); };
-    auto is_output = [&](size_t slot) { return slots.Get(static_cast<uint32_t>(slot))->io() == fb::Io::output; };
-    for (size_t a = 0; a < call.tensors.size(); ++a) {
+    auto name = [&](uint32_t slot) { return cat("slot ", view(slots.Get(slot)->name())); };
+    std::vector<size_t> outputs;
+    for (uint32_t a = 0; a < slots.size(); ++a) {
       if (call.tensors[a] < 0) continue;
-      const Tensor& tensor = program_.tensors[static_cast<size_t>(call.tensors[a])];
-      if (!is_output(a) && !tensor.is_constant() && written_.count(call.tensors[a]) == 0)
+      const Tensor& tensor = at(call.tensors[a]);
+      if (slots.Get(a)->io() != fb::Io::output) {
+        if (tensor.memory != fb::Memory::arena || written_.count(tensor.root) != 0) continue;
         return bad(name(a), ": tensor ", tensor.name, " is read before anything writes it");
-      for (size_t b = 0; b < call.tensors.size() && is_output(a); ++b) {
-        if (call.tensors[b] < 0 || a == b || !overlap(call.tensors[a], call.tensors[b])) continue;
-        return bad(name(a), ": shares memory with ", name(b));
       }
+      for (uint32_t b = 0; b < slots.size(); ++b)
+        if (call.tensors[b] >= 0 && a != b && tensor.shares_memory(at(call.tensors[b])))
+          return bad(name(a), ": shares memory with ", name(b));
+      outputs.push_back(tensor.root);
     }
-    for (size_t a = 0; a < call.tensors.size(); ++a)
-      if (is_output(a) && call.tensors[a] >= 0) written_.insert(call.tensors[a]);
+    written_.insert(outputs.begin(), outputs.end());
     return Status();
   }
 
-  bool overlap(int32_t first, int32_t second) const {
-    const Tensor& a = program_.tensors[static_cast<size_t>(first)];
-    const Tensor& b = program_.tensors[static_cast<size_t>(second)];
-    if (first == second || !a.in_arena() || !b.in_arena()) return first == second;
-    return a.offset < b.offset + b.size_bytes && b.offset < a.offset + a.size_bytes;
-  }
+  const Tensor& at(int64_t tensor) const { return program_.tensors[static_cast<size_t>(tensor)]; }
 
-  Status output(const fb::Output& source, Output* target) const {
-    ZP_TRY(limit("pieces", source.tensors(), kMaxArguments));
+  Status output(const fb::Output& source) {
+    Output& target = program_.outputs.emplace_back();
+    ZP_TRY(limit("piece", source.tensors(), kMaxArguments));
     if (count(source.tensors()) == 0) return bad("no tensors; need at least one");
-    target->host_dtype = source.host_dtype();
+    target.host_dtype = source.host_dtype();
     for (uint32_t index : *source.tensors()) {
       ZP_TRY(host_tensor(index, source.host_dtype()));
-      const Tensor& piece = program_.tensors[index];
-      if (written_.count(index) == 0) return bad("tensor ", piece.name, " is never written");
-      const Tensor& first = program_.tensors[source.tensors()->Get(0)];
+      const Tensor& piece = at(index);
+      if (written_.count(piece.root) == 0) return bad("tensor ", piece.name, " is never written");
+      const Tensor& first = at(source.tensors()->Get(0));
       bool same = piece.dtype == first.dtype && piece.dims.size() == first.dims.size();
       same = same && (source.tensors()->size() == 1 || !first.dims.empty());
-      for (size_t axis = 0; same && axis + 1 < first.dims.size(); ++axis)
-        same = same_dim(piece.dims[axis], first.dims[axis]);
+      for (size_t axis = 0; same && axis + 1 < first.dims.size(); ++axis) same = piece.dims[axis] == first.dims[axis];
       if (!same) return bad("piece ", piece.name, ": dtype or leading dimensions differ from the first piece");
-      target->tensors.push_back(index);
+      target.tensors.push_back(index);
     }
     return Status();
   }
@@ -293,7 +332,8 @@ class Decoder {
   const fb::Program& source_;
   const Library& library_;
   Program& program_;
-  std::unordered_set<int64_t> written_;  // tensors that an input or an earlier call wrote
+  std::unordered_set<size_t> written_;  // roots of the tensors that an input or an earlier call wrote
+  std::unordered_set<std::string_view> state_names_;
 };
 
 // The version comes before everything else, so that a later format is refused by its number.
@@ -306,9 +346,9 @@ Status check_version(const uint8_t* data, size_t size) {
     return bad("not a valid ZPP1 flatbuffer");
   }
   uint32_t version = reinterpret_cast<const fb::Program*>(table)->version();
-  if (version == kProgramVersion) return Status();
-  return fail(Code::kIncompatible, "version ", version, "; this player reads version ", kProgramVersion,
-      "; export again or update zeropoint");
+  if (version >= kOldestProgramVersion && version <= kProgramVersion) return Status();
+  return fail(Code::kIncompatible, "version ", version, "; this player reads versions ", kOldestProgramVersion, " to ",
+      kProgramVersion, "; export again or update zeropoint");
 }
 
 Status decode(const void* data, size_t size, const Library& library, Program* program) {

@@ -7,14 +7,9 @@
 
 namespace zeropoint {
 
-// "vkCreateBuffer: VK_ERROR_OUT_OF_DEVICE_MEMORY"
-Status vk_failure(const char* call, VkResult result);
+// "vkCreateBuffer: VK_ERROR_OUT_OF_DEVICE_MEMORY", unless the call succeeded.
+Status vk_status(const char* call, VkResult result);
 
-#define ZP_VK(function, ...)                                                   \
-  do {                                                                         \
-    if (VkResult zp_result = function(__VA_ARGS__); zp_result != VK_SUCCESS) { \
-      return ::zeropoint::vk_failure(#function, zp_result);                    \
-    }                                                                          \
-  } while (false)
+#define ZP_VK(function, ...) ZP_TRY(::zeropoint::vk_status(#function, function(__VA_ARGS__)))
 
 }  // namespace zeropoint

@@ -76,6 +76,9 @@ ZP_API int zp_output_shapes(
 ZP_API int zp_execute(
     uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_tensor* outputs, uint64_t n_outputs);
 
+/* Gives the states of a program, and of the methods that share them, their first contents. 0: of all live programs. */
+ZP_API int zp_reset(uint64_t program);
+
 /* Of the last execute: [{"call", "name", "kernel", "algorithm", "key", "grid", "specs", "time_ns"}]; time_ns
    is null unless the program profiles. */
 ZP_API const char* zp_picks(uint64_t program);
@@ -88,7 +91,7 @@ ZP_API const char* zp_programs(void);
 /* Flags added to every later load, ExecuTorch's included. */
 ZP_API void zp_default_flags(uint32_t flags);
 /* Copies a tensor's bytes after the last execute: packed elements, for an image component x of each texel.
-   size_bytes: in the room, out the bytes written. Needs ZP_KEEP_ALL except for constants. */
+   size_bytes: in the room, out the bytes written. Needs ZP_KEEP_ALL except for constants and states. */
 ZP_API int zp_read_tensor(uint64_t program, uint32_t tensor, void* data, uint64_t* size_bytes);
 
 /* One operation of an expression (Op of library.fbs). */

@@ -1,0 +1,73 @@
+"""constant_pad_nd: a border of one value, or fewer elements where it is negative."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.fx import Node
+
+from ..errors import Unsupported
+from ..program import Dim
+from .copying import KERNEL_RANK, sizes_attrs, strides_attrs
+from .graph import arguments, node_argument, op_name, tensor_of
+from .lowering import Lowered, Lowering
+from .shapes import narrow
+from .values import OFFERED, Number, bits_of, broadcast, is_number, scalar
+from .view import ONE, ZERO, View
+
+
+def lower_pad(node: Node, lowering: Lowering) -> Lowered:
+    """One constant_pad call; of more dimensions or int8 a tensor of the value, and a copy into it."""
+    values = arguments(node)
+    if values.get("mode", "constant") != "constant":
+        raise Unsupported(f"{op_name(node)} in mode {values['mode']}; offered constant")
+    given, pad = values["value"], values["pad"]
+    value: Number = 0 if given is None else given if is_number(given) else _refused(given)
+    assert isinstance(pad, (list, tuple))
+    view = lowering.view(node_argument(values, "self"))
+    before = [ZERO] * (len(view.sizes) - len(pad) // 2) + [lowering.size(item) for item in pad[::2]][::-1]
+    dtype = lowering.device_dtype(tensor_of(node).dtype)
+    sizes = lowering.dims(tensor_of(node).shape)
+    if len(sizes) <= KERNEL_RANK and dtype in OFFERED["constant_pad"]:
+        return _pad(node, view, before, bits_of(value, dtype), sizes, lowering=lowering)
+    target = lowering.dense_view(lowering.new(node))
+    lowering.copy(broadcast(scalar(lowering, value, dtype), sizes), target, name=f"{node.name}.border")
+    place = target
+    for axis, (start, size) in enumerate(zip(before, view.sizes, strict=True)):
+        if start == ZERO and size == sizes[axis]:
+            continue
+        if (
+            start.terms
+            or start.base < 0
+            or size.terms
+            or sizes[axis].terms
+            or size.base + start.base > sizes[axis].base
+        ):
+            raise Unsupported(f"{op_name(node)} of {len(sizes)} dimensions by {list(pad)}; offered {KERNEL_RANK}")
+        place = narrow(place, axis, start, size, multiply=lowering.multiply)
+    lowering.copy(view, place, name=node.name)
+    return Lowered((node,), ("strided_copy",))
+
+
+def _refused(value: object) -> Number:
+    raise Unsupported(f"padding with {value!r}; need a number")
+
+
+def _pad(
+    node: Node, view: View, before: Sequence[Dim], bits: int, sizes: Sequence[Dim], *, lowering: Lowering
+) -> Lowered:
+    missing = KERNEL_RANK - len(sizes)
+    attrs: dict[str, int | float | Dim] = {"bits": bits}
+    attrs |= sizes_attrs(list(sizes)) | strides_attrs("x", view.offset, list(view.strides))
+    attrs |= {f"x_size{axis}": size for axis, size in enumerate([ONE] * missing + list(view.sizes))}
+    attrs |= {f"before{axis}": size for axis, size in enumerate([ZERO] * missing + list(before))}
+    lowering.call("constant_pad", {"x": view.tensor, "y": lowering.new(node)}, attrs, node=node)
+    return Lowered((node,), ("constant_pad",))
+
+
+RULES: dict[str, Callable[[Node, Lowering], Lowered]] = {
+    "aten.constant_pad_nd.default": lower_pad,
+    "aten.pad.default": lower_pad,
+}
+WHOLE: tuple[torch._ops.OpOverload, ...] = ()

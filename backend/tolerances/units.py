@@ -1,0 +1,67 @@
+"""Units of f32 rounding by what is computed, and what every bound is made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..references import Attrs, OutputSpec, Tensors, find_reference
+from ..references.activations import gelu_tanh
+
+UNIT = 2.0**-24
+# What storing a value may add: the last bit (f16 may be rounded towards zero), and flushing to zero below.
+STORE_RELATIVE = {torch.float32: 0.0, torch.float16: 2.0**-10}
+STORE_ABSOLUTE = {torch.float32: 2.0**-126, torch.float16: 2.0**-24}
+# Functions of one or two elements, in units of their result.
+FUNCTION_UNITS = 8.0
+POWER_UNITS = 12.0
+DIVISION_UNITS = 6.0
+ROUNDED_ONCE_UNITS = 1.01
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result of a call: what its slots held before it, its attributes, and what the reference gives in `slot`."""
+
+    kernel: str
+    slot: str
+    inputs: Tensors
+    attrs: Attrs
+    wanted: torch.Tensor
+
+    def again(self, changed: Tensors, attrs: Attrs | None = None, *, kernel: str = "", slot: str = "") -> torch.Tensor:
+        """What a reference gives for other contents of some slots, in f64; by default the call's own, in its slot."""
+        slots = {**self.inputs, **changed}
+        specs = {name: OutputSpec(tuple(value.shape), value.dtype) for name, value in slots.items()}
+        return find_reference(kernel or self.kernel)(slots, attrs or self.attrs, specs)[slot or self.slot].double()
+
+    def sizes(self, *names: str) -> dict[str, torch.Tensor]:
+        """The absolute values of some slots, as far as they are bound."""
+        return {name: self.inputs[name].abs() for name in names if name in self.inputs}
+
+
+Bound = Callable[[Result], torch.Tensor]
+
+
+def sum_units(length: int) -> float:
+    """Units of the sum of the terms' magnitudes, for an f32 sum of `length` terms in any order."""
+    return 4.0 + 2.0 * math.sqrt(length)
+
+
+def gelu_tanh_magnitude(x: torch.Tensor) -> torch.Tensor:
+    """|y| times how much a rounded argument of the exponential moves it."""
+    x = x.double()
+    return (gelu_tanh(x).abs() * (1 + (1.5957691 * (x + 0.044715 * x**3)).abs())).nan_to_num(0.0, 0.0, 0.0)
+
+
+def in_units(units: float, magnitude: torch.Tensor) -> torch.Tensor:
+    """The bound of so many units of a magnitude."""
+    return units * UNIT * magnitude.double()
+
+
+def stored_bound(wanted: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What storing a float adds."""
+    return (STORE_RELATIVE[dtype] * wanted.double().abs() + STORE_ABSOLUTE[dtype]).nan_to_num(0.0, 0.0, 0.0)

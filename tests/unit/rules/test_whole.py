@@ -1,0 +1,98 @@
+"""Whole tiny transformers in one Program, equal to what torch computes over a prompt and several tokens after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.unit.rules import models
+from tests.unit.rules.whole import Whole, compare_whole, decoding, executorch_decoding
+from zeropoint import CompileOptions
+
+LAYERS = 2
+PROMPT_AND_TOKENS = (7, 1, 1, 4, 1)
+ERROR = 2e-6  # relative to the largest output: roundings of f32
+FUSED = {"aten.pow", "softmax_rows", "reduce_rows", "scatter", "gather", "where", "elementwise_compare"}
+
+
+def check_decoder(whole: Whole, *, norms: int, linears: int) -> None:
+    """One call for everything that has a kernel, and nothing as large as a cache is copied."""
+    assert whole.error <= ERROR
+    counts = {
+        "rms_norm": norms,
+        "matmul": linears,
+        "rotary_embedding": 2 * LAYERS,
+        "update_cache": 2 * LAYERS,
+        "attention": LAYERS,
+        "gated_activation": LAYERS,
+    }
+    assert {kernel: whole.count(kernel) for kernel in counts} == counts
+    assert all(whole.count(kernel) == 0 for kernel in FUSED)
+    for attrs in whole.attrs("attention"):
+        assert (attrs["causal"], attrs["masked"], attrs["kv_heads"]) == (1, 0, 2)
+    caches = {
+        index
+        for index, tensor in enumerate(whole.program.tensors)
+        if "cache_" in tensor.name or "_cache" in tensor.name
+    }
+    copied = [call for call in whole.program.calls if call.kernel == "strided_copy"]
+    assert not [call.name for call in copied if caches & {arg.tensor for arg in call.args}]
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "norms", "linears"),
+    [
+        ("llama", "aten", 2 * LAYERS + 1, 7 * LAYERS + 1),
+        ("llama", "edge", 2 * LAYERS + 1, 7 * LAYERS + 1),
+        ("qwen3", "aten", 4 * LAYERS + 1, 7 * LAYERS + 1),
+        ("gemma2", "edge", 4 * LAYERS + 1, 7 * LAYERS + 1),
+        ("gemma3", "aten", 6 * LAYERS + 1, 7 * LAYERS + 1),
+        ("phi3", "aten", 2 * LAYERS + 1, 4 * LAYERS + 1),
+    ],
+)
+def test_decoders(name: str, dialect: str, norms: int, linears: int) -> None:
+    whole = compare_whole(models.BUILDERS[name](), dialect, decoding(*PROMPT_AND_TOKENS))
+    check_decoder(whole, norms=norms, linears=linears)
+    windows = [attrs["window"] for attrs in whole.attrs("attention")]
+    assert sorted(windows) == ([0, 8] if name.startswith("gemma") else [0, 0])
+    assert all(attrs["soft_cap"] == (50.0 if name == "gemma2" else 0.0) for attrs in whole.attrs("attention"))
+
+
+@pytest.mark.parametrize(
+    ("options", "dialect"),
+    [({}, "aten"), ({"custom_ops": True}, "edge"), ({"hf_rope": True}, "edge"), ({"dynamic": False}, "aten")],
+)
+def test_executorch_s_llama(options: dict[str, bool], dialect: str) -> None:
+    lengths = PROMPT_AND_TOKENS if options.get("dynamic", True) else (1, 1, 1)
+    whole = compare_whole(models.executorch_llama(**options), dialect, executorch_decoding(*lengths))
+    check_decoder(whole, norms=2 * LAYERS + 1, linears=7 * LAYERS + 1)
+    assert all(attrs["table_rows"] == 0 for attrs in whole.attrs("rotary_embedding"))
+
+
+def test_half_compute() -> None:
+    options = CompileOptions(compute_dtype="f16")
+    whole = compare_whole(models.llama(), "aten", decoding(*PROMPT_AND_TOKENS), options)
+    assert whole.error <= 3e-3
+    assert whole.count("attention") == LAYERS
+
+
+def test_encoder_with_padding() -> None:
+    calls = [
+        {
+            "x": torch.randint(1, models.VOCABULARY, (2, n)),
+            "attention_mask": (torch.arange(n) < torch.tensor([[n], [3]])).long(),
+        }
+        for n in (7, 1, 20)
+    ]
+    whole = compare_whole(models.bert(), "aten", calls)
+    assert whole.error <= ERROR
+    assert whole.count("attention") == LAYERS
+    assert whole.count("where") == whole.count("softmax_rows") == whole.count("gather") == 0
+    assert all(attrs["q_layout"] == attrs["kv_layout"] == 1 for attrs in whole.attrs("attention"))
+
+
+def test_image_encoder() -> None:
+    whole = compare_whole(models.vit(), "edge", [{"x": torch.randn(1, 17, 64)}])
+    assert whole.error <= ERROR
+    assert whole.count("attention") == LAYERS
+    assert all(attrs["masked"] == 0 for attrs in whole.attrs("attention"))
