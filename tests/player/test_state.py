@@ -131,3 +131,54 @@ def test_aliases_are_the_memory_they_name(change: object, text: str) -> None:
     b.output(x)
     with pytest.raises(RuntimeFailure, match=text):
         LoadedProgram(*b.build())
+
+
+def test_an_integer_that_is_known_otherwise_must_agree() -> None:
+    """A derived symbol, and one that a dimension gives, may come as integers too."""
+    b = ProgramBuilder()
+    n = b.symbol("n", 1, 9)
+    x, y = b.tensor("x", "f32", [n, 4]), b.tensor("y", "f32", [n, 4])
+    b.input(x)
+    b.input_symbol(b.derived(SymbolOp.PRODUCT, n, n))
+    b.input_symbol(n)
+    b.call("strided_copy", {"x": x, "y": y}, strided(n, 4))
+    b.output(y)
+    with LoadedProgram(*b.build()) as loaded:
+        assert loaded.execute([rows(3, 1), 9, 3])[0].shape == (3, 4)
+        with pytest.raises(RuntimeFailure, match=r"^input\[1\]: value 8; need 9$"):
+            loaded.execute([rows(3, 1), 8, 3])
+        with pytest.raises(RuntimeFailure, match=r"^input\[2\]: value -1; need 3$"):
+            loaded.execute([rows(3, 1), 9, -1])
+
+
+def test_states_are_told_apart_by_their_whole_names() -> None:
+    b = ProgramBuilder()
+    x = b.tensor("x", "f32", [1, 4])
+    b.input(x)
+    for last in "ab":
+        state = b.state("layer." * 15 + last, "f32", [6, 4])
+        y = b.tensor("y", "f32", [6, 4])
+        b.call("strided_copy", {"x": x, "y": state}, strided(1, 4, offset=4 if last == "a" else 8))
+        b.call("strided_copy", {"x": b.alias(state, [24]), "y": y}, strided(6, 4))
+        b.output(y)
+    with LoadedProgram(*b.build()) as loaded:
+        first, second = loaded.execute([rows(1, 1)])
+        assert first[:, 0].tolist() == [0, 1, 0, 0, 0, 0]
+        assert second[:, 0].tolist() == [0, 0, 1, 0, 0, 0]
+
+
+def test_an_alias_of_a_state_has_dimensions_of_its_own() -> None:
+    b = ProgramBuilder()
+    n = b.symbol("n", 1, 3)
+    x, y = b.tensor("x", "f32", [n, 4]), b.tensor("y", "f32", [n, 4])
+    state = b.state("log", "f32", [6, 4], data=np.arange(24, dtype=np.float32))
+    b.input(x)
+    part = b.alias(state, [n, 4])
+    b.call("strided_copy", {"x": part, "y": y}, strided(n, 4))
+    b.output(y)
+    with LoadedProgram(*b.build()) as loaded:
+        with pytest.raises(RuntimeFailure, match=r"^tensor log\.view: load with keep_all and execute first$"):
+            loaded.read_tensor(part)
+        assert loaded.execute([rows(2, 0)])[0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert loaded.read_tensor(part).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+        assert loaded.read_tensor(state).shape == (6, 4)

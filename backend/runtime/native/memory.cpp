@@ -142,7 +142,7 @@ Status Context::state(const State& wanted, uint64_t size_bytes, std::shared_ptr<
     if (known->methods.count(*wanted.methods.begin()) != 0) continue;
     if (known->buffer->size_bytes != size_bytes || known->first != wanted.first)
       return fail(Code::kInvalidProgram, size_bytes, " bytes; another method has ", known->buffer->size_bytes,
-          ", or other first contents");
+          " bytes, or other first contents");
     known->methods.insert(*wanted.methods.begin());
     *state = std::move(known);
     return Status();

@@ -9,10 +9,12 @@ from torch.export import Dim
 
 from tests.unit.rules.general import check, refusals
 
+put = torch.ops.aten.index_put.default  # Tensor.index_put takes no None
+
 
 def test_one_index() -> None:
     def forward(x: Tensor, k: Tensor, j: Tensor) -> list[Tensor]:
-        return [x.index_select(1, k), x[:, k], x[k - 3], x[:, j], x[..., k], x.transpose(0, 1)[:, k], x[:, k[0]],
+        return [x.index_select(1, k), x[:, k], x[k - 3], x[:, j], x[..., k], x.transpose(0, 1)[:, k], 
                 x.index_select(0, k[:1]), x[k[:, None]]]  # fmt: skip
 
     inputs = (torch.randn(4, 5, 6), torch.tensor([3, 0, -1]).abs(), torch.tensor([[1, -2], [0, 4]]))
@@ -42,8 +44,14 @@ def test_places_that_count_up_need_no_remainder() -> None:
 
 def test_dtypes() -> None:
     def forward(i: Tensor, b: Tensor, k: Tensor) -> list[Tensor]:
-        return [i[k], b[:, k], i.int()[k.int()], i.index_put((k,), i[:1]), b.index_put((k[:2],), b[:2]),
-                i.gather(0, k[None])]
+        return [
+            i[k],
+            b[:, k],
+            i.int()[k.int()],
+            i.index_put((k,), i[:1]),
+            b.index_put((k[:2],), b[:2]),
+            i.gather(0, k[None]),
+        ]
 
     check(forward, torch.randint(0, 9, (3, 3)), torch.rand(3, 3) > 0.5, torch.tensor([2, 0, 1]), half=False)
 
@@ -59,11 +67,20 @@ def test_gather_and_scatter() -> None:
 def test_writes() -> None:
     def forward(x: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
         one = torch.tensor(1.5)
-        return [x.index_put((k,), v), x.index_copy(0, k, v), x.index_put((k, k), v[:, 0]),
-                x.index_put((None, k[:2]), v[0, 0]), x.index_put((k,), one), x.index_copy(-1, k[:1] - 1,
-                x[..., :1] * 2.0), x.index_put((k, None, k), v[..., 0]), torch.slice_scatter(x, v, 0, 1, 4),
-                torch.select_scatter(x, v[0], 0, -1), torch.slice_scatter(x, v[:2], 0, 1, 5, 2), x.index_put((x > 0,),
-                one), x.index_put((x[:, 0] > 0,), one)]
+        return [
+            x.index_put((k,), v),
+            x.index_copy(0, k, v),
+            x.index_put((k, k), v[:, 0]),
+            put(x, [None, k[:2]], v[0, 0]),
+            x.index_put((k,), one),
+            x.index_copy(-1, k[:1] - 1, x[..., :1] * 2.0),
+            put(x, [k, None, k], v[..., 0]),
+            torch.slice_scatter(x, v, 0, 1, 4),
+            torch.select_scatter(x, v[0], 0, -1),
+            torch.slice_scatter(x, v[:2], 0, 1, 5, 2),
+            x.index_put((x > 0,), one),
+            x.index_put((x[:, 0] > 0,), one),
+        ]
 
     check(forward, torch.randn(5, 4, 4), torch.tensor([1, 3, 0]), torch.randn(3, 4, 4))
 
@@ -95,7 +112,7 @@ def test_dynamic_sizes() -> None:
         n = x.shape[1]
         rows, columns = torch.arange(2)[:, None, None, None], torch.arange(n)
         return [x[:, k], x.index_select(1, k), x[k % 2, k], x.index_copy(1, k, x * 2.0), mask[rows, columns],
-                mask[0, k - n], x.index_put((None, k), x + 1), torch.slice_scatter(x, x[:, :1] * 3.0, 1, 0, 1),
+                mask[0, k - n], put(x, [None, k], x + 1), torch.slice_scatter(x, x[:, :1] * 3.0, 1, 0, 1),
                 x.gather(1, k[None, :, None])]  # fmt: skip
 
     check(
@@ -182,8 +199,9 @@ def test_a_value_that_reads_its_state() -> None:
          "index_put that accumulates; offered plain writes"),
         (lambda x, k: x.index_put((k > 0,), x[:1]), (torch.randn(2, 2), torch.tensor([0, 1])),
          "is a mask: its result has no static size; offered integers"),
-        (lambda x, k: x[k], (torch.ones(3, dtype=torch.int8), torch.tensor([0])), "gather of i8; offered f32, f16,
-        i32, u8"), (lambda x, k: x.index_copy(0, k, x[:1]), (torch.ones(3, dtype=torch.int8), torch.tensor([0])),
+        (lambda x, k: x[k], (torch.ones(3, dtype=torch.int8), torch.tensor([0])),
+         "gather of i8; offered f32, f16, i32, u8"),
+        (lambda x, k: x.index_copy(0, k, x[:1]), (torch.ones(3, dtype=torch.int8), torch.tensor([0])),
          "scatter of i8; offered f32, f16, i32, u8"),
         (lambda x, k: x.gather(0, k), (torch.tensor(1.0), torch.tensor(0)), "aten.gather.default of a tensor without"),
         (lambda x, k: x.scatter(0, k, 1.0), (torch.tensor(1.0), torch.tensor(0)), "into a tensor without dimensions"),
