@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.unit.rules import models
-from tests.unit.rules.whole import Whole, compare_whole, decoding, executorch_decoding
+from tests.unit.rules.whole import Call, Whole, compare_whole, decoding, executorch_decoding
 from zeropoint import CompileOptions
 
 LAYERS = 2
@@ -77,13 +77,11 @@ def test_half_compute() -> None:
 
 
 def test_encoder_with_padding() -> None:
-    calls = [
-        {
-            "x": torch.randint(1, models.VOCABULARY, (2, n)),
-            "attention_mask": (torch.arange(n) < torch.tensor([[n], [3]])).long(),
-        }
-        for n in (7, 1, 20)
-    ]
+    def call(n: int) -> Call:
+        ids = torch.randint(1, models.VOCABULARY, (2, n))
+        return (ids, (torch.arange(n) < torch.tensor([[n], [3]])).long()), {}
+
+    calls = [call(7), call(1), call(20)]
     whole = compare_whole(models.bert(), "aten", calls)
     assert whole.error <= ERROR
     assert whole.count("attention") == LAYERS
@@ -92,7 +90,7 @@ def test_encoder_with_padding() -> None:
 
 
 def test_image_encoder() -> None:
-    whole = compare_whole(models.vit(), "edge", [{"x": torch.randn(1, 17, 64)}])
+    whole = compare_whole(models.vit(), "edge", [((torch.randn(1, 17, 64),), {})])
     assert whole.error <= ERROR
     assert whole.count("attention") == LAYERS
     assert all(attrs["masked"] == 0 for attrs in whole.attrs("attention"))

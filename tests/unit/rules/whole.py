@@ -26,7 +26,7 @@ from zeropoint.rules.positions import ITEMS
 
 _OWN = (llama_ops, ranges)
 FAMILIES = (*_OWN, *(family for family in rules._FAMILIES if family not in _OWN))
-Call = dict[str, object]
+Call = tuple[tuple[object, ...], dict[str, object]]  # as the exported module takes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,7 @@ def lower_whole(program: ExportedProgram, options: CompileOptions) -> tuple[Prog
 def compare_whole(
     exported: ExportedProgram, dialect: str, calls: Sequence[Call], options: CompileOptions | None = None
 ) -> Whole:
-    """Runs the calls one after the other: states go on in both.
-
-    calls: keyword arguments of the exported module, in its order; a position that is read with item() is the last.
-    """
+    """Runs the calls one after the other: states go on in both. A position that is read with item() comes last."""
     chosen = options or CompileOptions()
     module = exported.module()
     with mock.patch.object(rules, "_FAMILIES", FAMILIES):
@@ -86,12 +83,12 @@ def compare_whole(
         program, constants = lower_whole(lowered, chosen)
     states: dict[str, torch.Tensor] = {}
     error = 0.0
-    for call in calls:
-        given = tree_leaves(list(call.values()))
+    for args, named in calls:
+        given = tree_leaves((args, list(named.values())))
         items = [int(given[-1].reshape(-1)[0])] * (len(program.inputs) - len(given))
         (actual,) = run_reference(program, constants, [*given, *items], states).outputs
         with torch.no_grad():
-            (wanted,) = tree_leaves(module(**call))
+            (wanted,) = tree_leaves(module(*args, **named))
         assert actual.shape == wanted.shape
         assert actual.isfinite().all()
         error = max(error, float((actual - wanted).abs().max() / wanted.abs().max()))
@@ -100,17 +97,15 @@ def compare_whole(
 
 def decoding(*lengths: int) -> list[Call]:
     """Calls of a decoder with a static cache: each takes so many tokens after those before."""
-    calls, first = [], 0
+    calls: list[Call] = []
+    first = 0
     for length in lengths:
         ids = torch.randint(1, models.VOCABULARY, (1, length))
-        calls.append({"input_ids": ids, "cache_position": torch.arange(first, first + length)})
+        calls.append(((), {"input_ids": ids, "cache_position": torch.arange(first, first + length)}))
         first += length
     return calls
 
 
 def executorch_decoding(*lengths: int) -> list[Call]:
     """The same of ExecuTorch's own models."""
-    return [
-        {"tokens": call["input_ids"], "attn_options": {"input_pos": call["cache_position"][:1]}}
-        for call in decoding(*lengths)
-    ]
+    return [((named["input_ids"], {"input_pos": named["cache_position"][:1]}), {}) for _, named in decoding(*lengths)]
