@@ -19,7 +19,7 @@ from .heads import order
 from .lowering import Lowered, Lowering, NotApplicable
 from .masks import ALL, Seen, read_mask
 from .patterns import shape_of
-from .positions import read_start
+from .positions import item_chain, read_start
 from .repeats import unrepeated
 from .scores import PRODUCTS, read_scores
 from .view import ONE, ZERO, View
@@ -145,7 +145,8 @@ def _lower(
     y, kernels = emit_attention(node, attention, lowering, layout=int(by_token))
     if by_token:
         bind_heads(node, y, (*q.sizes[:3], v.sizes[3]), lowering)
-    return Lowered(tuple(dict.fromkeys((*between_k, *between_v, *inner, node))), kernels)
+    nodes = (*item_chain(lowering, mask), *between_k, *between_v, *inner, node)
+    return Lowered(tuple(dict.fromkeys(nodes)), kernels)
 
 
 def _of_rank_4(view: View) -> View:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.fx import Node
 
@@ -9,91 +11,121 @@ from ..program import Dim
 from .graph import arguments, node_argument, tensor_of
 from .heads import QUAD, check_head_dim, heads_of, order, position_tensor
 from .lowering import Lowered, Lowering, NotApplicable
-from .patterns import is_tensor, shape_of
-from .positions import read_affine, starts_at
+from .patterns import is_op, is_tensor, shape_of
+from .positions import item_chain, read_affine, starts_at
 from .state import updatable
 from .view import ONE, ZERO, View
 
-FROM_FIRST, EACH = 0, 1  # position_mode
+FROM_FIRST, EACH, EACH_OF_BATCH = 0, 1, 3  # position_mode
 _BY_HEAD, _BY_TOKEN = (0, 1, 2, 3), (0, 2, 1, 3)
 
 
-def lower_index_copy(node: Node, lowering: Lowering) -> Lowered:
-    """aten.index_copy(cache, 1 or 2, places, new)."""
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New heads for a cache: dimension `axis` counts its places, 2 of [B, H, T, D] or 1 of [B, T, H, D].
+
+    first: where the tokens go that follow each other; None: token s goes to places[s], or places[b, s]. result: the
+    node that is the cache afterwards, if there is one.
+    """
+
+    node: Node
+    result: Node | None
+    cache: Node
+    new: Node
+    axis: int
+    first: Node | int | None
+    places: Node | None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The order of dimensions that makes [B, H, S, D] of `new`."""
+        return _BY_HEAD if self.axis == 2 else _BY_TOKEN
+
+    def position(self, lowering: Lowering) -> tuple[int, int]:
+        """The tensor of positions and its position_mode."""
+        if self.first is not None:
+            return position_tensor(self.first, lowering), FROM_FIRST
+        assert self.places is not None, f"{self.node.name} has no places"
+        return lowering.operand(self.places), EACH if tensor_of(self.places).dim() == 1 else EACH_OF_BATCH
+
+
+def read_update(node: Node, lowering: Lowering) -> Update:
+    """A node that writes rows of a cache. Raises NotApplicable when it does anything else."""
     values = arguments(node)
     cache = node_argument(values, "self")
-    axis = values["dim"]
+    if is_op(node, _INDEX_COPY):
+        axis, places, new = values["dim"], node_argument(values, "index"), node_argument(values, "source")
+    else:
+        axis, places = _one_index(node, values)
+        new = node_argument(values, "values")
     assert isinstance(axis, int)
-    places, new = node_argument(values, "index"), node_argument(values, "source")
-    return _lower(node, cache, axis % max(tensor_of(cache).dim(), 1), places, new, lowering)
+    axis %= max(tensor_of(cache).dim(), 1)
+    if tensor_of(places).dim() != 1 or tensor_of(places).dtype is torch.bool:
+        raise NotApplicable(f"{node.name} writes to places of rank {tensor_of(places).dim()}")
+    check_cache(node, cache, new, axis)
+    return Update(node, node, cache, new, axis, starts_at(read_affine(places, lowering)), places)
 
 
-def lower_index_put(node: Node, lowering: Lowering) -> Lowered:
-    """aten.index_put(cache, [None, None, places], new), or with one None."""
-    values = arguments(node)
-    indices = values["indices"]
-    if values["accumulate"] or not isinstance(indices, (list, tuple)):
-        raise NotApplicable(f"{node.name} adds to what is there")
-    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    if len(given) != 1 or not is_tensor(given[0][1]) or tensor_of(given[0][1]).dtype.is_floating_point:
-        raise NotApplicable(f"{node.name} has {len(given)} indices")
-    axis, places = given[0]
-    return _lower(node, node_argument(values, "self"), axis, places, node_argument(values, "values"), lowering)
-
-
-WHOLE = ()
-RULES = {
-    "aten.index_copy.default": lower_index_copy,
-    "aten.index_put.default": lower_index_put,
-}
-
-
-def _lower(node: Node, cache: Node, axis: int, places: Node, new: Node, lowering: Lowering) -> Lowered:
+def check_cache(node: Node, cache: Node, new: Node, axis: int) -> None:
+    """Raises NotApplicable unless `new` is whole rows of a cache in its dtype."""
     if tensor_of(cache).dim() != 4 or axis not in (1, 2) or not tensor_of(cache).is_floating_point():
         raise NotApplicable(f"{node.name} updates no cache [B, H, T, D] or [B, T, H, D]")
     written = (1,) * (4 - tensor_of(new).dim()) + shape_of(new)
     wanted = tuple(size if index != axis else written[axis] for index, size in enumerate(shape_of(cache)))
     if written != wanted or tensor_of(new).dtype is not tensor_of(cache).dtype:
         raise NotApplicable(f"{node.name} broadcasts or casts what it writes")
-    if tensor_of(places).dim() != 1 or tensor_of(places).dtype is torch.bool:
-        raise NotApplicable(f"{node.name} writes to places of rank {tensor_of(places).dim()}")
-    target = updatable(node, cache, lowering)
+
+
+def lower_update(node: Node, lowering: Lowering) -> Lowered:
+    """aten.index_copy(cache, 1 or 2, places, new), or index_put(cache, [None, None, places], new) or with one None."""
+    update = read_update(node, lowering)
+    target = updatable(node, update.cache, lowering)
     if target is None:
-        raise NotApplicable(f"{node.name} may not write into {cache.name}")
-    first = starts_at(read_affine(places, lowering))
-    position = lowering.operand(places) if first is None else position_tensor(first, lowering)
-    emit_update(
-        node,
-        target,
-        order(_of_rank_4(lowering.view(new)), _BY_HEAD if axis == 2 else _BY_TOKEN),
-        position,
-        lowering,
-        layout=2 - axis,
-        mode=EACH if first is None else FROM_FIRST,
-    )
+        raise NotApplicable(f"{node.name} may not write into {update.cache.name}")
+    emit_update(update, target, lowering)
     lowering.bind_view(node, target)
-    return Lowered((node,), ("update_cache",))
+    return Lowered((*item_chain(lowering, update.places), node), ("update_cache",))
 
 
-def _of_rank_4(view: View) -> View:
+WHOLE = ()
+_INDEX_COPY = "aten.index_copy.default"
+RULES = {_INDEX_COPY: lower_update, "aten.index_put.default": lower_update}
+
+
+def _one_index(node: Node, values: dict[str, object]) -> tuple[int, Node]:
+    indices = values["indices"]
+    if values["accumulate"] or not isinstance(indices, (list, tuple)):
+        raise NotApplicable(f"{node.name} adds to what is there")
+    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or not is_tensor(given[0][1]) or tensor_of(given[0][1]).dtype.is_floating_point:
+        raise NotApplicable(f"{node.name} has {len(given)} indices")
+    return given[0]
+
+
+def of_rank_4(view: View) -> View:
     """With leading dimensions of size 1, which an operator that broadcasts may go without."""
     missing = 4 - len(view.sizes)
     return View(view.tensor, view.offset, (ONE,) * missing + view.sizes, (ZERO,) * missing + view.strides)
 
 
-def emit_update(
-    node: Node, cache: View, new: View, position: int, lowering: Lowering, *, layout: int, mode: int
-) -> None:
-    """Writes new, [B, H, S, D], into a dense cache: layout 0 is [B, H, T, D], 1 is [B, T, H, D]."""
-    head_dim = check_head_dim(new.sizes[3], multiple=QUAD, where=node.name)
-    x = heads_of(new, lowering, name=f"{node.name}.new")
+def new_heads(update: Update, lowering: Lowering) -> View:
+    """What is written, as [B, H, S, D]."""
+    return order(of_rank_4(lowering.view(update.new)), update.axes)
+
+
+def emit_update(update: Update, cache: View, lowering: Lowering) -> None:
+    """Writes into a dense cache."""
+    new = new_heads(update, lowering)
+    head_dim = check_head_dim(new.sizes[3], multiple=QUAD, where=update.node.name)
+    x = heads_of(new, lowering, name=f"{update.node.name}.new")
+    position, mode = update.position(lowering)
     attrs: dict[str, int | float | Dim] = {
         "heads": new.sizes[1],
         "head_dim": head_dim,
         "x_layout": x.layout,
         "x_first": x.first,
-        "cache_layout": layout,
+        "cache_layout": 2 - update.axis,
         "position_mode": mode,
     }
     slots = {"x": x.tensor, "position": position, "cache": cache.tensor}
-    lowering.call("update_cache", slots, attrs, node=node, writes=("cache",))
+    lowering.call("update_cache", slots, attrs, node=update.node, writes=("cache",))

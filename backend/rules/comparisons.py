@@ -51,8 +51,7 @@ def _example(value: object) -> torch.Tensor | bool | int | float:
     """What decides on the common dtype."""
     if isinstance(value, Node):
         return tensor_of(value) if is_tensor(value) else 1
-    if not isinstance(value, (bool, int, float)):
-        raise Unsupported(f"operand {value!r}; need a tensor, a number or a size")
+    assert isinstance(value, (bool, int, float)), value
     return value
 
 

@@ -78,8 +78,8 @@ def lower_unary(node: Node, lowering: Lowering) -> Lowered:
     """abs, exp, sigmoid and the like; of integers as floats where torch does so."""
     values, name = arguments(node), base_name(node)
     source = node_argument(values, "self")
-    if values.get("decimals"):
-        raise Unsupported(f"round to {values['decimals']} decimals; offered whole numbers")
+    if name == "neg" and tensor_of(node).dtype.is_floating_point and not _lies_still(source, lowering):
+        return emit_binary(node, (source, -1.0), BinaryOp.MUL, lowering=lowering)  # saves a copy
     if tensor_of(node).dtype.is_floating_point:
         return emit_unary(node, source, _UNARY[name], lowering=lowering)
     return _lower_integer_unary(node, source, name, lowering)
@@ -109,8 +109,7 @@ def emit_unary(
 ) -> Lowered:
     """One elementwise_unary call in the node's floating-point dtype."""
     dtype = tensor_of(node).dtype
-    if not dtype.is_floating_point:
-        raise Unsupported(f"{op_name(node)} of {dtype}; offered floating point")
+    assert dtype.is_floating_point, f"{node.name}: {dtype}"
     if tensor_of(source).dtype is dtype:
         x = lowering.operand(source)
     else:
@@ -178,8 +177,6 @@ def lower_binary(node: Node, lowering: Lowering) -> Lowered:
     left, right = values["self"], values["other"] if "other" in values else values["exponent"]
     result, op = tensor_of(node).dtype, _BINARY[name]
     if result is torch.bool:
-        if name not in OF_BOOLS:
-            raise Unsupported(f"{name} of bools; offered {', '.join(OF_BOOLS)}")
         return emit_compare(node, (left, right), OF_BOOLS[name], torch.bool, lowering)
     mode = values.get("rounding_mode")
     if name == "floor_divide" or mode is not None:
@@ -208,11 +205,16 @@ def _lower_scalar(node: Node, pair: tuple[object, object], alpha: float, *, lowe
     if op is UnaryOp.POW_SCALAR and number in _POWERS:
         return emit_unary(node, left, _POWERS[float(number)], lowering=lowering)
     number = number * factor if factor else number
-    view = lowering.view(left)
-    lies_still = view.offset == ZERO and is_dense(view, lowering.multiply)
-    if not lies_still and lowering.device_dtype(tensor_of(node).dtype) is not DType.F16 and name != "pow":
+    half = lowering.device_dtype(tensor_of(node).dtype) is DType.F16
+    if not half and name != "pow" and not _lies_still(left, lowering):
         return None  # a constant operand saves a copy, and is as exact
     return emit_unary(node, left, op, float(number), lowering=lowering) if _is_finite(number) else None
+
+
+def _lies_still(node: Node, lowering: Lowering) -> bool:
+    """Whether a kernel without strides can read a value where it lies."""
+    view = lowering.view(node)
+    return view.offset == ZERO and is_dense(view, lowering.multiply)
 
 
 def _divide(node: Node, pair: tuple[object, object], mode: str, lowering: Lowering) -> Lowered:

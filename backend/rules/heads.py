@@ -41,10 +41,12 @@ def heads_of(view: View, lowering: Lowering, *, name: str, multiple: int = QUAD)
     return found or _copied(view, lowering, name=name)
 
 
-def pair_of(a: View, b: View, lowering: Lowering, *, names: tuple[str, str]) -> tuple[Heads, Heads]:
+def pair_of(
+    a: View, b: View, lowering: Lowering, *, names: tuple[str, str], multiple: int = QUAD
+) -> tuple[Heads, Heads]:
     """Two views [B, H, S, D], keys and values, in one layout and with rows of one length; or copies."""
     for layout in (0, 1):
-        first, second = fit(a, layout, lowering), fit(b, layout, lowering)
+        first, second = (fit(view, layout, lowering, multiple=multiple) for view in (a, b))
         if first is not None and second is not None and first.row == second.row:
             return first, second
     dense = [

@@ -41,11 +41,8 @@ class Reach:
 
 def index_view(node: Node, lowering: Lowering) -> View:
     """An index tensor's value. Raises Unsupported for masks."""
-    dtype = tensor_of(node).dtype
-    if dtype is torch.bool or dtype is torch.uint8:
+    if tensor_of(node).dtype in (torch.bool, torch.uint8):
         raise Unsupported(f"index {node.name} is a mask: its result has no static size; offered integers")
-    if dtype not in (torch.int64, torch.int32):
-        raise Unsupported(f"index {node.name} is {dtype}; offered int32 and int64")
     return lowering.view(node)
 
 

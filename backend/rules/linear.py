@@ -81,7 +81,7 @@ def _read_operands(node: Node) -> _Operands:
             return _Operands(node_argument(values, "self"), weight, None, nodes)
         case "aten.addmm.default":
             if values["beta"] != 1 or values["alpha"] != 1:
-                raise Unsupported(f"addmm with beta {values['beta']}, alpha {values['alpha']}; offered 1, 1")
+                raise NotApplicable(f"addmm with beta {values['beta']}, alpha {values['alpha']}; offered 1, 1")
             weight, nodes = _untranspose(node_argument(values, "mat2"))
             return _Operands(node_argument(values, "mat1"), weight, node_argument(values, "self"), nodes)
         case _:

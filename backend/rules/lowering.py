@@ -117,7 +117,7 @@ class Lowering:
         view = self.view(node)
         wanted = view.sizes if dims is None else tuple(Dim(dim) if isinstance(dim, int) else dim for dim in dims)
         tensor = view.tensor
-        if view.offset != ZERO or not is_dense(view, self.multiply):
+        if view.offset != ZERO or not is_dense(view, self.multiply) or self._is_part_of_constant(view):
             tensor = self.once(("dense", node), lambda: (self._copied(node.name, view),))[0]
         if self.builder.tensor_info(tensor).dims == wanted:
             return tensor
@@ -262,6 +262,11 @@ class Lowering:
         if info.memory is not Memory.CONSTANT:
             return self.builder.alias(tensor, dims)
         return self.builder.constant_alias(tensor, [dim.base for dim in dims])
+
+    def _is_part_of_constant(self, view: View) -> bool:
+        """Of which there are no aliases."""
+        info = self.builder.tensor_info(view.tensor)
+        return info.memory is Memory.CONSTANT and self.product(view.sizes) != self.product(info.dims)
 
     def _check_fits(self, name: str, tensor: int) -> None:
         size, limit = self.builder.tensor_info(tensor).size_bytes, self.options.max_binding_bytes

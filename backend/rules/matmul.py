@@ -111,8 +111,6 @@ def _operands(product: _Product, lowering: Lowering) -> tuple[View, View]:
     a, b = (cast(lowering, item, product.dtype) for item in (product.left, product.right))
     if product.transposed and len(b.sizes) == 2:
         b = permute(b, [1, 0])
-    if not a.sizes or not b.sizes:
-        raise Unsupported(f"{op_name(product.node)} of a number; offered vectors and matrices")
     a = insert(a, 0) if len(a.sizes) == 1 else a
     return a, insert(b, 1) if len(b.sizes) == 1 else b
 

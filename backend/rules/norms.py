@@ -18,11 +18,11 @@ from .patterns import CASTS, both_float, either, is_number, is_op, is_tensor, op
 from .view import ONE, ZERO, View, collapse
 
 _MULTIPLY, _ADD, _DIVIDE = "aten.mul.Tensor", ("aten.add.Tensor", "aten.add.Scalar"), "aten.div.Tensor"
-_POWERS = "aten.pow.Tensor_Scalar"
+_POWERS, _WHOLE = "aten.pow.Tensor_Scalar", "aten.rms_norm.default"
 
 
 @dataclass(frozen=True, slots=True)
-class _Norm:
+class Norm:
     """x / rms(x) * (offset + weight) over the last dimension. nodes: those between x and the result."""
 
     x: Node
@@ -34,14 +34,9 @@ class _Norm:
 
 def lower_rms_norm(node: Node, lowering: Lowering) -> Lowered:
     """aten.rms_norm over any number of last dimensions."""
-    values = arguments(node)
-    x, weight, eps = node_argument(values, "input"), values["weight"], values["eps"]
-    assert isinstance(eps, (float, type(None)))
-    shape = values["normalized_shape"]
+    norm = _read_whole(node)
+    x, shape = norm.x, arguments(node)["normalized_shape"]
     assert isinstance(shape, (list, tuple))
-    epsilon = torch.finfo(tensor_of(x).dtype).eps if eps is None else eps
-    scales = weight if isinstance(weight, Node) else None
-    norm = _Norm(x, epsilon, (node,), scales, 1.0 if scales is None else 0.0)
     if len(shape) == 1:
         return _emit(node, norm, lowering)
     length = 1
@@ -49,6 +44,16 @@ def lower_rms_norm(node: Node, lowering: Lowering) -> Lowered:
         length *= static_dim(x, axis)
     dims = [lowering.quotient(lowering.product(lowering.view(x).sizes), Dim(length)), Dim(length)]
     return _call(node, norm, lowering.dense_view(lowering.operand(x, dims)), length, lowering)
+
+
+def read_norm(node: Node, lowering: Lowering) -> Norm:
+    """The norm over the last dimension that ends in a node. Raises NotApplicable when there is none."""
+    if not is_op(node, _WHOLE):
+        return _read(node, lowering)
+    shape = arguments(node)["normalized_shape"]
+    if not isinstance(shape, (list, tuple)) or len(shape) != 1:
+        raise NotApplicable(f"{node.name} is a norm over {shape}")
+    return _read_whole(node)
 
 
 def lower_decomposed(node: Node, lowering: Lowering) -> Lowered:
@@ -68,13 +73,22 @@ def lower_cast(node: Node, lowering: Lowering) -> Lowered:
 WHOLE = (torch.ops.aten.rms_norm.default,)
 RULES = {
     **dict.fromkeys(sorted(CASTS), lower_cast),
-    "aten.rms_norm.default": lower_rms_norm,
+    _WHOLE: lower_rms_norm,
     "aten.mul.Tensor": lower_decomposed,
     "aten.div.Tensor": lower_decomposed,
 }
 
 
-def _read(node: Node, lowering: Lowering) -> _Norm:
+def _read_whole(node: Node) -> Norm:
+    values = arguments(node)
+    x, weight, eps = node_argument(values, "input"), values["weight"], values["eps"]
+    assert isinstance(eps, (float, type(None)))
+    epsilon = torch.finfo(tensor_of(x).dtype).eps if eps is None else eps
+    scales = weight if isinstance(weight, Node) else None
+    return Norm(x, epsilon, (node,), scales, 1.0 if scales is None else 0.0)
+
+
+def _read(node: Node, lowering: Lowering) -> Norm:
     plain = _read_plain(node, lowering)
     if plain is not None:
         return plain
@@ -87,11 +101,11 @@ def _read(node: Node, lowering: Lowering) -> _Norm:
             norm = _read_plain(normalized, lowering)
             if norm is not None and _is_weight(weight, shape_of(norm.x)[-1]):
                 scales, offset = _split_offset(weight, lowering)
-                return _Norm(norm.x, norm.eps, (*norm.nodes, normalized, node), scales, offset)
+                return Norm(norm.x, norm.eps, (*norm.nodes, normalized, node), scales, offset)
     raise NotApplicable(f"{node.name} ends no RMS norm")
 
 
-def _read_plain(node: Node, lowering: Lowering) -> _Norm | None:
+def _read_plain(node: Node, lowering: Lowering) -> Norm | None:
     """x * rsqrt(mean(x^2) + eps), or x / sqrt(...)."""
     if is_op(node, _MULTIPLY):
         found = either(node, lambda item: _is_inverse_root(skip(item)))
@@ -110,7 +124,7 @@ def _is_inverse_root(node: Node) -> bool:
     return is_op(node, "aten.rsqrt.default") or (is_op(node, _POWERS) and is_number(node.args[1], -0.5))
 
 
-def _read_mean(x: Node, shifted: Node, nodes: tuple[Node, ...], lowering: Lowering) -> _Norm | None:
+def _read_mean(x: Node, shifted: Node, nodes: tuple[Node, ...], lowering: Lowering) -> Norm | None:
     """mean(x^2, -1, keepdim) + eps."""
     shifted = skip(shifted)
     if op_name(shifted) not in _ADD:
@@ -133,7 +147,7 @@ def _read_mean(x: Node, shifted: Node, nodes: tuple[Node, ...], lowering: Loweri
     else:
         return None
     same = all(isinstance(item, Node) and skip(item, casts=True) is skip(x, casts=True) for item in factors)
-    return _Norm(x, eps, (square, mean, shifted, *nodes)) if same else None
+    return Norm(x, eps, (square, mean, shifted, *nodes)) if same else None
 
 
 def _is_weight(node: Node, length: object) -> bool:
@@ -152,7 +166,7 @@ def _split_offset(node: Node, lowering: Lowering) -> tuple[Node, float]:
     return node, 0.0
 
 
-def _emit(node: Node, norm: _Norm, lowering: Lowering) -> Lowered:
+def _emit(node: Node, norm: Norm, lowering: Lowering) -> Lowered:
     length = static_dim(node, -1)
     x = lowering.view(_of_dtype(norm.x, node, lowering))
     if _rows(x, lowering) is None:
@@ -179,7 +193,7 @@ def _rows(x: View, lowering: Lowering) -> list[tuple[Dim, ...]] | None:
     return space if len(space) <= 2 else None
 
 
-def _call(node: Node, norm: _Norm, x: View, length: int, lowering: Lowering) -> Lowered:
+def _call(node: Node, norm: Norm, x: View, length: int, lowering: Lowering) -> Lowered:
     space = _rows(x, lowering)
     assert space is not None, f"{node.name}: rows of a dense tensor"
     inner_rows, inner_stride = space[1] if len(space) == 2 else (ONE, ZERO)

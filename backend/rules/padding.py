@@ -23,7 +23,7 @@ def lower_pad(node: Node, lowering: Lowering) -> Lowered:
     if values.get("mode", "constant") != "constant":
         raise Unsupported(f"{op_name(node)} in mode {values['mode']}; offered constant")
     given, pad = values["value"], values["pad"]
-    value: Number = 0 if given is None else given if is_number(given) else _refused(given)
+    value: Number = given if is_number(given) else 0
     assert isinstance(pad, (list, tuple))
     view = lowering.view(node_argument(values, "self"))
     before = [ZERO] * (len(view.sizes) - len(pad) // 2) + [lowering.size(item) for item in pad[::2]][::-1]
@@ -48,10 +48,6 @@ def lower_pad(node: Node, lowering: Lowering) -> Lowered:
         place = narrow(place, axis, start, size, multiply=lowering.multiply)
     lowering.copy(view, place, name=node.name)
     return Lowered((node,), ("strided_copy",))
-
-
-def _refused(value: object) -> Number:
-    raise Unsupported(f"padding with {value!r}; need a number")
 
 
 def _pad(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
@@ -13,6 +14,7 @@ from .lowering import Lowering
 from .patterns import CASTS, COPIES, RESHAPES, is_known, is_op, is_single, is_tensor, operands, scalar, shape_of
 
 ITEMS = ("aten.item.default", "aten._local_scalar_dense.default")
+_ITEM_TARGETS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 _ARANGES = ("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
 _SUMS = {"aten.add.Tensor": 1, "aten.add.Scalar": 1, "aten.sub.Tensor": -1, "aten.sub.Scalar": -1}
 _SAME = CASTS | COPIES
@@ -87,19 +89,20 @@ def read_affine(value: object, lowering: Lowering) -> Affine | None:
     if name in _ARANGES:
         values = arguments(value)
         first, step = read_affine(values.get("start", 0), lowering), values.get("step", 1)
-        return replace(first, steps={-1: step}) if first is not None and isinstance(step, int) else None
+        if first is None or not isinstance(step, int):
+            return None
+        return replace(first, steps={} if is_single(value) else {-1: step})
     if name in _SUMS:
         a, b = (read_affine(item, lowering) for item in operands(value))
         if a is not None and b is not None:
             return combine(a, b, _SUMS[name])
-    position = read_position(value)
-    if isinstance(position, Node):
-        return Affine(factor=1, base=position)
-    if name in _SAME:
-        return read_affine(value.args[0], lowering)
-    places = renamed_axes(value)
+    places = _unmoved(value) if name in _SAME else renamed_axes(value)
     inner = None if places is None else read_affine(value.args[0], lowering)
-    return None if inner is None or places is None else inner.moved(places)
+    moved = None if inner is None or places is None else inner.moved(places)
+    if moved is not None:
+        return moved
+    position = read_position(value)
+    return Affine(factor=1, base=position) if isinstance(position, Node) else None
 
 
 def combine(a: Affine, b: Affine, sign: int) -> Affine | None:
@@ -120,12 +123,34 @@ def renamed_axes(node: Node) -> dict[int, int] | None:
         return None
     before, after = shape_of(source), shape_of(node)
     if op_name(node) == "aten.expand.default":
-        return {axis - len(before): axis - len(before) for axis in range(len(before))}
+        return {axis: axis for axis in range(-len(before), 0) if before[axis] == after[axis]}
     kept = [axis - len(before) for axis, size in enumerate(before) if size != 1]
     places = [axis - len(after) for axis, size in enumerate(after) if size != 1]
     if len(kept) != len(places) or any(before[a] != after[b] for a, b in zip(kept, places, strict=True)):
         return None
     return dict(zip(kept, places, strict=True))
+
+
+def item_chain(lowering: Lowering, *ends: Node | None) -> tuple[Node, ...]:
+    """What lies between items and these nodes: operators that a rule replaces when it takes the items' tensors."""
+    graph = lowering.program.graph
+    if not any(graph.find_nodes(op="call_function", target=target) for target in _ITEM_TARGETS):
+        return ()
+    upstream = [end for end in ends if end is not None]
+    seen = set(upstream)
+    for node in upstream:
+        new = [source for source in node.all_input_nodes if source not in seen]
+        seen.update(new)
+        upstream += new
+    dependent: set[Node] = set()
+    for node in sorted(upstream):
+        if op_name(node) in ITEMS or any(source in dependent for source in node.all_input_nodes):
+            dependent.add(node)
+    return tuple(node for node in sorted(dependent) if is_tensor(node))
+
+
+def _unmoved(node: Node) -> dict[int, int]:
+    return {axis: axis for axis in range(-tensor_of(node).dim(), 0)}
 
 
 def same_position(a: Node | int, b: Node | int) -> bool:

@@ -17,8 +17,12 @@ import torch
 from torch.fx import Node
 
 from ..dtypes import DType
+from ..errors import Unsupported
+from .caches import RULES as CACHE_RULES
+from .caches import read_update
 from .graph import arguments, op_name, tensor_of
-from .lowering import Lowering, NotApplicable
+from .llama_ops import FUNCTIONALIZED, read_custom_update
+from .lowering import Lowering
 from .patterns import CASTS, is_known, is_op, is_tensor, operands, scalar, shape_of, skip
 from .positions import Affine, read_affine, renamed_axes, same_position, starts_at
 
@@ -26,6 +30,7 @@ _FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "aten.cos.default": torch.cos,
     "aten.sin.default": torch.sin,
 }
+_DEPTH = 8  # nodes from a position to a cache that is written there, at most
 _LARGEST = 32 * 1024 * 1024  # bytes of a table, above which computing its rows is cheaper than storing them
 
 
@@ -83,8 +88,16 @@ def count_rows(first: Node | int, tokens: int, lowering: Lowering) -> int | None
     """
     if isinstance(first, int):
         return first + tokens
-    sizes = [size for node in lowering.program.graph.nodes if (size := _cache_size(node, first, lowering)) is not None]
-    return min(sizes, default=None)
+    level, reached = [first], {first}
+    for _ in range(_DEPTH):
+        users = [user for node in level for user in node.users if user not in reached]
+        for user in users:
+            rows = _cache_size(user, first, lowering)
+            if rows is not None:
+                return rows
+        level = [user for user in users if _is_integer(user)]
+        reached.update(level)
+    return None
 
 
 def fits(rows: int, width: int, lowering: Lowering) -> bool:
@@ -138,25 +151,25 @@ def _is_row(node: Node, lowering: Lowering) -> bool:
     return single and constant is not None and constant.data is not None and constant.dtype.is_floating_point
 
 
+def _is_integer(node: Node) -> bool:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        return not value.is_floating_point() and value.dtype is not torch.bool
+    return isinstance(value, (int, torch.SymInt))
+
+
 def _cache_size(node: Node, first: Node, lowering: Lowering) -> int | None:
     """Places of a cache that a node writes at the positions from `first` on."""
-    if is_op(node, "aten.index_copy.default"):
-        values = arguments(node)
-        axis, places = values["dim"], values["index"]
-    elif is_op(node, "aten.index_put.default"):
-        indices = arguments(node)["indices"]
-        assert isinstance(indices, (list, tuple))
-        given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-        if len(given) != 1:
-            return None
-        axis, places = given[0]
-    else:
-        return None
     try:
-        found = starts_at(read_affine(places, lowering))
-    except NotApplicable:
+        if is_op(node, FUNCTIONALIZED):
+            update = read_custom_update(node)
+        elif is_op(node, *CACHE_RULES):
+            update = read_update(node, lowering)
+        else:
+            return None
+    except Unsupported:
         return None
-    if found is None or not same_position(found, first) or not isinstance(axis, int):
+    if update.first is None or not same_position(update.first, first):
         return None
-    size = shape_of(node)[axis]
+    size = shape_of(update.cache)[update.axis]
     return size if isinstance(size, int) else None

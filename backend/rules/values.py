@@ -170,8 +170,9 @@ def dense(lowering: Lowering, view: View, name: str) -> View:
 
 
 def whole(lowering: Lowering, view: View, name: str) -> int:
-    """A tensor that begins with the view's elements: its own, or a copy."""
-    if view.offset == ZERO and is_dense(view, lowering.multiply):
+    """A tensor of the view's elements alone, in their order: its own, or a copy."""
+    count = lowering.product(lowering.builder.tensor_info(view.tensor).dims)
+    if view.offset == ZERO and is_dense(view, lowering.multiply) and lowering.product(view.sizes) == count:
         return view.tensor
     tensor = temporary(lowering, f"{name}.dense", lowering.builder.tensor_info(view.tensor).dtype, view.sizes)
     lowering.copy(view, lowering.dense_view(tensor), name=f"{name}.dense")

@@ -165,8 +165,12 @@ class _First(nn.Module):
         self.model, self.name = model, name
 
     def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        more = {} if attention_mask is None else {"attention_mask": attention_mask}
-        return getattr(self.model(x, **more), self.name)
+        if attention_mask is None:
+            return getattr(self.model(x), self.name)
+        places = torch.arange(x.shape[1]).unsqueeze(0)
+        types = torch.zeros_like(x)
+        result = self.model(x, attention_mask=attention_mask, position_ids=places, token_type_ids=types)
+        return getattr(result, self.name)
 
 
 class _Embedded(nn.Module):

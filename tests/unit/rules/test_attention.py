@@ -141,6 +141,24 @@ def test_forms_read_projections_where_they_lie(form: str) -> None:
     assert attrs["soft_cap"] == (5.0 if form == "soft_cap" else 0.0)
 
 
+class Merged(nn.Module):
+    """q, k and v side by side in one projection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        widths = [HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM]
+        return Attention(sdpa(is_causal=True))(*x.split(widths, dim=-1))
+
+
+def test_a_merged_projection_is_bound_three_times() -> None:
+    row = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+    result = lower_and_compare(
+        Merged(), (torch.randn(2, 5, row),), dynamic_shapes=(S,), calls=[(torch.randn(2, 9, row),)], dialects=("aten",)
+    )
+    assert result.kernels() == ["attention"]
+    firsts = [attrs_of(result)[f"{slot}_first"] for slot in "qkv"]
+    assert firsts == [0, HEADS * HEAD_DIM, (HEADS + KV_HEADS) * HEAD_DIM]
+
+
 @pytest.mark.parametrize("form", ["sdpa", "eager"])
 def test_several_batch_entries(form: str) -> None:
     result = lower_and_compare(Attention(FORMS[form]), qkv(batch=2), dialects=("aten",))

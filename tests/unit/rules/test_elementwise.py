@@ -305,3 +305,17 @@ def test_bfloat16_is_computed_as_float() -> None:
 def test_refusals(function: object, inputs: tuple[Tensor, ...], reason: str) -> None:
     assert callable(function)
     assert any(reason in text for text in refusals(function, *inputs)), refusals(function, *inputs)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: x * (x.shape[1] * 0.5), "need a tensor, a number or a size"),
+        (lambda x: x.tril(x.shape[1]), "aten.tril.default of diagonal "),
+        (lambda x: torch.full((2,), x.shape[1], dtype=torch.uint8) + x[:, 0].int(), " as u8; offered f32, f16, i32"),
+    ],
+)
+def test_refusals_of_traced_sizes(function: object, reason: str) -> None:
+    assert callable(function)
+    found = refusals(function, torch.randn(2, 5), dynamic_shapes=({1: Dim("size", min=2, max=9)},))
+    assert any(reason in text for text in found), found

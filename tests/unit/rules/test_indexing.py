@@ -211,3 +211,18 @@ def test_refusals(function: object, inputs: tuple[Tensor, ...], reason: str) -> 
     assert callable(function)
     found = refusals(function, *inputs)
     assert any(reason in text for text in found), found
+
+
+def test_refusal_of_dimensions_that_do_not_merge() -> None:
+    found = refusals(
+        lambda x, k: x.gather(2, k), torch.randn(3, 3, 3, 3, 3), torch.zeros(2, 2, 2, 2, 2, dtype=torch.int64)
+    )
+    assert found == ["gather: operands of 5 dimensions that do not merge; offered 4"]
+
+
+def test_refusal_of_a_traced_step() -> None:
+    def forward(x: Tensor) -> Tensor:
+        return torch.slice_scatter(x, x[:1], 0, 0, 1, x.shape[1])
+
+    found = refusals(forward, torch.randn(6, 2), dynamic_shapes=({1: Dim("n", min=2, max=5)},))
+    assert found == ["slice_scatter by a step of sym_size_int_1; need a number"]

@@ -94,3 +94,8 @@ def test_refusals(function: object, x: Tensor, reason: str) -> None:
     assert callable(function)
     found = refusals(function, x)
     assert any(reason in text for text in found), found
+
+
+def test_refusal_of_other_borders() -> None:
+    found = refusals(lambda x: functional.pad(x, (1, 1), mode="reflect"), torch.randn(2, 3))
+    assert any("aten.pad.default in mode reflect; offered constant" in text for text in found), found

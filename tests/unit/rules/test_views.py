@@ -168,3 +168,20 @@ def test_an_index_that_may_be_negative() -> None:
 
     reasons = refusals(forward, torch.randn(3, 4), torch.tensor(1))
     assert any("may be negative; need torch._check(index >= 0), or a number" in text for text in reasons), reasons
+
+
+def test_parts_of_constants() -> None:
+    """Their beginning lies densely, but a kernel must not take all of the constant for it."""
+    table = torch.randn(12, 4)
+
+    def forward(x: Tensor) -> list[Tensor]:
+        n = x.shape[0]
+        return [
+            torch.relu(table[:3]),
+            torch.relu(table[:n]) + x,
+            table[:n].softmax(-1),
+            torch.exp(table[2:4]),
+            table[:n].sum(),
+        ]
+
+    check(forward, torch.randn(5, 4), dynamic_shapes=({0: Dim("n", min=1, max=12)},), calls=[(torch.randn(12, 4),)])

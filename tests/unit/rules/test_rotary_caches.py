@@ -1,0 +1,171 @@
+"""Head norms, rotations and both cache writes of a layer in one call; and what keeps them apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  # registers torch.ops.llama
+from torch import nn
+from torch.export import Dim
+from torch.nn.functional import scaled_dot_product_attention
+
+from tests.unit.rules.lowered import Compared, lower_and_compare
+from tests.unit.rules.whole import FAMILIES
+
+Tensor = torch.Tensor
+HEADS, KV_HEADS, HEAD_DIM, PLACES = 4, 2, 16, 24
+S = {1: Dim("s", min=1, max=9)}
+
+
+@dataclass(frozen=True)
+class Form:
+    """rotation: "halves", "partial" of [B, H, S, D], or "pairs" of [B, S, H, D]. cache: how it is written."""
+
+    rotation: str = "halves"
+    cache: str = "copy"
+    normed: bool = False
+    offset: float = 0.0
+    eps: tuple[float, float] = (1e-3, 1e-3)
+    read_early: str = ""
+    other_place: bool = False
+    third: bool = False
+
+
+class Layer(nn.Module):
+    """From projections to attention. inputs: q, k, v side by side [B, S, ...], tables [1, S, width], position [1]."""
+
+    def __init__(self, form: Form, *, batch: int = 1) -> None:
+        super().__init__()
+        self.form = form
+        middle = (PLACES, KV_HEADS) if form.cache == "custom" else (KV_HEADS, PLACES)
+        self.register_buffer("k_cache", torch.zeros(batch, *middle, HEAD_DIM))
+        self.register_buffer("v_cache", torch.zeros(batch, *middle, HEAD_DIM))
+        self.q_norm, self.k_norm = (nn.Parameter(torch.randn(HEAD_DIM)) for _ in range(2))
+
+    def forward(self, qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor) -> Tensor:
+        batch, tokens, _ = qkv.shape
+        q, k, v = qkv.split([HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], dim=-1)
+        q, k, v = (x.view(batch, tokens, -1, HEAD_DIM) for x in (q, k, v))
+        if self.form.normed:
+            q, k = self.norm(q, self.q_norm, self.form.eps[0]), self.norm(k, self.k_norm, self.form.eps[1])
+        axis = 2 if self.form.rotation == "pairs" else 1
+        q, k, v = self.rotated(q, k, v, cos := cos.unsqueeze(axis), sin := sin.unsqueeze(axis))
+        more = [q.sum()] if self.form.read_early == "q" else []
+        if self.form.third:
+            more.append(turned_halves(v, cos, sin).sum())
+        places = torch.arange(tokens) + position[0]
+        k = self.write(self.k_cache, k, places)
+        if self.form.read_early == "k":
+            more.append(k.sum())
+        v = self.write(self.v_cache, v, places + 1 if self.form.other_place else places)
+        mask = torch.arange(PLACES) <= places[:, None]
+        y = scaled_dot_product_attention(q, k, v, mask, enable_gqa=True).transpose(1, 2)
+        return sum(more, start=y.reshape(batch, tokens, -1))
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * (weight + self.form.offset)
+
+    def rotated(self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+        if self.form.rotation == "pairs":
+            return tuple(x.transpose(1, 2) for x in (turned_pairs(q, cos, sin), turned_pairs(k, cos, sin), v))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return turned_halves(q, cos, sin), turned_halves(k, cos, sin), v
+
+    def write(self, cache: Tensor, new: Tensor, places: Tensor) -> Tensor:
+        match self.form.cache:
+            case "copy":
+                return cache.index_copy_(2, places, new)
+            case "put":
+                cache[:, :, places] = new
+                return cache
+            case _:
+                torch.ops.llama.update_cache(new.transpose(1, 2), cache, 5)
+                return cache.transpose(1, 2)
+
+
+def turned_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    width = cos.shape[-1]
+    head, rest = x[..., :width], x[..., width:]
+    turned = head * cos + torch.cat((-head[..., width // 2 :], head[..., : width // 2]), -1) * sin
+    return turned if width == x.shape[-1] else torch.cat([turned, rest], -1)
+
+
+def turned_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    real, imaginary = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    turned = [real * cos - imaginary * sin, real * sin + imaginary * cos]
+    return torch.stack(turned, dim=-1).flatten(3)
+
+
+def inputs(form: Form, tokens: int, position: int, *, batch: int = 1) -> tuple[Tensor, ...]:
+    width = HEAD_DIM if form.rotation == "halves" else HEAD_DIM // 2
+    row = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+    tables = (torch.randn(1, tokens, width) for _ in range(2))
+    return torch.randn(batch, tokens, row), *tables, torch.tensor([position])
+
+
+def lowered(form: Form, *, batch: int = 1, dialects: tuple[str, ...] = ("aten",)) -> Compared:
+    first = 5 if form.cache == "custom" else 0
+    calls = [inputs(form, 9, first, batch=batch), inputs(form, 1, first or 12, batch=batch)]
+    return lower_and_compare(
+        Layer(form, batch=batch),
+        inputs(form, 3, first, batch=batch),
+        dynamic_shapes=(S, S, S, {}),
+        calls=calls,
+        families=FAMILIES,
+        dialects=dialects,
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form(),
+        Form("partial", "put"),
+        Form("pairs", "copy"),
+        Form("pairs", "custom"),
+        Form(normed=True),
+        Form("pairs", "put", normed=True, offset=1.0),
+    ],
+    ids=str,
+)
+def test_a_layer_is_one_call_beside_attention(form: Form) -> None:
+    """q, k and v are read where they lie, in a merged projection."""
+    result = lowered(form, dialects=("aten", "edge"))
+    for dialect in result.programs:
+        assert [kernel for kernel in result.kernels(dialect) if "arange" not in kernel] == [
+            "rotary_update_cache",
+            "attention",
+        ]
+    (attrs,) = {tuple((a.name, a.value) for a in call.attrs if isinstance(a.value, int)) for call in fused(result)}
+    assert dict(attrs)["normed"] == int(form.normed)
+    assert dict(attrs)["k_first"] == HEADS * HEAD_DIM
+
+
+def fused(result: Compared) -> list[object]:
+    return [
+        call for program in result.programs.values() for call in program.calls if call.kernel == "rotary_update_cache"
+    ]
+
+
+def test_several_batch_entries() -> None:
+    assert len(fused(lowered(Form(normed=True), batch=2))) == 1
+
+
+def test_norms_that_differ_stay_apart() -> None:
+    result = lowered(Form(normed=True, eps=(1e-3, 1e-2)))
+    (call,) = fused(result)
+    assert {attr.name: attr.value for attr in call.attrs}["normed"] == 0
+    assert result.kernels().count("rms_norm") == 2
+
+
+@pytest.mark.parametrize(
+    "form",
+    [Form(read_early="q"), Form(read_early="k"), Form(other_place=True), Form(third=True)],
+    ids=["q_is_read_before", "cache_is_read_between", "places_differ", "tables_turn_others"],
+)
+def test_what_keeps_the_parts_apart(form: Form) -> None:
+    result = lowered(form)
+    assert not fused(result)
+    assert result.kernels().count("update_cache") == 2
