@@ -16,7 +16,6 @@ import torch
 from .errors import RuntimeFailure
 from .interpreter import DEVICE_TORCH, Written, attributes, constant_values, evaluate, first_state, shape_of
 from .program import Call, Memory, Program, SymbolOp
-from .serialization._generated import library_generated as fb
 from .tolerances import error_bound, excess
 
 
@@ -58,18 +57,8 @@ class SlotCheck:
 
 
 def recompute(run: DeviceRun, outputs: Mapping[str, frozenset[str]]) -> tuple[SlotCheck, ...]:
-    """A check for each slot that a call writes, in the order of the calls. outputs: see output_slots()."""
+    """A check for each slot that a call writes, in the order of the calls. outputs: by kernel, the slots it writes."""
     return _Walk(run, outputs).checks()
-
-
-def output_slots(library: bytes) -> dict[str, frozenset[str]]:
-    """By kernel of a kernel library, the slots that it writes."""
-    root = fb.Library.GetRootAs(library)
-    found = {}
-    for kernel in (root.Kernels(i) for i in range(root.KernelsLength())):
-        slots = [kernel.Slots(i) for i in range(kernel.SlotsLength())]
-        found[kernel.Name().decode()] = frozenset(s.Name().decode() for s in slots if s.Io() == fb.Io.output)
-    return found
 
 
 def solve_symbols(program: Program, dims: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -24,10 +24,11 @@ from .errors import OptionError
 from .inspection import inspect
 from .interpreter import HOST_TORCH, run_reference, to_host
 from .program import Memory, Program
-from .recomputation import DeviceRun, first_states, output_slots, recompute, solve_symbols
+from .recomputation import DeviceRun, first_states, recompute, solve_symbols
 from .running import open_program, reported
 from .runtime import library as native
 from .runtime import player
+from .serialization.library import LibrarySummary, read_library
 from .tolerances import output_tolerance
 from .verification_report import OutputCheck, Run, Verification
 
@@ -76,7 +77,7 @@ def verify_program(
     with player.LoadedProgram(program, constants, keep_all=True, library=library) as loaded:
         arrays = [value if isinstance(value, int) else _array(torch.as_tensor(value)) for value in inputs]
         loaded.execute(arrays)
-        delegate = _Delegate(0, loaded._id, program, constants, output_slots(library or player.kernel_library()))
+        delegate = _Delegate(0, loaded._id, program, constants, read_library(library or player.kernel_library()))
         return Verification(tuple(delegate.verified("program")))
 
 
@@ -110,7 +111,7 @@ class _Delegate:
     id: int
     program: Program
     constants: Mapping[str, bytes]
-    outputs: Mapping[str, frozenset[str]]
+    library: LibrarySummary
     states: dict[str, torch.Tensor] | None = None  # after the last run
 
     def verified(self, what: str) -> list[Run]:
@@ -122,10 +123,11 @@ class _Delegate:
         symbols, picks = solve_symbols(self.program, dims), player.picks_of(self.id)
         before = first_states(self.program, self.constants) if self.states is None else self.states
         run = DeviceRun(self.program, self.constants, symbols, before, self._read)
-        checks = recompute(run, self.outputs)
+        checks = recompute(run, self.library.outputs)
         outputs = self._check_outputs(run)
         self.states = {name: self._read(index) for name, index in _state_tensors(self.program)}
-        return [Run(what, self.index, answer["device"], self.program, symbols, picks, checks, outputs)]
+        shaders = tuple(self.library.sources[pick.kernel, pick.algorithm] for pick in picks)
+        return [Run(what, self.index, answer["device"], self.program, symbols, picks, shaders, checks, outputs)]
 
     def _read(self, index: int) -> torch.Tensor:
         return torch.from_numpy(player.read_tensor(self.id, index))
@@ -166,9 +168,9 @@ def _loaded(path: Path, method: str, load: Callable[[], T]) -> tuple[list[_Deleg
     if not own:
         raise OptionError(f"verify: {path}: method {method} has no delegate of ours; nothing to verify")
     assert len(own) == len(live)  # ExecuTorch initializes a method's delegates in the order of the file
-    outputs = output_slots(player.kernel_library())
+    library = read_library(player.kernel_library())
     return [
-        _Delegate(item.index, program_id, item.program, inspection.constants, outputs)
+        _Delegate(item.index, program_id, item.program, inspection.constants, library)
         for item, program_id in zip(own, sorted(live), strict=True)
     ], value
 

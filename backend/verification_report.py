@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from .dtypes import DType
-from .errors import ManifestError
 from .interpreter import attributes, shape_of
-from .kernels.manifest_reader import load_manifest
 from .program import Program
 from .recomputation import SlotCheck
 from .runtime.player import Pick
 
-SHADERS = Path(__file__).resolve().parents[1] / "shaders"  # of a checkout; a wheel does not have them
 # Used: the largest part of its tolerance that an element's error takes.
 _HEADER = ("call", "max error", "RMS error", "tolerance", "used", "variant")
 
@@ -59,7 +55,7 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a delegate. what: which run; delegate: its index in the method."""
+    """One run of a delegate. what: which run; delegate: its index in the method; shaders: file and macros, per call."""
 
     what: str
     delegate: int
@@ -67,6 +63,7 @@ class Run:
     program: Program
     symbols: tuple[int, ...]
     picks: tuple[Pick, ...]
+    shaders: tuple[str, ...]
     checks: tuple[SlotCheck, ...]
     outputs: tuple[OutputCheck, ...]
 
@@ -104,7 +101,7 @@ class Run:
         lines = [
             f"{self.what}: delegate {self.delegate}: call {check.call} {call.name}: slot {check.slot} is wrong",
             f"  variant    {pick.key}",
-            f"  shader     {shader_source(pick.kernel, pick.algorithm)}",
+            f"  shader     {self.shaders[check.call]}",
             f"  grid       {list(pick.grid)}{_pairs(pick.specs, ', constants ')}",
         ]
         if values:
@@ -151,16 +148,6 @@ class Verification:
                     return f"{run.what}: delegate {run.delegate}: {output}, although every call is within its tolerance"
         count = sum(len(run.program.calls) for run in self.runs)
         return f"{count} calls in {len(self.runs)} runs of delegates: all within tolerance"
-
-
-def shader_source(kernel: str, algorithm: str) -> str:
-    """The shader file of an algorithm and its macros; without a checkout, where they stand in one."""
-    path = SHADERS / f"{kernel}.toml"
-    try:
-        found = next(item for item in load_manifest(path).algorithms if item.name == algorithm)
-    except (OSError, ManifestError, StopIteration):
-        return f"algorithm {algorithm} in shaders/{kernel}.toml"
-    return f"{found.source}{_pairs(dict(found.defines), ' with ')}"
 
 
 def _pairs(values: Mapping[str, int | float], before: str = "") -> str:

@@ -76,7 +76,7 @@ def _listing(summary: LibrarySummary) -> str:
         if key.algorithm != algorithm:
             algorithm = key.algorithm
             count = sum((other.kernel, other.algorithm) == (kernel, algorithm) for other in summary.variants)
-            lines.append(f"  {algorithm}: {count} variants")
+            lines.append(f"  {algorithm}: {count} variants of {summary.sources[kernel, algorithm]}")
         lines.append(f"    {key}")
     lines.append(
         f"{len(summary.variants)} variants, {summary.n_modules} modules, {summary.spirv_bytes} bytes of SPIR-V; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from ..errors import ZeropointError
 
 SCHEMAS = ("common", "library", "program")
 HERE = Path(__file__).parent
+# The system's, whose headers the C++ is compiled with: a virtual environment has the one of ExecuTorch's wheel.
+FLATC = shutil.which("flatc", path="/usr/bin:/usr/local/bin") or "flatc"
 
 
-def generate(*, flatc: str = "flatc", out: Path | None = None, cpp: Path | None = None) -> tuple[Path, ...]:
+def generate(*, flatc: str = FLATC, out: Path | None = None, cpp: Path | None = None) -> tuple[Path, ...]:
     """Writes the Python modules (into `out`, default `_generated` beside the schemas) and, with `cpp`, the C++ headers.
 
     Returns the files written. Raises ZeropointError when flatc is missing or refuses a schema.
@@ -45,7 +48,7 @@ def _run(command: Sequence[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m backend.serialization.generate", description=__doc__)
-    parser.add_argument("--flatc", default="flatc")
+    parser.add_argument("--flatc", default=FLATC)
     parser.add_argument("--out", type=Path, default=None, help="folder of the Python modules")
     parser.add_argument("--cpp", type=Path, default=None, help="also write C++ headers into this folder")
     arguments = parser.parse_args()

@@ -24,12 +24,18 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class LibrarySummary:
-    """What a library holds: content hash, the device facts that guards use, variants in picking order."""
+    """What a library holds.
+
+    hash: of its content. facts: the device facts that guards use. variants: in picking order. outputs: by kernel, the
+    slots that it writes. sources: by kernel and algorithm, the shader's file and its macros.
+    """
 
     version: int
     hash: str
     facts: tuple[str, ...]
     variants: tuple[VariantKey, ...]
+    outputs: Mapping[str, frozenset[str]]
+    sources: Mapping[tuple[str, str], str]
     n_modules: int
     spirv_bytes: int
 
@@ -59,24 +65,35 @@ def read_library(data: bytes) -> LibrarySummary:
 
 def _summary(root: fb.Library) -> LibrarySummary:
     keys = []
+    outputs, sources = {}, {}
     for kernel in (root.Kernels(i) for i in range(root.KernelsLength())):
-        slots = [kernel.Slots(i).Name().decode() for i in range(kernel.SlotsLength())]
+        declared = [kernel.Slots(i) for i in range(kernel.SlotsLength())]
+        slots, name = [slot.Name().decode() for slot in declared], kernel.Name().decode()
+        outputs[name] = frozenset(slot.Name().decode() for slot in declared if slot.Io() == fb.Io.output)
         for algorithm in (kernel.Algorithms(i) for i in range(kernel.AlgorithmsLength())):
+            sources[name, algorithm.Name().decode()] = algorithm.Source().decode()
             for variant in (algorithm.Variants(i) for i in range(algorithm.VariantsLength())):
                 choices = tuple(
                     SlotKey(slot, DType(_DTYPES[variant.Dtypes(i)]), Storage(_STORAGES[variant.Storages(i)]))
                     for i, slot in enumerate(slots)
                 )
-                keys.append(VariantKey(kernel.Name().decode(), algorithm.Name().decode(), choices))
+                keys.append(VariantKey(name, algorithm.Name().decode(), choices))
     modules = [root.Modules(i).SpirvLength() for i in range(root.ModulesLength())]
     return LibrarySummary(
         version=root.Version(),
         hash=root.Hash().decode(),
         facts=tuple(root.Facts(i).decode() for i in range(root.FactsLength())),
         variants=tuple(keys),
+        outputs=outputs,
+        sources=sources,
         n_modules=len(modules),
         spirv_bytes=4 * sum(modules),
     )
+
+
+def _source(algorithm: Algorithm) -> str:
+    macros = " ".join(f"{name}={value}" for name, value in algorithm.defines)
+    return f"{algorithm.source.name} with {macros}" if macros else algorithm.source.name
 
 
 def _names(enum: type) -> dict[int, str]:
@@ -163,6 +180,7 @@ class _Writer:
             ],
             push=[self.push(i, push, slots, attrs) for i, push in enumerate(algorithm.pushes)],
             variants=[self.variant(variant) for variant in compiled],
+            source=_source(algorithm),
         )
 
     def push(self, index: int, push: Push, slots: list[str], attrs: list[str]) -> object:

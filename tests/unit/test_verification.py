@@ -19,9 +19,10 @@ from zeropoint.program import Dim, Program, SymbolOp
 from zeropoint.recomputation import DeviceRun, SlotCheck, first_states, recompute, solve_symbols
 from zeropoint.runtime.player import Pick
 from zeropoint.tolerances import BOUNDS, error_bound, excess, output_tolerance
-from zeropoint.verification_report import OutputCheck, Run, Verification, shader_source
+from zeropoint.verification_report import OutputCheck, Run, Verification
 
 MANIFESTS = load_manifests(Path(__file__).parents[2] / "shaders")
+SHADERS = ("elementwise_binary.comp",) * 3
 OUTPUTS = {item.name: frozenset(s.name for s in item.slots if s.io is Io.OUT) for item in MANIFESTS}
 Fault = Callable[[dict[str, torch.Tensor]], None]
 Built = tuple[Program, dict[str, bytes]]
@@ -243,7 +244,7 @@ def test_the_report_tells_all_about_the_first_wrong_call() -> None:
         Pick(i, call.name, call.kernel, "elements", f"elementwise_binary/elements[{i}]", (1, 1, 1), {}, None)
         for i, call in enumerate(built[0].calls)
     )
-    run = Run("forward", 0, "some device", built[0], (), picks, recompute(found, OUTPUTS), ())
+    run = Run("forward", 0, "some device", built[0], (), picks, SHADERS, recompute(found, OUTPUTS), ())
     text = str(Verification((run,)))
     assert text.startswith("forward: delegate 0 on some device\n")
     assert [line.endswith("  WRONG") for line in text.splitlines()[2:5]] == [False, False, True]
@@ -263,15 +264,10 @@ def test_the_verdict_of_a_run_that_is_right() -> None:
     checks: tuple[SlotCheck, ...] = recompute(device_run(built, inputs), OUTPUTS)
     outputs = (OutputCheck(0, 0.5, 1e-3),)
     picks = tuple(Pick(i, "", "fill", "elements", "key", (1, 1, 1), {}, None) for i in range(3))
-    right = Run("forward", 0, "d", built[0], (), picks, checks, ())
+    right = Run("forward", 0, "d", built[0], (), picks, SHADERS, checks, ())
     assert Verification((right,)).verdict() == "3 calls in 1 runs of delegates: all within tolerance"
-    summed = Run("forward", 0, "d", built[0], (), picks, checks, outputs)
+    summed = Run("forward", 0, "d", built[0], (), picks, SHADERS, checks, outputs)
     assert Verification((right, summed)).verdict().endswith("although every call is within its tolerance")
-
-
-def test_shader_sources() -> None:
-    assert "linear_dq8ca.comp with TILE_N=64 SPLIT_K=1" in shader_source("linear_dq8ca_q4gsw", "tiled_nodot")
-    assert shader_source("nothing", "at_all") == "algorithm at_all in shaders/nothing.toml"
 
 
 def test_inputs_and_a_prompt_are_refused() -> None:

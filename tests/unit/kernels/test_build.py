@@ -120,12 +120,12 @@ def test_listing(library: bytes) -> None:
     lines = list_kernels(library).splitlines()
     assert lines[:4] == [
         "tiny",
-        "  only: 16 variants",
+        "  only: 16 variants of tiny.comp",
         "    tiny/only[x=f32:buffer,zp=i8:buffer,bias=f32:buffer,y=f32:buffer]",
         "    tiny/only[x=f32:buffer,zp=i8:buffer,bias=none,y=f32:buffer]",
     ]
     assert lines[18:20] == [
-        "  second: 16 variants",
+        "  second: 16 variants of tiny.comp",
         "    tiny/second[x=f32:buffer,zp=i8:buffer,bias=f32:buffer,y=f32:buffer]",
     ]
     assert lines[-1].startswith("32 variants, 16 modules, ")
