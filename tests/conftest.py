@@ -1,4 +1,4 @@
-"""Golden texts, and Vulkan's validation layers for every test that opens a device."""
+"""Golden texts, Vulkan's validation layers for every test that opens a device, and equal random numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 os.environ.setdefault("ZEROPOINT_VALIDATION", "1")
@@ -14,6 +15,12 @@ os.environ.setdefault("ZEROPOINT_VALIDATION", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden texts instead of comparing them")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """The same numbers whatever ran before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

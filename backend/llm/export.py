@@ -23,6 +23,7 @@ from transformers.integrations.executorch import TorchExportableModuleForDecoder
 from ..errors import OptionError
 from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
+from ..passes.drop_unread_buffers import drop_unread_buffers
 from ..quantization import quantize
 from ..rules import operators_kept_whole
 from .files import check_output, replace_file, tokenizer_path
@@ -143,6 +144,7 @@ def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: 
         node.meta.pop("from_node", None)
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=operators_kept_whole(options))
     edge = to_edge(exported, compile_config=config, constant_methods=metadata)
+    drop_unread_buffers(edge.exported_program())
     return edge.to_backend(ZeropointPartitioner(options))
 
 

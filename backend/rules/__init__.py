@@ -17,11 +17,15 @@ from . import (
     embedding,
     gated,
     indexing,
+    items,
     joins,
     linear,
+    llama_ops,
     matmul,
     norms,
+    ranges,
     rotary,
+    rotary_caches,
     rows,
     views,
 )
@@ -30,7 +34,7 @@ from .lowering import Lowered, Lowering, NotApplicable
 
 Rule = Callable[[Node, Lowering], Lowered]
 # In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.
-_FUSING = (attention, rotary, norms, gated, caches)
+_FUSING = (items, rotary_caches, llama_ops, ranges, attention, rotary, norms, gated, caches)
 _FAMILIES = (*_FUSING, linear, matmul, embedding, rows, indexing, views, joins, elementwise)
 _LINEARS = (linear,)
 

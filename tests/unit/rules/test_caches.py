@@ -9,13 +9,11 @@ from torch import nn
 from torch.export import Dim
 
 from tests.unit.rules.lowered import Compared, lower_and_compare
-from zeropoint import rules
-from zeropoint.rules import caches, llama_ops
+from zeropoint.rules import caches
 
 Tensor = torch.Tensor
 KV_HEADS, HEAD_DIM, PLACES = 2, 16, 24
 S = {1: Dim("s", min=1, max=9)}
-FAMILIES = (llama_ops, *(family for family in rules._FAMILIES if family is not llama_ops))
 
 
 class Cache(nn.Module):
@@ -146,7 +144,7 @@ class Custom(nn.Module):
     ],
 )
 def test_executorch_s_operators(kind: str, kernels: list[str]) -> None:
-    result = lower_and_compare(Custom(kind), inputs(3, 7, 2, 9), families=FAMILIES)
+    result = lower_and_compare(Custom(kind), inputs(3, 7, 2, 9))
     for dialect in result.programs:
         assert [kernel for kernel in result.kernels(dialect) if kernel in ("update_cache", "attention")] == kernels
         caches_read = [call for call in result.programs[dialect].calls if call.kernel == "strided_copy"]

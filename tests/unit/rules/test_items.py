@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import torch
 from torch import nn
 
 from tests.unit.rules.lowered import export
 from tests.unit.rules.test_rotary_caches import turned_pairs
-from tests.unit.rules.whole import FAMILIES
-from zeropoint import CompileOptions, Program, rules
+from zeropoint import CompileOptions, Program
 from zeropoint.interpreter import run_reference
 from zeropoint.matching import match_program
 from zeropoint.preprocess import lower_program
@@ -53,8 +50,7 @@ class Model(nn.Module):
 
 def lowered(model: nn.Module, dialect: str) -> tuple[Program, dict[str, bytes]]:
     inputs = torch.randn(1, 3, 4 * WIDTH), torch.tensor([4])
-    with mock.patch.object(rules, "_FAMILIES", FAMILIES):
-        return lower_program(export(model, inputs, dialect), CompileOptions())
+    return lower_program(export(model, inputs, dialect), CompileOptions())
 
 
 @pytest.mark.parametrize("dialect", ["aten", "edge"])
@@ -75,8 +71,7 @@ def test_a_position_is_read_on_the_device(dialect: str) -> None:
 @pytest.mark.parametrize("also", ["rows", "number", "table", "places"])
 def test_a_position_that_something_else_reads_comes_from_outside(also: str) -> None:
     inputs = torch.randn(1, 3, 4 * WIDTH), torch.tensor([4])
-    with mock.patch.object(rules, "_FAMILIES", FAMILIES):
-        matching = match_program(export(Model(also), inputs, "aten"), CompileOptions())
+    matching = match_program(export(Model(also), inputs, "aten"), CompileOptions())
     (reason,) = [reason for node, reason in matching.reasons.items() if op_name(node) in ITEMS]
     assert "is a size for" in reason
     assert {"aten.index_copy.default", "aten.slice.Tensor"} <= {op_name(node) for node in matching.lowered}

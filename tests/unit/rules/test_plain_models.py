@@ -27,7 +27,7 @@ def test_every_operator_has_a_rule(name: str) -> None:
 def test_a_decoder_with_its_cache(compute_dtype: str, error: float) -> None:
     torch.manual_seed(0)
     calls = whole.decoding(5, 1, 1)
-    with mock.patch.object(whole, "FAMILIES", general.FAMILIES):
+    with mock.patch.object(rules, "_FAMILIES", general.FAMILIES):
         result = whole.compare_whole(models.gemma2(), "edge", calls, CompileOptions(compute_dtype=compute_dtype))
     assert result.error <= error
     states = [index for index, tensor in enumerate(result.program.tensors) if "keys" in tensor.name]

@@ -7,7 +7,6 @@ from torch import nn
 from torch.export import Dim
 
 from tests.unit.rules.lowered import lower_and_compare
-from tests.unit.rules.whole import FAMILIES
 
 Tensor = torch.Tensor
 
@@ -23,9 +22,7 @@ class Counted(nn.Module):
 
 def test_places_that_count_up_are_a_view() -> None:
     shapes = ({1: Dim("s", min=3, max=9)},)
-    result = lower_and_compare(
-        Counted(), (torch.randn(2, 5),), dynamic_shapes=shapes, calls=[(torch.randn(2, 9),)], families=FAMILIES
-    )
+    result = lower_and_compare(Counted(), (torch.randn(2, 5),), dynamic_shapes=shapes, calls=[(torch.randn(2, 9),)])
     for dialect in result.programs:
         assert not {"gather", "arange"} & set(result.kernels(dialect))
 
@@ -37,5 +34,5 @@ class Given(nn.Module):
 
 def test_other_places_are_gathered() -> None:
     inputs = torch.randn(4, 5), torch.tensor([3, 0, 1])
-    result = lower_and_compare(Given(), inputs, dialects=("aten",), families=FAMILIES)
+    result = lower_and_compare(Given(), inputs, dialects=("aten",))
     assert "gather" in result.kernels()

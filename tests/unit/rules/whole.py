@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from unittest import mock
 
 import torch
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from tests.unit.rules import models
-from zeropoint import CompileOptions, Program, rules
+from zeropoint import CompileOptions, Program
 from zeropoint.interpreter import run_reference
 from zeropoint.preprocess import lower_program
-from zeropoint.rules import items, llama_ops, operators_kept_whole, ranges, rotary_caches
+from zeropoint.rules import operators_kept_whole
 
-_OWN = (items, rotary_caches, llama_ops, ranges)
-FAMILIES = (*_OWN, *(family for family in rules._FAMILIES if family not in _OWN))
 Call = tuple[tuple[object, ...], dict[str, object]]  # as the exported module takes it
 
 
@@ -43,9 +40,8 @@ def compare_whole(
     """Runs the calls one after the other: states go on in both."""
     chosen = options or CompileOptions()
     module = exported.module()
-    with mock.patch.object(rules, "_FAMILIES", FAMILIES):
-        lowered = models.aten(exported) if dialect == "aten" else models.edge(exported, operators_kept_whole(chosen))
-        program, constants = lower_program(lowered, chosen)
+    lowered = models.aten(exported) if dialect == "aten" else models.edge(exported, operators_kept_whole(chosen))
+    program, constants = lower_program(lowered, chosen)
     states: dict[str, torch.Tensor] = {}
     error = 0.0
     for args, named in calls:
