@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,9 +92,10 @@ class ShaderCache:
     def write(self, name: str, variant: CompiledVariant) -> None:
         header: dict[str, object] = {field: getattr(variant, field) for field in _FIELDS}
         header["sha256"] = hashlib.sha256(variant.spirv).hexdigest()
-        partial = self._folder / f"{name}.{os.getpid()}.partial"
-        partial.write_bytes(json.dumps(header).encode() + b"\n" + variant.spirv)
-        partial.replace(self._folder / name)
+        # Algorithms of one source have one name, and are compiled at the same time.
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
+            file.write(json.dumps(header).encode() + b"\n" + variant.spirv)
+        Path(file.name).replace(self._folder / name)
 
     def _source(self, path: Path, lib: Path) -> str:
         """Text of a shader with that of everything it includes, in the order of first mention."""

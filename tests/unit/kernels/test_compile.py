@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import pytest
 from zeropoint.errors import ShaderError
 from zeropoint.kernels import compile as compiling
 from zeropoint.kernels import spirv
-from zeropoint.kernels.cache import CompiledVariant, default_cache_dir
+from zeropoint.kernels.cache import CompiledVariant, ShaderCache, default_cache_dir
 from zeropoint.kernels.compile import compile_variants
 from zeropoint.kernels.glslang_library import load_library, preamble_text
+from zeropoint.kernels.keys import VariantKey
 from zeropoint.kernels.prelude import Prelude, prelude
 from zeropoint.kernels.spirv import Decoration
 from zeropoint.kernels.toolchain import TARGET, find_toolchain, run_tool
@@ -279,3 +281,13 @@ def test_no_library_in_an_empty_folder(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no library")
     load_library.cache_clear()
     assert load_library(tmp_path) is None
+
+
+def test_threads_write_one_entry(tmp_path: Path) -> None:
+    """Two algorithms of one source are compiled at the same time."""
+    cache, key = ShaderCache(tmp_path, "tools"), VariantKey("tiny", "only", ())
+    variant = CompiledVariant(key, bytes(1 << 16), (0,), (1,), (8, 1, 1), 0, 0)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: cache.write("entry", variant), range(200)))
+    assert cache.read("entry", key) == variant
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
