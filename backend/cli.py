@@ -85,6 +85,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
 @click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
+@click.option("--kv-cache", default="model", show_default=True, help="model or i8.")
 def export(
     model: str,
     output: Path | None,
@@ -97,6 +98,7 @@ def export(
     compute_dtype: str,
     qparams_storage: str,
     float_zero_point: str,
+    kv_cache: str,
 ) -> None:
     """Exports the trained MODEL as 8da4w to a .pte, with its tokenizer beside it. --list shows the models."""
     _quiet()
@@ -115,7 +117,10 @@ def export(
         max_context=max_context,
         max_prefill=max_prefill,
         program=CompileOptions(
-            compute_dtype=compute_dtype, qparams_storage=qparams_storage, float_zero_point=float_zero_point
+            compute_dtype=compute_dtype,
+            qparams_storage=qparams_storage,
+            float_zero_point=float_zero_point,
+            kv_cache=kv_cache,
         ),
     )
     path = output or Path(f"{model}.pte")

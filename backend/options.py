@@ -12,6 +12,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "operators": ("all", "linear"),
     "compute_dtype": ("model", "f32", "f16"),
     "qparams_storage": ("buffer", "image"),
+    "kv_cache": ("model", "i8"),
     "float_zero_point": ("model", "compute"),
     "leftover_quantization": ("error", "keep"),
 }
@@ -24,6 +25,8 @@ class CompileOptions:
     operators: what may become part of a delegate: "all" that have a rule, or linears with quantized weights alone.
     compute_dtype: storage dtype of activations on the device; "model" follows the graph (bf16 becomes f32).
     qparams_storage: where per-token scales and zero points live.
+    kv_cache: "model" keeps keys and values as the graph types them; "i8" keeps codes with one scale a token and head,
+    and refuses an attention whose caches cannot be kept so.
     float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the
     compute dtype.
     max_binding_bytes: no constant or activation is larger; matrices and outputs are split into column pieces.
@@ -34,6 +37,7 @@ class CompileOptions:
     operators: str = "all"
     compute_dtype: str = "model"
     qparams_storage: str = "buffer"
+    kv_cache: str = "model"
     float_zero_point: str = "model"
     max_binding_bytes: int = 128 * MIB
     leftover_quantization: str = "error"

@@ -1,6 +1,7 @@
 #version 450
 // y, dense over [size0, size1, size2, size3], is x (a strided view of [x_size0, ..]) moved by before0..3, and the value
-// of `bits` (as in fill.comp) where x has nothing. A negative before cuts x off.
+// of `bits` where x has nothing: an f32 pattern where y is f32 or f16, so that infinities can be given, otherwise the
+// integer itself. A negative before cuts x off.
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x = LANES) in;

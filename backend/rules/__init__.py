@@ -23,6 +23,7 @@ from . import (
     llama_ops,
     matmul,
     norms,
+    quantized_caches,
     ranges,
     rotary,
     rotary_caches,
@@ -34,7 +35,7 @@ from .lowering import Lowered, Lowering, NotApplicable
 
 Rule = Callable[[Node, Lowering], Lowered]
 # In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.
-_FUSING = (items, rotary_caches, llama_ops, ranges, attention, rotary, norms, gated, caches)
+_FUSING = (quantized_caches, items, rotary_caches, llama_ops, ranges, attention, rotary, norms, gated, caches)
 _FAMILIES = (*_FUSING, linear, matmul, embedding, rows, indexing, views, joins, elementwise)
 _LINEARS = (linear,)
 

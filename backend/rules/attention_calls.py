@@ -51,6 +51,7 @@ def emit_attention(node: Node, attention: Attention, lowering: Lowering, *, layo
     q = heads_of(attention.q, lowering, name=f"{node.name}.q")
     k, v = pair_of(attention.k, attention.v, lowering, names=(f"{node.name}.k", f"{node.name}.v"))
     args = {"q": q.tensor, "k": k.tensor, "v": v.tensor, "mask": _mask(node, attention, lowering)}
+    args |= _scales((k.tensor, v.tensor), lowering)
     args["position"] = position_tensor(attention.seen.position, lowering)
     attrs: dict[str, int | float | Dim] = {
         "heads": heads,
@@ -109,6 +110,15 @@ def _splits(batch: Dim, kv_heads: Dim, queries: Dim, keys: Dim, lowering: Loweri
     if batch.terms or keys.terms or keys.base < _LONG_CACHE or largest(queries, lowering) > _FEW_QUERIES:
         return 1
     return min(-(-_WORKGROUPS // (batch.base * kv_heads.base)), -(-keys.base // _SPLIT))
+
+
+def _scales(caches: tuple[int, int], lowering: Lowering) -> dict[str, int]:
+    """Of int8 keys and values; of floats none."""
+    infos = [lowering.builder.tensor_info(tensor) for tensor in caches]
+    if any(info.dtype is not DType.I8 for info in infos):
+        return {}
+    roots = [info.alias_of if info.alias_of >= 0 else tensor for info, tensor in zip(infos, caches, strict=True)]
+    return {slot: lowering.scales[root] for slot, root in zip(("k_scale", "v_scale"), roots, strict=True)}
 
 
 def _mask(node: Node, attention: Attention, lowering: Lowering) -> int:

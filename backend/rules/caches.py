@@ -82,7 +82,7 @@ def lower_update(node: Node, lowering: Lowering) -> Lowered:
     target = updatable(node, update.cache, lowering)
     if target is None:
         raise NotApplicable(f"{node.name} may not write into {update.cache.name}")
-    emit_update(update, target, lowering)
+    emit_update(update, target.tensor, lowering)
     lowering.bind_view(node, target)
     return Lowered((*item_chain(lowering, update.places), node), ("update_cache",))
 
@@ -113,8 +113,8 @@ def new_heads(update: Update, lowering: Lowering) -> View:
     return order(of_rank_4(lowering.view(update.new)), update.axes)
 
 
-def emit_update(update: Update, cache: View, lowering: Lowering) -> None:
-    """Writes into a dense cache."""
+def emit_update(update: Update, cache: int, lowering: Lowering, *, scale: int | None = None) -> None:
+    """Writes into a dense cache; into one of int8 with its scales."""
     new = new_heads(update, lowering)
     head_dim = check_head_dim(new.sizes[3], multiple=QUAD, where=update.node.name)
     x = heads_of(new, lowering, name=f"{update.node.name}.new")
@@ -127,5 +127,9 @@ def emit_update(update: Update, cache: View, lowering: Lowering) -> None:
         "cache_layout": 2 - update.axis,
         "position_mode": mode,
     }
-    slots = {"x": x.tensor, "position": position, "cache": cache.tensor}
-    lowering.call("update_cache", slots, attrs, node=update.node, writes=("cache",))
+    slots = {"x": x.tensor, "position": position, "cache": cache}
+    if scale is None:
+        lowering.call("update_cache", slots, attrs, node=update.node, writes=("cache",))
+    else:
+        slots["cache_scale"] = scale
+        lowering.call("update_cache_q8", slots, attrs, node=update.node, writes=("cache", "cache_scale"))

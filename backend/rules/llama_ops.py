@@ -99,7 +99,7 @@ def _write(update: Update, lowering: Lowering) -> View:
         dtype = lowering.builder.tensor_info(before.tensor).dtype
         cache = lowering.dense_view(lowering.builder.tensor(f"{update.node.name}.cache", dtype, before.sizes))
         lowering.copy(before, cache, name=f"{update.node.name}.cache")
-    emit_update(update, cache, lowering)
+    emit_update(update, cache.tensor, lowering)
     if update.result is not None:
         lowering.bind_view(update.result, cache)
     return cache

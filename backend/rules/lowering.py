@@ -71,12 +71,14 @@ class Lowering:
     """Collects one Program. Everything a rule may ask of the graph or add to the Program goes through here.
 
     weights: real parameters and buffers by qualified name, where the exported program itself carries fake ones.
+    scales: by the codes of an int8 cache, its scales.
     """
 
     program: ExportedProgram
     options: CompileOptions
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     builder: ProgramBuilder = field(default_factory=ProgramBuilder)
+    scales: dict[int, int] = field(default_factory=dict)
     _values: dict[Node, View] = field(default_factory=dict)
     _pieces: dict[Node, tuple[int, ...]] = field(default_factory=dict)
     _derived: dict[tuple[SymbolOp, Dim, Dim], Dim] = field(default_factory=dict)

@@ -29,7 +29,6 @@ BOUNDS: dict[str, Bound] = {
     "embedding": operators.rounded(0.0),
     "embedding_q4": operators.rounded(ROUNDED_ONCE_UNITS),
     "embedding_q8": operators.rounded(ROUNDED_ONCE_UNITS),
-    "fill": operators.rounded(0.0),
     "gated_activation": operators.gated,
     "gather": operators.rounded(0.0),
     "layer_norm": operators.layer_norm,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 import zeropoint
 from tests.e2e.models import Activations, Forms, Weights
 from tests.e2e.running import export, rows_of
+from zeropoint import rules
 from zeropoint.kernels.build import plan
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.preprocess import lower_program
@@ -35,6 +38,20 @@ def test_every_shader_is_an_algorithm() -> None:
 def test_every_kernel_has_a_reference() -> None:
     for manifest in MANIFESTS:
         assert callable(find_reference(manifest.name))
+
+
+def test_every_kernel_is_called_by_a_rule() -> None:
+    """Its name is a string of some rule, or what an f-string of one can become."""
+    patterns = set()
+    for source in sorted(Path(rules.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [re.escape(p.value) if isinstance(p, ast.Constant) else r"\w*" for p in node.values]
+                patterns.add("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                patterns.add(re.escape(node.value))
+    every = re.compile("|".join(sorted(p for p in patterns if len(p.replace(r"\w*", "")) > 3)))
+    assert [manifest.name for manifest in MANIFESTS if not every.fullmatch(manifest.name)] == []
 
 
 class Everything(nn.Module):
@@ -67,7 +84,7 @@ def bound_slots(program: zeropoint.Program) -> set[tuple[str, Bound]]:
 
 
 @pytest.mark.slow
-def test_every_variant_is_asked_for_by_a_rule() -> None:
+def test_every_variant_of_the_quantized_linears_is_asked_for_by_a_rule() -> None:
     asked: set[tuple[str, Bound]] = set()
     for small_scales in (False, True):
         exported = export(Everything(small_scales), rows_of(32, 4))
@@ -84,6 +101,7 @@ def test_every_variant_is_asked_for_by_a_rule() -> None:
             frozenset((s.slot, s.dtype.value, s.storage.value) for s in job.key.slots if s.dtype.value != "none"),
         )
         for job in plan(MANIFESTS)
+        if job.key.kernel in {kernel for kernel, _ in asked}
     }
     assert asked <= offered
     assert sorted(map(str, offered - asked)) == []

@@ -1,4 +1,4 @@
-"""strided_copy, fill, arange and constant_pad, at every dtype."""
+"""strided_copy, arange and constant_pad, at every dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tests.op.cases import Case, check, out
 from tests.op.values import ALL_HALVES, base, floats, integers, normal, size_attrs, view_attrs
 
 DTYPES = [torch.float32, torch.float16, torch.int32, torch.int8, torch.uint8]
-FILLS = (0.0, -0.0, 1.5, -math.inf, math.inf, -3e-41)
 
 
 def f32_bits(value: float) -> int:
@@ -83,15 +82,6 @@ def test_reversed() -> None:
     attrs = size_attrs([129]) | view_attrs("x", x) | view_attrs("y", torch.zeros(129))
     (y,) = check([Case("strided_copy", {"x": x}, out([129], x.dtype), {**attrs, "x_offset": 128, "x_stride3": -1})])
     assert torch.equal(y, x.flip(0))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_fill(dtype: torch.dtype) -> None:
-    values = [f32_bits(value) for value in FILLS] if dtype.is_floating_point else [0, 1, 100]
-    shapes = [(1,), (127,), (3, 43), (128,)]
-    results = check([Case("fill", {}, out(shape, dtype), {"bits": value}) for value in values for shape in shapes])
-    if dtype.is_floating_point:
-        assert torch.equal(results[len(shapes) * 3], torch.full((1,), -math.inf, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.float16], ids=str)

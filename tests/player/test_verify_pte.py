@@ -20,6 +20,7 @@ from tests.op.mutated import library
 from tests.op.rows import quantization_rows
 from tests.player.test_state import log, rows
 from tests.unit.llm.small import METADATA, VOCABULARY, write
+from tests.unit.rules import test_quantized_caches as quantized_caches
 from zeropoint import ProgramBuilder, verification
 from zeropoint.cli import main
 from zeropoint.llm.files import tokenizer_path
@@ -172,6 +173,15 @@ def test_a_pte_with_a_cache(tmp_path: Path) -> None:
     assert found.is_right, str(found)
     checks = [check for check in found.runs[0].checks if found.runs[0].picks[check.call].kernel == "scatter"]
     assert [(check.n_elements, check.untouched) for check in checks] == [(48, False), (80, True)]
+
+
+def test_a_pte_with_int8_caches(tmp_path: Path) -> None:
+    exported = torch.export.export(quantized_caches.Layer().eval(), quantized_caches.inputs(3, 5))
+    path = tmp_path / "cached.pte"
+    path.write_bytes(lower(exported, quantized_caches.I8)[0])
+    found = zeropoint.verify(path, list(quantized_caches.inputs(3, 9)))
+    assert found.is_right, str(found)
+    assert [pick.kernel for pick in found.runs[0].picks].count("update_cache_q8") == 2
 
 
 def test_a_pte_with_inputs_and_without(linear: Path) -> None:

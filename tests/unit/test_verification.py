@@ -203,7 +203,7 @@ def test_symbols_are_read_back_from_sizes() -> None:
     x = b.tensor("x", "f32", [Dim(1, ((2, 0),)), m])
     y = b.tensor("y", "f32", [area])
     b.input(x)
-    b.call("fill", {"y": y}, {"bits": 0})
+    b.call("arange", {"y": y}, {"start": 0, "step": 1})
     b.output(y)
     program, _ = b.build()
     assert solve_symbols(program, [(7, 4), (12,)]) == (3, 4, 12)
@@ -263,7 +263,7 @@ def test_the_verdict_of_a_run_that_is_right() -> None:
     built, inputs = chain()
     checks: tuple[SlotCheck, ...] = recompute(device_run(built, inputs), OUTPUTS)
     outputs = (OutputCheck(0, 0.5, 1e-3),)
-    picks = tuple(Pick(i, "", "fill", "elements", "key", (1, 1, 1), {}, None) for i in range(3))
+    picks = tuple(Pick(i, "", "arange", "elements", "key", (1, 1, 1), {}, None) for i in range(3))
     right = Run("forward", 0, "d", built[0], (), picks, SHADERS, checks, ())
     assert Verification((right,)).verdict() == "3 calls in 1 runs of delegates: all within tolerance"
     summed = Run("forward", 0, "d", built[0], (), picks, SHADERS, checks, outputs)
