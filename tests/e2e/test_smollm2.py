@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 from torch import nn
 
 from tests.e2e import smollm2
 from zeropoint.llm.export import TextExportOptions
+from zeropoint.llm.files import tokenizer_path
 from zeropoint.llm.generation import TextProgram, Timing
+from zeropoint.runtime import player
 from zeropoint.runtime.library import library_path
 
 pytestmark = pytest.mark.usefixtures("validated")
@@ -128,6 +131,41 @@ def test_long_prompt_takes_several_calls(program: TextProgram) -> None:
     program.prefill(tokens[: limit - 5])
     pieces = program.logits(tokens[limit - 5 :], limit - 5)
     torch.testing.assert_close(pieces, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
+
+
+def test_decoding_records_once_and_allocates_nothing(program: TextProgram) -> None:
+    """256 tokens, and every one of them at another position."""
+    token = int(program.prefill([1, 4093, 198, 504]).argmax())
+    prefilled = player.counters()
+    token = int(program.logits([token], 4).argmax())
+    first = player.counters()
+    for position in range(5, 260):
+        token = int(program.logits([token], position).argmax())
+    last = player.counters()
+    assert last["executes"] - prefilled["executes"] == 256
+    assert last["recordings"] - prefilled["recordings"] <= 2
+    assert last["device_allocations"] == first["device_allocations"]
+
+
+def test_prompts_of_twenty_lengths(program: TextProgram) -> None:
+    """Each equals the same tokens one by one, as far as rounding decides a code."""
+    limit = program.metadata.max_prefill
+    tokens = [int(t) for t in torch.randint(3, 40_000, (limit,), generator=torch.Generator().manual_seed(2))]
+    one_by_one = [program.logits([token], position) for position, token in enumerate(tokens)]
+    lengths = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 97, limit - 1, limit]
+    for length in lengths:
+        wanted = one_by_one[length - 1]
+        found = program.prefill(tokens[:length])
+        torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
+
+
+def test_executorch_s_text_runner_generates_the_same_text(program: TextProgram, path: Path) -> None:
+    words, prompt = smollm2.words_of(path, program), "Once upon a time there was"
+    wanted = words.decode(list(program.generate(words.encode(prompt), max_new_tokens=12)))
+    pieces: list[str] = []
+    config = GenerationConfig(max_new_tokens=12, temperature=0.0, echo=False)
+    TextLLMRunner(str(path), str(tokenizer_path(path))).generate(prompt, config, pieces.append)
+    assert "".join(pieces) == wanted
 
 
 def test_generation_stops_at_the_limit_and_starts_again_from_nothing(program: TextProgram, path: Path) -> None:
