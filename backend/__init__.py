@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .builder import ProgramBuilder as ProgramBuilder
+    from .errors import GraphBreakWarning as GraphBreakWarning
     from .errors import ManifestError as ManifestError
     from .errors import OptionError as OptionError
     from .errors import ProgramError as ProgramError
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 # Public name -> the module that has it. A module is imported when its name is first used.
 _HOME = {
     "CompileOptions": "options",
+    "GraphBreakWarning": "errors",
     "ManifestError": "errors",
     "OptionError": "errors",
     "Program": "program",

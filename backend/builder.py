@@ -193,9 +193,12 @@ class ProgramBuilder:
         arena = plan_arena(lifetimes, align=ARENA_ALIGN)
         return dict(zip(planned, arena.offsets, strict=True)), arena.size_bytes
 
-    def _drop_unused(self) -> None:
-        """Walks back from outputs and states; what a kept call reads or writes is needed before it."""
-        root = [index if tensor.alias_of < 0 else tensor.alias_of for index, tensor in enumerate(self._tensors)]
+    def needed_calls(self) -> list[int]:
+        """The indices of the calls that an output or a state needs: those that build(drop_unused=True) keeps.
+
+        Walks back from outputs and states; what a kept call reads or writes is needed before it.
+        """
+        root = self._roots()
         needed = {root[tensor] for output in self._outputs for tensor in output.tensors}
         needed |= {index for index, tensor in enumerate(self._tensors) if tensor.memory is Memory.STATE}
         kept: list[int] = []
@@ -204,7 +207,22 @@ class ProgramBuilder:
             if any(arg.slot in self._writes[index] and root[arg.tensor] in needed for arg in call.args):
                 kept.append(index)
                 needed |= {root[arg.tensor] for arg in call.args}
-        self._calls = [self._calls[index] for index in reversed(kept)]
+        return kept[::-1]
+
+    def n_calls(self) -> int:
+        """How many calls there are so far."""
+        return len(self._calls)
+
+    def call_info(self, index: int) -> Call:
+        """A call so far."""
+        return self._calls[index]
+
+    def _roots(self) -> list[int]:
+        return [index if tensor.alias_of < 0 else tensor.alias_of for index, tensor in enumerate(self._tensors)]
+
+    def _drop_unused(self) -> None:
+        root = self._roots()
+        self._calls = [self._calls[index] for index in self.needed_calls()]
         named = {arg.tensor for call in self._calls for arg in call.args}
         named |= {tensor for output in self._outputs for tensor in output.tensors}
         named |= {item.tensor for item in self._inputs if item.tensor >= 0}

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .errors import OptionError, ZeropointError
+from .errors import GraphBreakWarning, OptionError, ZeropointError
 
 _FILE = click.Path(path_type=Path)
 
@@ -237,6 +237,7 @@ def explain(program: Path) -> None:
 def _quiet() -> None:
     """This process is the command's own: other packages' notes on their internals are no help to its user."""
     warnings.simplefilter("ignore")
+    warnings.simplefilter("always", GraphBreakWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")  # our own bar says disable=False
     for name in ("torchao", "torch.utils._pytree", "torch.export", "transformers"):

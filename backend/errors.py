@@ -11,6 +11,10 @@ class Unsupported(ZeropointError):
     """A node stays outside the delegate. The only error the partitioner catches."""
 
 
+class GraphBreakWarning(UserWarning):
+    """Some operators stay on the CPU between delegates, which costs copies there and back."""
+
+
 class OptionError(ZeropointError):
     """A compile option, command line value or environment variable is not acceptable."""
 

@@ -1,4 +1,4 @@
-"""Why each node of a program runs where it runs, before anything is lowered."""
+"""Why each node of a program runs where it runs: the calls it becomes, what it is fused into, or why it stays."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from collections import Counter
 from dataclasses import dataclass
 
 from torch.export import ExportedProgram
+from torch.fx import Node
 
-from .matching import group_anchors, is_arithmetic, match_program
+from .errors import Unsupported
+from .matching import Matching, group_anchors, is_arithmetic, match_program
 from .options import CompileOptions
+from .rules import Lowering, lower_node
 from .rules.graph import op_name
+from .rules.state import SHARING
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operator node. partition: the delegate it falls into, or -1. outcome: kernels, `part of ...`, or why not."""
+    """One operator node. partition: the delegate it falls into, or -1.
+
+    outcome: its kernels, `fused into` the node whose kernels compute it, `no call` where only its place is told, `part
+    of` the nodes whose rule reads it, or why it stays outside.
+    """
 
     node: str
     op: str
@@ -63,18 +71,61 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
     """
     if program.verifier.dialect != "EDGE":
         program = program.run_decompositions({})
-    matching = match_program(program, options or CompileOptions())
-    taken = matching.taken()
-    partition = {anchor: index for index, group in enumerate(group_anchors(program, matching)) for anchor in group}
+    chosen = options or CompileOptions()
+    matching = match_program(program, chosen)
+    taken, groups = matching.taken(), group_anchors(program, matching)
+    partition = {anchor: index for index, group in enumerate(groups) for anchor in group}
+    kernels: dict[Node, tuple[str, ...]] = {}
+    for group in groups:
+        kernels |= _kernels(program, chosen, matching, group)
     rows = []
     for node in program.graph.nodes:
         if node.op != "call_function" or (node not in taken and is_arithmetic(node)):
             continue
         if node in matching.lowered:
-            index, outcome = partition[node], " + ".join(matching.lowered[node].kernels)
+            index, outcome = partition[node], " + ".join(kernels[node]) or _fused_into(node, kernels)
         elif node in taken:
             index, outcome = partition[taken[node][0]], "part of " + ", ".join(anchor.name for anchor in taken[node])
         else:
             index, outcome = -1, matching.reasons[node]
         rows.append(Row(node.name, op_name(node), index, outcome))
     return Explanation(tuple(rows))
+
+
+def _kernels(
+    program: ExportedProgram, options: CompileOptions, matching: Matching, group: list[Node]
+) -> dict[Node, tuple[str, ...]]:
+    """The kernels that each anchor of a delegate still calls once those that fuse have replaced others."""
+    lowering, members, calls = Lowering(program, options), set(group), {}
+    inner = {node for anchor in group for node in matching.lowered[anchor].nodes}
+    try:
+        for node in program.graph.nodes:
+            if node in members:
+                first = lowering.builder.n_calls()
+                lower_node(node, lowering)
+                calls[node] = range(first, lowering.builder.n_calls())
+        for node in group:
+            if any(user not in inner for user in node.users):
+                lowering.builder.output(lowering.result(node))
+    except Unsupported:  # only what stands before the failure is known
+        return {node: matching.lowered[node].kernels for node in group}
+    kept = set(lowering.builder.needed_calls())
+    name = lowering.builder.call_info
+    return {node: tuple(name(index).kernel for index in calls[node] if index in kept) for node in group}
+
+
+def _fused_into(node: Node, kernels: dict[Node, tuple[str, ...]]) -> str:
+    """The first node downstream that has calls of its own, unless a view of the value leaves the delegate before."""
+    pending = list(node.users)
+    for user in pending:
+        if user not in kernels:
+            continue
+        if kernels[user]:
+            return f"fused into {user.name}" if not _is_place(node) else "no call"
+        pending += [later for later in user.users if later not in pending]
+    return "no call"
+
+
+def _is_place(node: Node) -> bool:
+    """Whether the operator only says where a value lies."""
+    return op_name(node) in SHARING

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from .errors import Unsupported
+from .graph_breaks import warn_of_breaks
 from .matching import Matching, group_anchors, is_arithmetic, is_leftover, match_program
 from .options import CompileOptions
 from .preprocess import BACKEND_ID, compile_specs
@@ -57,6 +58,8 @@ class ZeropointPartitioner(Partitioner):
             for anchor in anchors:
                 for node in matching.lowered[anchor].nodes:
                     node.meta["delegation_tag"] = tag
+        if self.options.operators == "all":
+            warn_of_breaks(matching, len(tags))
         if len(tags) == 1 and all(is_arithmetic(node) for node in matching.reasons):
             for node in matching.reasons:
                 node.meta["delegation_tag"] = next(iter(tags))
