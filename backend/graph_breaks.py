@@ -28,8 +28,9 @@ def warn_of_breaks(matching: Matching, n_delegates: int) -> None:
         costs[matching.reasons[node]] = (before + elements_moved(node), first)
     worst = sorted(costs.items(), key=lambda item: -item[1][0])[:_SHOWN]
     reasons = "; ".join(f"{node.name} ({op_name(node)}, {cost} elements): {why}" for why, (cost, node) in worst)
+    delegates = f"{n_delegates} delegate{'s' * (n_delegates > 1)}"
     warnings.warn(
-        f"zeropoint: {len(left)} of {count} nodes stay on the CPU beside {n_delegates} delegate{'s' * (n_delegates > 1)}. "
+        f"zeropoint: {len(left)} of {count} nodes stay on the CPU beside {delegates}. "
         f"Most expensive, by the elements they read and write: {reasons}. zeropoint.explain(program) lists all",
         GraphBreakWarning,
         stacklevel=2,
