@@ -8,14 +8,13 @@ is the fault of the last one that wrote it. A call that reads such a tensor betw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
-from .errors import RuntimeFailure
 from .interpreter import DEVICE_TORCH, Written, attributes, constant_values, evaluate, first_state, shape_of
-from .program import Call, Memory, Program, SymbolOp
+from .program import Call, Memory, Program
 from .tolerances import error_bound, excess
 
 
@@ -59,35 +58,6 @@ class SlotCheck:
 def recompute(run: DeviceRun, outputs: Mapping[str, frozenset[str]]) -> tuple[SlotCheck, ...]:
     """A check for each slot that a call writes, in the order of the calls. outputs: by kernel, the slots it writes."""
     return _Walk(run, outputs).checks()
-
-
-def solve_symbols(program: Program, dims: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The symbols' values in a run, from the sizes that its tensors had.
-
-    Raises RuntimeFailure for a symbol that occurs in no dimension: nothing tells what it was.
-    """
-    known: dict[int, int] = {}
-    sized = [(dim, size) for item, sizes in zip(program.tensors, dims, strict=True)
-             for dim, size in zip(item.dims, sizes, strict=True)]  # fmt: skip
-    progress = True
-    while progress:
-        before = len(known)
-        for index, symbol in enumerate(program.symbols):
-            operands = {i for dim in (symbol.a, symbol.b) for _, i in dim.terms}
-            if symbol.op is not SymbolOp.GIVEN and operands <= known.keys():
-                values = [known.get(i, 0) for i in range(len(program.symbols))]
-                a, b = symbol.a.value(values), symbol.b.value(values)
-                known[index] = a * b if symbol.op is SymbolOp.PRODUCT else a // b
-        for dim, size in sized:
-            unknown = [(coefficient, i) for coefficient, i in dim.terms if i not in known]
-            if len(unknown) == 1:
-                rest = size - dim.base - sum(c * known[i] for c, i in dim.terms if i in known)
-                known[unknown[0][1]] = rest // unknown[0][0]
-        progress = len(known) > before
-    for index, symbol in enumerate(program.symbols):
-        if index not in known:
-            raise RuntimeFailure(f"symbol {symbol.name}: in no tensor's dimensions; its value cannot be read back")
-    return tuple(known[index] for index in range(len(program.symbols)))
 
 
 def first_states(program: Program, constants: Mapping[str, bytes]) -> dict[str, torch.Tensor]:

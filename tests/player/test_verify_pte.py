@@ -24,6 +24,7 @@ from tests.unit.rules import test_quantized_caches as quantized_caches
 from zeropoint import ProgramBuilder, verification
 from zeropoint.cli import main
 from zeropoint.llm.files import tokenizer_path
+from zeropoint.program import SymbolOp
 from zeropoint.verification import verify_program
 
 K, N = 64, 24
@@ -143,6 +144,21 @@ def test_states_are_what_they_were_before_the_run() -> None:
     assert found.is_right, str(found)
     assert [check.call for check in found.runs[0].checks] == [0, 0, 1]  # the last of call 0: what it must not write
     assert [check.untouched for check in found.runs[0].checks] == [False, True, False]
+
+
+def test_symbols_that_no_dimension_has_are_known() -> None:
+    """start is in an attribute alone, area is a product of two sizes."""
+    b = ProgramBuilder()
+    n, m, start = b.symbol("n", 1, 9), b.symbol("m", 1, 9), b.symbol("start", 0, 9)
+    b.derived(SymbolOp.PRODUCT, n, m)
+    x, y = b.tensor("x", "f32", [n, m]), b.tensor("y", "i32", [4])
+    b.input(x)
+    b.input_symbol(start)
+    b.call("arange", {"y": y}, {"start": start, "step": 1})
+    b.output(y)
+    found = verify_program(*b.build(), [rows_of(4, 3), 7])
+    assert found.is_right, str(found)
+    assert found.runs[0].symbols == (3, 4, 7, 12)
 
 
 def test_a_broken_cache_kernel_is_named() -> None:

@@ -11,12 +11,12 @@ import torch
 
 from tests.op.chain import Chain, build, random_weights
 from tests.unit.test_interpreter import add_attrs, copy_attrs
-from zeropoint import OptionError, ProgramBuilder, RuntimeFailure
+from zeropoint import OptionError, ProgramBuilder
 from zeropoint.interpreter import run_reference
 from zeropoint.kernels.manifest import Io
 from zeropoint.kernels.manifest_reader import load_manifests
-from zeropoint.program import Dim, Program, SymbolOp
-from zeropoint.recomputation import DeviceRun, SlotCheck, first_states, recompute, solve_symbols
+from zeropoint.program import Program
+from zeropoint.recomputation import DeviceRun, SlotCheck, first_states, recompute
 from zeropoint.runtime.player import Pick
 from zeropoint.tolerances import BOUNDS, error_bound, excess, output_tolerance
 from zeropoint.verification_report import OutputCheck, Run, Verification
@@ -194,31 +194,6 @@ def test_a_quantized_chain_names_codes_and_linear() -> None:
     assert (0, "zp") in wrong(built, inputs, added("zp", 1, 1))
     assert (1, "q") in wrong(built, inputs, added("q", 70, 2))
     assert wrong(built, inputs, added("y", 30, 1e-2)) == [(2, "y")]
-
-
-def test_symbols_are_read_back_from_sizes() -> None:
-    b = ProgramBuilder()
-    n, m = b.symbol("n", 1, 9), b.symbol("m", 1, 9)
-    area = b.derived(SymbolOp.PRODUCT, n, m)
-    x = b.tensor("x", "f32", [Dim(1, ((2, 0),)), m])
-    y = b.tensor("y", "f32", [area])
-    b.input(x)
-    b.call("arange", {"y": y}, {"start": 0, "step": 1})
-    b.output(y)
-    program, _ = b.build()
-    assert solve_symbols(program, [(7, 4), (12,)]) == (3, 4, 12)
-
-
-def test_a_symbol_of_no_dimension_cannot_be_read_back() -> None:
-    b = ProgramBuilder()
-    start = b.symbol("start", 0, 9)
-    y = b.tensor("y", "i32", [4])
-    b.input_symbol(start)
-    b.call("arange", {"y": y}, {"start": start, "step": 1})
-    b.output(y)
-    program, _ = b.build()
-    with pytest.raises(RuntimeFailure, match=r"^symbol start: in no tensor's dimensions; its value cannot be read"):
-        solve_symbols(program, [(4,)])
 
 
 def test_excess_of_what_is_not_finite() -> None:

@@ -377,7 +377,8 @@ std::string Delegate::describe() {
         "\",\"dims\":", dims_text(dims), ",\"size_bytes\":", tensor.data_bytes, "}");
   };
   return cat("{\"device\":", json_string(context_->info.name), ",\"inputs\":", json_list(program_.inputs, host),
-      ",\"outputs\":", json_list(program_.outputs, host), ",\"tensors\":", json_list(program_.tensors, described), "}");
+      ",\"outputs\":", json_list(program_.outputs, host), ",\"tensors\":", json_list(program_.tensors, described),
+      ",\"symbols\":", last_ == nullptr ? "null" : dims_text(last_->symbols), "}");
 }
 
 std::string Delegate::picks() {

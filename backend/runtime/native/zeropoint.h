@@ -64,8 +64,8 @@ ZP_API int zp_load(const void* blob, uint64_t size_bytes, const zp_constant* con
 /* Programs that zp_load made; ExecuTorch's are destroyed by ExecuTorch. */
 ZP_API int zp_unload(uint64_t program);
 
-/* {"device": name, "inputs": [dtype, ...], "outputs": [dtype, ...], "tensors": [{...}]}; dims are those of the last
- * execute.
+/* {"device": name, "inputs": [dtype, ...], "outputs": [dtype, ...], "tensors": [{...}], "symbols": [value, ...]}; dims
+ * and symbols are those of the last execute: -1 and null before the first.
  */
 ZP_API const char* zp_describe(uint64_t program);
 /* Fills dtype, rank, dims and size_bytes of each output for these inputs; data is neither read nor written,
