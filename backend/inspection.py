@@ -31,7 +31,10 @@ class Delegate:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Our delegates of a .pte, in file order, and the bytes of their constants by key. Prints every Program."""
+    """Our delegates of a .pte, in file order, and the bytes of their constants by key. Prints every Program.
+
+    Constants in a .ptd are not among them.
+    """
 
     delegates: tuple[Delegate, ...]
     constants: dict[str, bytes]

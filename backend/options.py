@@ -30,6 +30,8 @@ class CompileOptions:
     float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the
     compute dtype.
     max_binding_bytes: no constant or activation is larger; matrices and outputs are split into column pieces.
+    weights_file: "" keeps the constants in the .pte; a name puts them into <name>.ptd, which ExecuTorch writes with
+    write_tensor_data_to_file and load_program takes as data_path.
     leftover_quantization: what to do about quantization ops that stay outside the delegate and have no ExecuTorch
     kernel: raise, or keep them because another partitioner follows.
     """
@@ -40,6 +42,7 @@ class CompileOptions:
     kv_cache: str = "model"
     float_zero_point: str = "model"
     max_binding_bytes: int = 128 * MIB
+    weights_file: str = ""
     leftover_quantization: str = "error"
 
     def __new__(cls, *args: object, **options: object) -> CompileOptions:
@@ -57,6 +60,11 @@ class CompileOptions:
         if isinstance(size, bool) or not isinstance(size, int) or not MIB <= size < 4096 * MIB:
             raise OptionError(
                 f"CompileOptions: max_binding_bytes: {size!r}; need an integer from {MIB} to {4096 * MIB - 1}"
+            )
+
+        if not isinstance(self.weights_file, str) or not all(c.isalnum() or c in "-_." for c in self.weights_file):
+            raise OptionError(
+                f"CompileOptions: weights_file: {self.weights_file!r}; need a file name of letters, digits, - _ and ."
             )
 
     def to_json(self) -> str:

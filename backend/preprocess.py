@@ -103,10 +103,13 @@ class ZeropointBackend(BackendDetails):
     @staticmethod
     def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
         """The Program as bytes, its constants as named data, and the calls' indices as delegate debug ids."""
-        program, constants = lower_program(edge_program, read_options(compile_specs))
+        options = read_options(compile_specs)
+        program, constants = lower_program(edge_program, options)
         store = NamedDataStore()
         for key in sorted(constants):
-            store.add_named_data(key, constants[key], alignment=CONSTANT_ALIGN)
+            store.add_named_data(
+                key, constants[key], alignment=CONSTANT_ALIGN, external_tag=options.weights_file or None
+            )
         return PreprocessResult(
             processed_bytes=write_program(program),
             debug_handle_map={i: call.debug_handles for i, call in enumerate(program.calls) if call.debug_handles},

@@ -166,6 +166,9 @@ def _loaded(path: Path, method: str, load: Callable[[], T]) -> tuple[list[_Deleg
     own = [item for item in inspection.delegates if item.method == method]
     if not own:
         raise OptionError(f"verify: {path}: method {method} has no delegate of ours; nothing to verify")
+    needed = {tensor.constant for item in own for tensor in item.program.tensors if tensor.constant}
+    if not needed <= inspection.constants.keys():
+        raise OptionError(f"verify: {path}: its weights lie in a .ptd; export it without weights_file to verify it")
     assert len(own) == len(live)  # ExecuTorch initializes a method's delegates in the order of the file
     library = read_library(player.kernel_library())
     return [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from executorch.devtools import Inspector
+from executorch.exir import to_edge_transform_and_lower
 from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime
 
@@ -14,6 +17,7 @@ import zeropoint
 from tests.e2e.models import Activations, Linears, Weights
 from tests.e2e.running import export, lower, rows_of
 from zeropoint.runtime.devices import devices
+from zeropoint.runtime.library import library_path
 from zeropoint.runtime.player import counters, load_flags, picks_of, programs, read_tensor
 
 
@@ -45,6 +49,32 @@ def test_two_loads_of_one_file_share_constants_and_nothing_else(pte: bytes) -> N
     assert [pick.kernel for pick in picks_of(live[0].id)][-1] == "linear_dq8ca_q4gsw"
     del first, second
     assert {item.id for item in programs()} == before
+
+
+def test_weights_may_lie_in_a_ptd(pte: bytes, tmp_path: Path) -> None:
+    """The same bytes from both runtimes; without the .ptd a clear refusal; and nothing to verify against."""
+    module = Linears(64, Activations(), (Weights(n=24, group_size=32, bias=True),))
+    partitioner = zeropoint.ZeropointPartitioner(zeropoint.CompileOptions(weights_file="weights"))
+    edge = to_edge_transform_and_lower(export(module, rows_of(64, 4), max_sizes={0: 16}), partitioner=[partitioner])
+    program = edge.to_executorch()
+    path, data, x = tmp_path / "linear.pte", tmp_path / "weights.ptd", rows_of(64, 3)
+    path.write_bytes(program.buffer)
+    program.write_tensor_data_to_file(tmp_path)
+    assert path.stat().st_size < len(pte) <= path.stat().st_size + data.stat().st_size
+    assert not zeropoint.inspect(path).constants
+    wanted = portable_lib._load_for_executorch_from_buffer(pte).forward([x])[0]
+    loaded = Runtime.get().load_program(path, data_path=data)
+    assert torch.equal(loaded.load_method("forward").execute([x])[0], wanted)
+    np.save(tmp_path / "x.npy", x.numpy())
+    command = [library_path().with_name("zeropoint-run"), path, "--input", tmp_path / "x.npy", "--output", tmp_path]
+    done = subprocess.run([*map(str, command), "--data", str(data)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert np.load(tmp_path / "output_0.npy").tobytes() == wanted.numpy().tobytes()
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "is a .ptd missing?" in done.stderr
+    with pytest.raises(zeropoint.RuntimeFailure, match=r"is a .ptd missing\?"):
+        zeropoint.verify(path, [x])
 
 
 def test_intermediate_tensors_can_be_kept_and_read(pte: bytes) -> None:

@@ -122,7 +122,7 @@ class Backend final : public et::BackendInterface {
     const et::NamedDataMap* named_data = context.get_named_data_map();
     std::list<et::FreeableBuffer> loaded;
     auto find = [&](const std::string& key, std::string_view* data) {
-      if (named_data == nullptr) return fail(Code::kNotFound, "the .pte has no named data");
+      if (named_data == nullptr) return fail(Code::kNotFound, "the .pte has no named data; is a .ptd missing?");
       auto found = named_data->get_data(key);
       if (!found.ok())
         return fail(
