@@ -37,6 +37,14 @@ def test_repeats() -> None:
     check(forward, torch.randn(2, 3, 4))
 
 
+def test_a_flip_without_dimensions() -> None:
+    check(lambda x: x.flip(-1) + 1, torch.tensor(2.5))
+
+
+def test_nothing_joined_with_nothing() -> None:
+    check(lambda x: (torch.cat([x, x], 1), torch.cat([x, x]).sum(0) + 1), torch.empty(0, 5))
+
+
 def test_repeats_of_one_cost_nothing() -> None:
     assert check(lambda x: x.repeat(1, 5, 1) * x, torch.randn(2, 1, 3)).kernels() == ["elementwise_binary"]
 
