@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from .errors import Unsupported
 from .options import CompileOptions
 from .rules import Lowered, Lowering, has_rule, lower_node
-from .rules.graph import op_name, operator_of
+from .rules.graph import find_constant, op_name, operator_of
 
 QUANTIZATION_NAMESPACES = ("torchao", "quantized_decomposed")
 _CARRIERS = ("getitem", "aten.view.default", "aten.permute.default", "aten.unsqueeze.default", "aten.t.default")
@@ -47,7 +49,7 @@ def match_program(
             lowered[node] = lower_node(node, Lowering(program, options, weights or {}))
         except Unsupported as error:
             refused[node] = str(error)
-    _drop_leaking(lowered, refused)
+    _drop_unfit(program, lowered, refused)
     return Matching(lowered, _reasons(program, lowered, refused))
 
 
@@ -110,20 +112,53 @@ def _crosses(source: Node, node: Node, taken: Mapping[Node, list[Node]], after: 
     return source in after and not is_arithmetic(source)
 
 
-def _drop_leaking(lowered: dict[Node, Lowered], refused: dict[Node, str]) -> None:
-    """Refuses anchors whose inner nodes someone outside still needs; repeats, as each refusal makes new outsiders."""
+def _drop_unfit(program: ExportedProgram, lowered: dict[Node, Lowered], refused: dict[Node, str]) -> None:
+    """Refuses anchors that what stays outside does not let be; repeats, as each refusal makes new outsiders."""
     changed = True
     while changed:
         changed = False
         taken = {node for item in lowered.values() for node in item.nodes}
-        for anchor in list(lowered):
-            for node in lowered[anchor].nodes:
-                outside = [user for user in node.users if user not in taken]
-                if node is not anchor and node not in lowered and outside:
-                    refused[anchor] = f"{node.name} also feeds {outside[0].name}, which stays outside"
-                    del lowered[anchor]
-                    changed = True
-                    break
+        for anchor, item in list(lowered.items()):
+            reason = _leak(anchor, item, lowered, taken) or _foreign_order(program, item, taken)
+            if reason is not None:
+                refused[anchor] = reason
+                del lowered[anchor]
+                changed = True
+
+
+def _leak(anchor: Node, item: Lowered, lowered: Mapping[Node, Lowered], taken: set[Node]) -> str | None:
+    """Why an anchor cannot consume its inner nodes: someone outside still needs one."""
+    for node in item.nodes:
+        outside = [user for user in node.users if user not in taken]
+        if node is not anchor and node not in lowered and outside:
+            return f"{node.name} also feeds {outside[0].name}, which stays outside"
+    return None
+
+
+def _foreign_order(program: ExportedProgram, item: Lowered, taken: set[Node]) -> str | None:
+    """Why an anchor cannot exchange its tensors with the outside: a delegate reads and writes the default order."""
+    for node in item.nodes:
+        if any(user not in taken for user in node.users) and _is_reordered(program, node):
+            return f"{node.name} is handed out with strides {_strides(node)}; offered the default dimension order"
+        for source in node.all_input_nodes:
+            if source not in taken and _is_reordered(program, source) and find_constant(program, source, {}) is None:
+                return f"its input {source.name} has strides {_strides(source)}; offered the default dimension order"
+    return None
+
+
+def _is_reordered(program: ExportedProgram, node: Node) -> bool:
+    """Whether ExecuTorch lays a value out in another order of dimensions: channels last, or an input so exported.
+
+    Strides inside an ATen graph say nothing: the edge dialect makes copies of views.
+    """
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or (node.op != "placeholder" and program.verifier.dialect != "EDGE"):
+        return False
+    return any(guard_or_false(outer < inner) for outer, inner in pairwise(value.stride()))
+
+
+def _strides(node: Node) -> tuple[int | torch.SymInt, ...]:
+    return tuple(node.meta["val"].stride())
 
 
 def _reasons(program: ExportedProgram, lowered: Mapping[Node, Lowered], refused: Mapping[Node, str]) -> dict[Node, str]:

@@ -50,7 +50,8 @@ class UnaryOp(IntEnum):
 class BinaryOp(IntEnum):
     """elementwise_binary: y = f(a, b). add and sub take alpha * b.
 
-    div and pow are for floats, those from floor_divide on for i32; the kernel gives NaN or 0 for the others.
+    div and pow are for floats, trunc_divide for both, the others from floor_divide on for i32; the kernel gives NaN or
+    0 for the rest.
     """
 
     ADD = 0

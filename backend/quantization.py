@@ -64,7 +64,7 @@ def quantize(
 
     group_size: inputs that share a scale; None for one scale per output channel. algorithm: "affine", or
     "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone.
-    Raises OptionError on an unknown recipe or algorithm, or a group size that does not divide a linear's inputs.
+    Raises OptionError on an unknown recipe or algorithm, a group size that does not divide a linear's inputs, or is 1.
     """
     for name in (recipe, *((lm_head,) if lm_head is not None else ())):
         if name not in RECIPES:
@@ -100,6 +100,10 @@ def _check_groups(linears: Mapping[str, nn.Linear], group_size: int | None) -> N
             raise OptionError(
                 f"quantize: {name or 'the model'}: {inputs} inputs, group_size {group_size}; "
                 "choose a divisor, or None for one group per channel"
+            )
+        if 1 in (inputs, group_size):  # torchao reduces such a block over the whole weight
+            raise OptionError(
+                f"quantize: {name or 'the model'}: a group of one input; torchao needs two; leave this linear out"
             )
 
 

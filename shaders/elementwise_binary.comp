@@ -66,6 +66,16 @@ int apply(int v, int w) {
 #else
 #define VALUE float
 
+// Of the correctly rounded quotient: where that is an integer, an error of one unit would make it the one before.
+float trunc_quotient(float v, float w) {
+  uint sign = floatBitsToUint(w) & 0x80000000u;
+  uint size = floatBitsToUint(w) ^ sign;
+  uint x = floatBitsToUint(v);
+  if (size == 0u) return is_nan(v) || x << 1 == 0u ? kNan : uintBitsToFloat((sign ^ (x & 0x80000000u)) | 0x7f800000u);
+  float quotient = trunc(exact_div(v, uintBitsToFloat(size)));
+  return uintBitsToFloat(floatBitsToUint(quotient) ^ sign);
+}
+
 float apply(float v, float w) {
   switch (OP) {
     case OP_ADD: return v + alpha * w;
@@ -75,6 +85,7 @@ float apply(float v, float w) {
     case OP_MINIMUM: return is_nan(v) ? v : is_nan(w) ? w : min(v, w);
     case OP_MAXIMUM: return is_nan(v) ? v : is_nan(w) ? w : max(v, w);
     case OP_POW: return power(v, w);
+    case OP_TRUNC_DIVIDE: return trunc_quotient(v, w);
   }
   return kNan;
 }

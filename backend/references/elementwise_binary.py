@@ -30,6 +30,8 @@ def _floats(op: BinaryOp, a: torch.Tensor, b: torch.Tensor, alpha: float) -> tor
         case BinaryOp.MUL | BinaryOp.DIV | BinaryOp.MINIMUM | BinaryOp.MAXIMUM | BinaryOp.POW:
             result: torch.Tensor = getattr(torch, op.name.lower())(a, b)
             return result
+        case BinaryOp.TRUNC_DIVIDE:
+            return torch.trunc(a.float() / b.float()).double()
         case _:
             return torch.full_like(a, torch.nan)
 

@@ -13,7 +13,7 @@ from ..errors import Unsupported
 from ..opcodes import BinaryOp, CompareOp
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
-from .values import CASTS, broadcast, cast, check_dtype, emit, is_tensor, operand, temporary
+from .values import CASTS, broadcast, cast, check_dtype, element, emit, is_tensor, number_of, operand, temporary
 from .view import ONE, ZERO, View
 
 _LOGIC = {
@@ -104,7 +104,11 @@ def emit_compare(
     node: Node, pair: tuple[object, object], op: CompareOp, dtype: torch.dtype, lowering: Lowering
 ) -> Lowered:
     """One elementwise_compare call of operands in this dtype; of int8 in int32."""
-    dtype = torch.int32 if dtype is torch.int8 else dtype
+    if dtype is torch.int8:
+        for number in (number_of(lowering, item) for item in pair):
+            if number is not None:
+                element(number, DType.I8)  # torch wraps others around
+        dtype = torch.int32
     sizes = lowering.dims(tensor_of(node).shape)
     views = {slot: operand(lowering, item, dtype, sizes) for slot, item in zip("ab", pair, strict=True)}
     y = lowering.new(node)

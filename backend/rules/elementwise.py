@@ -93,9 +93,8 @@ def _lower_integer_unary(node: Node, source: Node, name: str, lowering: Lowering
     if name == "abs":
         sizes = lowering.dims(tensor_of(node).shape)
         x, zero = lowering.view(source), operand(lowering, 0, torch.int32, sizes)
-        y = temporary(lowering, f"{node.name}.negated", lowering.device_dtype(tensor_of(node).dtype), sizes)
-        emit(lowering, "elementwise_binary", y, sizes, {"a": zero, "b": x}, _op(BinaryOp.SUB), node=node)
-        return _finish(node, BinaryOp.MAXIMUM, x, lowering.dense_view(y), lowering)
+        negated = _temporary_binary(node, "negated", BinaryOp.SUB, (zero, x), lowering=lowering)
+        return _finish(node, BinaryOp.MAXIMUM, x, negated, lowering)
     pair, op = {
         "neg": ((0, source), BinaryOp.SUB),
         "relu": ((source, 0), BinaryOp.MAXIMUM),
@@ -218,21 +217,43 @@ def _lies_still(node: Node, lowering: Lowering) -> bool:
 
 
 def _divide(node: Node, pair: tuple[object, object], mode: str, lowering: Lowering) -> Lowered:
-    """Division of integers, or of floats rounded where the quotient's rounding cannot change the result."""
-    dtype, divisor = tensor_of(node).dtype, number_of(lowering, pair[1])
-    if not dtype.is_floating_point:
-        op = BinaryOp.FLOOR_DIVIDE if mode == "floor" else BinaryOp.TRUNC_DIVIDE
+    """Division of integers, or of floats rounded where the quotient's own rounding cannot change the result."""
+    dtype = tensor_of(node).dtype
+    if mode == "floor" and dtype.is_floating_point:
+        return _floor_by_power(node, pair, lowering)
+    op = BinaryOp.FLOOR_DIVIDE if mode == "floor" else BinaryOp.TRUNC_DIVIDE
+    if lowering.device_dtype(dtype) is not DType.F16:
         return emit_binary(node, pair, op, lowering=lowering)
-    exact = divisor is not None and math.isfinite(divisor) and abs(math.frexp(divisor)[0]) == 0.5
-    if mode == "floor" and not exact:
+    sizes = lowering.dims(tensor_of(node).shape)  # torch rounds the quotient to half first
+    a, b = (operand(lowering, item, dtype, sizes) for item in pair)
+    quotient = _temporary_binary(node, "quotient", BinaryOp.DIV, (a, b), lowering=lowering)
+    attrs = {"op": UnaryOp.TRUNC, "alpha": 0.0, "beta": 0.0}
+    lowering.call("elementwise_unary", {"x": quotient.tensor, "y": lowering.new(node)}, attrs, node=node)
+    return Lowered((node,), ("elementwise_binary", "elementwise_unary"))
+
+
+def _floor_by_power(node: Node, pair: tuple[object, object], lowering: Lowering) -> Lowered:
+    """floor(a / 2^n), of an infinite a NaN as in torch, which goes by the remainder: floor(a * 2^-n) - (a - a)."""
+    dtype, divisor = tensor_of(node).dtype, number_of(lowering, pair[1])
+    if divisor is None or abs(math.frexp(divisor)[0]) != 0.5 or not _is_finite(1 / divisor):
         raise Unsupported(f"{op_name(node)} of floats, rounded down, by {pair[1]}; offered powers of two, and integers")
     sizes = lowering.dims(tensor_of(node).shape)
-    views = {slot: operand(lowering, item, dtype, sizes) for slot, item in zip("ab", pair, strict=True)}
-    quotient = temporary(lowering, f"{node.name}.quotient", lowering.device_dtype(dtype), sizes)
-    emit(lowering, "elementwise_binary", quotient, sizes, views, _op(BinaryOp.DIV), node=node)
-    attrs = {"op": UnaryOp.FLOOR if mode == "floor" else UnaryOp.TRUNC, "alpha": 0.0, "beta": 0.0}
-    lowering.call("elementwise_unary", {"x": quotient, "y": lowering.new(node)}, attrs, node=node)
+    a, factor = (operand(lowering, item, dtype, sizes) for item in (pair[0], 1 / divisor))
+    quotient = _temporary_binary(node, "quotient", BinaryOp.MUL, (a, factor), lowering=lowering)
+    rounded = temporary(lowering, f"{node.name}.rounded", lowering.device_dtype(dtype), sizes)
+    attrs = {"op": UnaryOp.FLOOR, "alpha": 0.0, "beta": 0.0}
+    lowering.call("elementwise_unary", {"x": quotient.tensor, "y": rounded}, attrs, node=node)
+    nothing = _temporary_binary(node, "nothing", BinaryOp.SUB, (a, a), lowering=lowering)
+    _finish(node, BinaryOp.SUB, lowering.dense_view(rounded), nothing, lowering)
     return Lowered((node,), ("elementwise_binary", "elementwise_unary"))
+
+
+def _temporary_binary(node: Node, name: str, op: BinaryOp, pair: tuple[View, View], *, lowering: Lowering) -> View:
+    """One elementwise_binary call into a tensor that no node stands for."""
+    sizes = lowering.dims(tensor_of(node).shape)
+    y = temporary(lowering, f"{node.name}.{name}", lowering.device_dtype(tensor_of(node).dtype), sizes)
+    emit(lowering, "elementwise_binary", y, sizes, dict(zip("ab", pair, strict=True)), _op(op), node=node)
+    return lowering.dense_view(y)
 
 
 def emit_binary(

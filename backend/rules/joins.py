@@ -13,7 +13,7 @@ from ..program import Dim
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
 from .shapes import narrow, remove, reverse
-from .values import FLOATS, broadcast, cast, check_dtype, operand
+from .values import FLOATS, bind_empty, broadcast, cast, check_dtype, operand
 from .view import ONE, ZERO, View, add, dense_strides
 from .views import axis_of
 
@@ -24,6 +24,8 @@ def lower_cat(node: Node, lowering: Lowering) -> Lowered:
     tensors = values["tensors"]
     assert isinstance(tensors, (list, tuple))
     axis = axis_of(values["dim"], tensor_of(node).dim())
+    if ZERO in lowering.dims(tensor_of(node).shape):
+        return bind_empty(lowering, node)
     target = lowering.dense_view(lowering.new(node))
     start = ZERO
     for item in tensors:
@@ -98,7 +100,7 @@ def lower_flip(node: Node, lowering: Lowering) -> Lowered:
     view = lowering.view(node_argument(values, "self"))
     dims = values["dims"]
     assert isinstance(dims, (list, tuple))
-    for axis in sorted({axis_of(dim, len(view.sizes)) for dim in dims}):
+    for axis in sorted({axis_of(dim, len(view.sizes)) for dim in dims} if view.sizes else ()):
         view = reverse(view, axis, multiply=lowering.multiply)
     lowering.bind_view(node, view)
     return Lowered((node,), ())

@@ -15,6 +15,7 @@ from ..program import Dim
 from .graph import arguments, node_argument, op_name, static_dim, tensor_of
 from .lowering import Lowered, Lowering, NotApplicable
 from .patterns import CASTS, both_float, either, is_number, is_op, is_tensor, operands, scalar, shape_of, skip
+from .values import bind_empty
 from .view import ONE, ZERO, View, collapse
 
 _MULTIPLY, _ADD, _DIVIDE = "aten.mul.Tensor", ("aten.add.Tensor", "aten.add.Scalar"), "aten.div.Tensor"
@@ -168,6 +169,8 @@ def _split_offset(node: Node, lowering: Lowering) -> tuple[Node, float]:
 
 def _emit(node: Node, norm: Norm, lowering: Lowering) -> Lowered:
     length = static_dim(node, -1)
+    if length == 0:
+        return Lowered(norm.nodes, bind_empty(lowering, node).kernels)
     x = lowering.view(_of_dtype(norm.x, node, lowering))
     if _rows(x, lowering) is None:
         x = lowering.dense_view(lowering.operand(_of_dtype(norm.x, node, lowering)))

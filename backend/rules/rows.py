@@ -14,7 +14,7 @@ from ..program import Dim
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
 from .shapes import permute
-from .values import FLOATS, cast, check_dtype, dense, scalar, whole
+from .values import FLOATS, bind_empty, cast, check_dtype, dense, scalar, whole
 from .view import ONE, ZERO, View, collapse, dense_strides
 from .views import axes_of
 
@@ -61,6 +61,8 @@ def lower_softmax(node: Node, lowering: Lowering) -> Lowered:
     values = arguments(node)
     dtype = tensor_of(node).dtype
     view = cast(lowering, node_argument(values, "self"), dtype)
+    if ZERO in view.sizes:
+        return bind_empty(lowering, node)
     chosen = axes_of(values["dim"], len(view.sizes)) if view.sizes else []
     order = _last(len(view.sizes), chosen)
     moved = permute(view, order)
@@ -153,6 +155,8 @@ def _layer_norm(node: Node, source: Node, lowering: Lowering) -> Lowered:
     assert isinstance(shape, (list, tuple))
     assert isinstance(eps, float)
     view = cast(lowering, node_argument(values, "input"), dtype)
+    if ZERO in view.sizes:
+        return bind_empty(lowering, node)
     x, attrs = row_attrs(view, len(shape), lowering, name=node.name)
     length = attrs["row_length"]
     affine = {

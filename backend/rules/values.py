@@ -17,7 +17,7 @@ from ..opcodes import CompareOp
 from ..program import Dim
 from .copying import KERNEL_RANK, sizes_attrs, strides_attrs
 from .graph import op_name, tensor_of
-from .lowering import Lowering
+from .lowering import Lowered, Lowering
 from .view import ONE, ZERO, View, collapse, is_dense
 
 FLOATS = (DType.F32, DType.F16)
@@ -162,6 +162,12 @@ def broadcast(view: View, sizes: Sequence[Dim]) -> View:
     for size, stride, wanted in zip(view.sizes, view.strides, sizes[missing:], strict=True):
         strides.append(ZERO if size == ONE and wanted != ONE else stride)
     return View(view.tensor, view.offset, tuple(sizes), tuple(strides))
+
+
+def bind_empty(lowering: Lowering, node: Node) -> Lowered:
+    """A value without elements: no kernel has anything to write."""
+    lowering.bind_view(node, operand(lowering, 0, tensor_of(node).dtype, lowering.dims(tensor_of(node).shape)))
+    return Lowered((node,), ())
 
 
 def dense(lowering: Lowering, view: View, name: str) -> View:

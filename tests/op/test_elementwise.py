@@ -86,7 +86,8 @@ def test_nothing_to_do() -> None:
     check([unary_case(UnaryOp.EXP, torch.empty(0, 7)), unary_case(UnaryOp.EXP, torch.ones(3))])
 
 
-FLOAT_OPS = [BinaryOp.ADD, BinaryOp.SUB, BinaryOp.MUL, BinaryOp.DIV, BinaryOp.MINIMUM, BinaryOp.MAXIMUM, BinaryOp.POW]
+FLOAT_OPS = [BinaryOp.ADD, BinaryOp.SUB, BinaryOp.MUL, BinaryOp.DIV, BinaryOp.MINIMUM, BinaryOp.MAXIMUM, BinaryOp.POW,
+             BinaryOp.TRUNC_DIVIDE]  # fmt: skip
 INTEGER_OPS = [op for op in BinaryOp if op not in (BinaryOp.DIV, BinaryOp.POW)]
 UNITS = {
     BinaryOp.MUL: ROUNDED_ONCE_UNITS,
@@ -94,6 +95,7 @@ UNITS = {
     BinaryOp.POW: POWER_UNITS,
     BinaryOp.MINIMUM: 0.0,
     BinaryOp.MAXIMUM: 0.0,
+    BinaryOp.TRUNC_DIVIDE: 0.0,
 }
 
 

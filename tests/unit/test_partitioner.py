@@ -56,6 +56,27 @@ def test_explain_table(golden: Callable[[str, str], None]) -> None:
     golden("explain_attention", str(explain(export(Attention(), torch.randn(3, 16)), LINEARS_ONLY)))
 
 
+class Formats(nn.Module):
+    """Operators before and behind a conversion to channels last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last: torch.Tensor = torch.relu(x).to(memory_format=torch.channels_last)
+        return torch.exp(last)
+
+
+def test_tensors_in_another_dimension_order_stay_outside() -> None:
+    """The player refuses them when it runs, so the partitioner must first."""
+    x = torch.randn(2, 3, 4, 5)
+    _, partitioner = lower(torch.export.export(Formats(), (x,)))
+    strides = "strides (60, 1, 15, 3); offered the default dimension order"
+    left = ("dim_order_ops__to_dim_order_copy_default", "aten_exp_default")
+    assert partitioner.reasons == {name: f"{name} is handed out with {strides}" for name in left}
+    program = torch.export.export(nn.ReLU(), (x.to(memory_format=torch.channels_last),))
+    assert [row.outcome for row in explain(program).left_out] == [f"its input input has {strides}"]
+    _, partitioner = lower(program)
+    assert set(partitioner.reasons) == {"aten_relu_default"}
+
+
 class Detour(nn.Module):
     """Three linears; a path leaves the first and reaches the second through a CPU op."""
 

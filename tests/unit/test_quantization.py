@@ -75,3 +75,7 @@ def test_refusals() -> None:
         quantize(Tiny(), algorithm="gptq")
     with pytest.raises(OptionError, match=r"^quantize: body: 32 inputs, group_size 24; choose a divisor, or None"):
         quantize(Tiny(), group_size=24)
+    with pytest.raises(OptionError, match=r"^quantize: body: a group of one input; torchao needs two"):
+        quantize(Tiny(), group_size=1)
+    with pytest.raises(OptionError, match=r"^quantize: the model: a group of one input"):
+        quantize(nn.Linear(1, 3), group_size=None)

@@ -213,6 +213,14 @@ def test_rounded_divisions_of_floats() -> None:
         return [torch.div(x, 2, rounding_mode="floor"), x // 0.25, torch.div(x, y, rounding_mode="trunc")]
 
     check(forward, torch.tensor([3.0, -3.0, 0.3, -0.3, 7.9]), torch.tensor([2.0, -1.7, 0.1, 0.1, -3.3]))
+    check(forward, SPECIAL, SPECIAL.flip(0))
+
+
+def test_a_rounded_quotient_that_is_an_integer() -> None:
+    """Truncated in one kernel: a quotient off by a unit would lose a whole one."""
+    result = check(lambda x, y: torch.div(x, y, rounding_mode="trunc"), torch.tensor([6.0, 5.0]), torch.ones(2),
+                   half=False)  # fmt: skip
+    assert result.kernels() == ["elementwise_binary"]
 
 
 def test_bools() -> None:
@@ -296,6 +304,7 @@ def test_bfloat16_is_computed_as_float() -> None:
         (lambda x: x + x, (torch.arange(3, dtype=torch.int8),), "elementwise_binary of i8; offered f32, f16, i32"),
         (lambda x: torch.where(x > 1, x, x), (torch.arange(3, dtype=torch.int8),), "where of i8; offered"),
         (lambda x: x > 2**40, (torch.arange(3),), "number 1099511627776 of i32; offered integers from -2147483648"),
+        (lambda x: x > 300, (torch.arange(3, dtype=torch.int8),), "number 300 of i8; offered integers from -128"),
         (lambda x: torch.add(x, 1.0, alpha=math.inf), (torch.randn(3),), "scalar inf; need a finite number"),
         (lambda x: torch.add(x, x, alpha=2**25), (torch.arange(3),), "alpha 33554432.0 of integers; need an integer"),
         (lambda x: x.double() + 1, (torch.randn(3),), "torch.float64; offered float32, float16, bfloat16"),

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.export import Dim
 from torch.nn import functional
 
-from tests.unit.rules.general import check, refusals
+from tests.e2e.running import Direct
+from tests.unit.rules.general import Function, check, refusals
+from tests.unit.rules.lowered import export
 
 
 def test_joins() -> None:
@@ -35,6 +37,19 @@ def test_repeats() -> None:
                 x.repeat_interleave(3, -1), x.repeat_interleave(2), x.flip(0, 2), x.flip(-1) + 1]  # fmt: skip
 
     check(forward, torch.randn(2, 3, 4))
+
+
+def test_a_flip_without_dimensions() -> None:
+    check(lambda x: x.flip(-1) + 1, torch.tensor(2.5))
+
+
+def test_nothing_joined_with_nothing() -> None:
+    """The player refuses an output that no call writes."""
+    x = torch.empty(0, 5)
+    program = export(Function(lambda x: (torch.cat([x, x], 1), torch.cat([x, x]).sum(0))), (x,), "aten")
+    joined, total = Direct(program)(x)
+    assert joined.shape == (0, 10)
+    assert torch.equal(total, torch.zeros(5))
 
 
 def test_repeats_of_one_cost_nothing() -> None:

@@ -101,3 +101,8 @@ def test_a_weight_of_another_shape_is_applied_afterwards() -> None:
         "rms_norm",
         "elementwise_binary",
     ]
+
+
+def test_rows_of_nothing() -> None:
+    result = lower_and_compare(nn.RMSNorm(0, elementwise_affine=False), (torch.empty(5, 0),))
+    assert all("rms_norm" not in result.kernels(dialect) for dialect in result.programs)

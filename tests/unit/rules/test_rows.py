@@ -83,6 +83,17 @@ def test_layer_norm_of_a_model() -> None:
     assert check(module, torch.randn(2, 5)).kernels() == ["layer_norm", "layer_norm"]
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0)], ids=str)
+def test_rows_of_nothing(shape: tuple[int, int]) -> None:
+    """A grid is numbers divided by the row's length."""
+
+    def forward(x: Tensor) -> list[Tensor]:
+        return [x.softmax(0), x.log_softmax(1), functional.layer_norm(x, shape[1:]), x.sum(0), x.sum(1), x.sum()]
+
+    result = check(forward, torch.empty(shape))
+    assert set(result.kernels()) <= {"reduce_rows", "strided_copy"}
+
+
 def test_dynamic_sizes() -> None:
     batch, length = Dim("batch", min=1, max=4), Dim("length", min=1, max=9)
 
