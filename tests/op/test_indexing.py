@@ -151,7 +151,7 @@ def test_cache_write(pair: tuple[torch.dtype, torch.dtype]) -> None:
 @pytest.mark.parametrize("axis", range(4))
 def test_scatter_along_every_axis(axis: int) -> None:
     y = normal(5, 6, 7, 8)
-    index = torch.tensor([4, -1, 9, 0, -9, 2], dtype=torch.int32)
+    index = torch.tensor([3, -1, 9, 0, -9, 2], dtype=torch.int32)  # no two name one place: any write may be the last
     shape = [6 if other == axis else size for other, size in enumerate(y.shape)]
     check([scatter_case(normal(*shape, seed=1), axis, index, y)])
 

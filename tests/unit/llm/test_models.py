@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from zeropoint.errors import OptionError
 from zeropoint.llm.models import MODELS, find_model, model_file
@@ -26,3 +28,20 @@ def test_package_without_the_file() -> None:
 
 def test_smollm2_is_installed() -> None:
     assert model_file(find_model("smollm2-135m")).stat().st_size > 90_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "n_parameters"),  # as published, the tied embedding counted once
+    [
+        ("qwen3-0.6b", 596_049_920),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("gemma3-270m", 268_098_176),
+        ("phi-4-mini", 3_836_021_760),
+    ],
+)
+def test_shapes_have_the_published_number_of_parameters(name: str, n_parameters: int) -> None:
+    config = find_model(name).config
+    assert config is not None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config())
+    assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
