@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.fx.experimental.symbolic_shapes import guard_or_false
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .errors import Unsupported
 from .options import CompileOptions
@@ -154,7 +154,7 @@ def _is_reordered(program: ExportedProgram, node: Node) -> bool:
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or (node.op != "placeholder" and program.verifier.dialect != "EDGE"):
         return False
-    return any(guard_or_false(outer < inner) for outer, inner in pairwise(value.stride()))
+    return any(statically_known_true(outer < inner) for outer, inner in pairwise(value.stride()))
 
 
 def _strides(node: Node) -> tuple[int | torch.SymInt, ...]:
