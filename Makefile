@@ -19,8 +19,14 @@ test: setup ## All tests but those marked slow, on the software device
 	$(TEST_ENV) $(PYTEST) -m "not slow"
 
 .PHONY: test-all
-test-all: setup ## All tests
+test-all: setup ## All tests, and the backend suite
 	$(TEST_ENV) $(PYTEST)
+	@$(MAKE) backend-suite
+
+.PHONY: backend-suite
+backend-suite: setup ## ExecuTorch's backend test suite, its operator tests, through our partitioner; prints the counts
+	$(TEST_ENV) $(PYTEST) -p tests.backend_suite.plugin -c pyproject.toml --rootdir . --dist worksteal -r fE \
+		-q --pyargs executorch.backends.test.suite.operators
 
 .PHONY: check
 check: setup ## Format, lint, types, unit tests, shaders, golden files
