@@ -65,6 +65,7 @@ def kernels() -> None:
 def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
+    _quiet()
     from .llm.models import CHECKED, MODELS
 
     for model in MODELS:

@@ -212,6 +212,20 @@ def test_integers_are_judged_where_nothing_is_rounded() -> None:
     assert output_tolerance(chain()[0][0]) == 1e-3
 
 
+@pytest.mark.parametrize(("depth", "tolerance"), [(1, 5e-2), (4, 0.1), (121, 0.55)])
+def test_a_deeper_program_may_end_farther_off(depth: int, tolerance: float) -> None:
+    """Each quantization adds its own noise."""
+    b = ProgramBuilder()
+    x, scale = b.tensor("x", "f32", [2, 32]), b.tensor("scale", "f32", [2])
+    zp, q = b.tensor("zp", "i8", [2]), b.tensor("q", "i8", [2, 32])
+    b.input(x)
+    b.call("choose_qparams_per_row", {"x": x, "scale": scale, "zp": zp})
+    for _ in range(depth):
+        b.call("quantize_and_pack", {"x": x, "scale": scale, "zp": zp, "q": q})
+    b.output(q)
+    assert output_tolerance(b.build()[0]) == pytest.approx(tolerance)
+
+
 def test_the_report_tells_all_about_the_first_wrong_call() -> None:
     built, inputs = chain()
     found = device_run(built, inputs, added("w", 3, 0.5))
