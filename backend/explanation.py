@@ -115,17 +115,12 @@ def _kernels(
 
 
 def _fused_into(node: Node, kernels: dict[Node, tuple[str, ...]]) -> str:
-    """The first node downstream that has calls of its own, unless a view of the value leaves the delegate before."""
-    pending = list(node.users)
+    """The first node downstream that has calls of its own; an operator that only says where a value lies has none."""
+    pending = [] if op_name(node) in SHARING else list(node.users)
     for user in pending:
         if user not in kernels:
             continue
         if kernels[user]:
-            return f"fused into {user.name}" if not _is_place(node) else "no call"
+            return f"fused into {user.name}"
         pending += [later for later in user.users if later not in pending]
     return "no call"
-
-
-def _is_place(node: Node) -> bool:
-    """Whether the operator only says where a value lies."""
-    return op_name(node) in SHARING

@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from .errors import Unsupported
 from .options import CompileOptions
 from .rules import Lowered, Lowering, has_rule, lower_node
-from .rules.graph import find_constant, op_name, operator_of
+from .rules.graph import find_constant, is_size, op_name, operator_of
 
 QUANTIZATION_NAMESPACES = ("torchao", "quantized_decomposed")
 _CARRIERS = ("getitem", "aten.view.default", "aten.permute.default", "aten.unsqueeze.default", "aten.t.default")
@@ -63,10 +63,7 @@ def is_leftover(node: Node) -> bool:
 
 def is_arithmetic(node: Node) -> bool:
     """Whether a node computes a size or asserts something: no operator that runs on a device."""
-    value = node.meta.get("val")
-    if node.op != "call_function" or op_name(node) == "aten._local_scalar_dense.default":
-        return False
-    return value is None or isinstance(value, (bool, int, float, torch.SymInt, torch.SymBool, torch.SymFloat))
+    return is_size(node) and op_name(node) != "aten._local_scalar_dense.default"
 
 
 def group_anchors(program: ExportedProgram, matching: Matching) -> list[list[Node]]:

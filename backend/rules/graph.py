@@ -93,6 +93,14 @@ def tensor_of(node: Node) -> torch.Tensor:
     return value
 
 
+def is_size(node: Node) -> bool:
+    """Whether a node computes a number or asserts something."""
+    value = node.meta.get("val")
+    return node.op == "call_function" and (
+        value is None or isinstance(value, (bool, int, float, torch.SymInt, torch.SymBool, torch.SymFloat))
+    )
+
+
 def static_dim(node: Node, axis: int) -> int:
     """A dimension that must be known at export."""
     size = tensor_of(node).shape[axis]

@@ -7,13 +7,12 @@ outside that changes with every token.
 
 from __future__ import annotations
 
-import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
 from .caches import RULES as CACHE_RULES
 from .caches import read_update
-from .graph import op_name
+from .graph import is_size, op_name
 from .llama_ops import FUNCTIONALIZED
 from .lowering import Lowered, Lowering, NotApplicable
 from .masks import read_mask
@@ -51,23 +50,16 @@ WHOLE = ()
 RULES = {**dict.fromkeys(ITEMS, lower_item), **dict.fromkeys((_SLICE, *_SUMS), refuse_reader)}
 
 
-def _is_arithmetic(node: Node) -> bool:
-    value = node.meta.get("val")
-    return node.op == "call_function" and (
-        value is None or isinstance(value, (bool, int, float, torch.SymInt, torch.SymBool, torch.SymFloat))
-    )
-
-
 def _dependents(item: Node) -> tuple[list[Node], list[Node]]:
     """Sizes and assertions that follow from an item, and the operators that read it or them."""
     arithmetic: list[Node] = []
     readers: list[Node] = []
     for node in (pending := [item]):
         for user in node.users:
-            if _is_arithmetic(user) and user not in arithmetic and op_name(user) not in ITEMS:
+            if is_size(user) and user not in arithmetic and op_name(user) not in ITEMS:
                 arithmetic.append(user)
                 pending.append(user)
-            elif not _is_arithmetic(user) and user not in readers:
+            elif not is_size(user) and user not in readers:
                 readers.append(user)
     return arithmetic, readers
 

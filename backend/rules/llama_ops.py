@@ -6,6 +6,8 @@ operator's result and, from element 1 on, the caches as they are afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch.fx import Node
 
 from ..errors import Unsupported
@@ -40,15 +42,19 @@ def lower_functionalized(node: Node, lowering: Lowering) -> Lowered:
     return Lowered((node, *node.users), kernels)
 
 
-def lower_result(node: Node, lowering: Lowering) -> Lowered:
-    """A result of one of the operators, which is lowered once, with all of its results."""
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return lower_functionalized(source, lowering)
+def with_results(rule: Callable[[Node, Lowering], Lowered]) -> dict[str, Callable[[Node, Lowering], Lowered]]:
+    """The rule for such an operator, and for each of its results, which is lowered with it."""
+
+    def lower_result(node: Node, lowering: Lowering) -> Lowered:
+        source = node.args[0]
+        assert isinstance(source, Node)
+        return rule(source, lowering)
+
+    return {FUNCTIONALIZED: rule, f"getitem of {FUNCTIONALIZED}": lower_result}
 
 
 WHOLE = ()
-RULES = {FUNCTIONALIZED: lower_functionalized, f"getitem of {FUNCTIONALIZED}": lower_result}
+RULES = with_results(lower_functionalized)
 
 
 def read_custom_update(node: Node) -> Update:

@@ -17,7 +17,7 @@ from . import attention
 from .caches import RULES as CACHE_RULES
 from .caches import Update, emit_update, read_update
 from .graph import arguments, mutated_buffer, node_argument, op_name
-from .llama_ops import FUNCTIONALIZED, read_custom_update
+from .llama_ops import FUNCTIONALIZED, read_custom_update, with_results
 from .lowering import Lowered, Lowering, NotApplicable
 from .patterns import is_op, skip
 from .positions import item_chain
@@ -66,18 +66,11 @@ def lower_update(node: Node, lowering: Lowering) -> Lowered:
     return Lowered(_nodes(own, lowering), (_KERNEL,))
 
 
-def lower_result(node: Node, lowering: Lowering) -> Lowered:
-    """The cache among the results of an operator that was made a function."""
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return lower_update(source, lowering)
-
-
 WHOLE = ()
 RULES = {
     **dict.fromkeys(_ATTENTION, lower_attention),
-    **dict.fromkeys((*CACHE_RULES, FUNCTIONALIZED), lower_update),
-    f"getitem of {FUNCTIONALIZED}": lower_result,
+    **dict.fromkeys(CACHE_RULES, lower_update),
+    **with_results(lower_update),
 }
 
 

@@ -18,7 +18,7 @@ from ..program import Dim
 from .caches import RULES as CACHE_RULES
 from .caches import new_heads
 from .heads import heads_of, order, pair_of
-from .llama_ops import FUNCTIONALIZED
+from .llama_ops import with_results
 from .lowering import Lowered, Lowering, NotApplicable
 from .norms import Norm
 from .patterns import skip
@@ -64,18 +64,11 @@ def lower_update(node: Node, lowering: Lowering) -> Lowered:
     return Lowered((*_chain(group, lowering), node, *results), (_KERNEL,))
 
 
-def lower_result(node: Node, lowering: Lowering) -> Lowered:
-    """The cache among the results of an operator that was made a function."""
-    source = node.args[0]
-    assert isinstance(source, Node)
-    return lower_update(source, lowering)
-
-
 WHOLE = ()
 RULES = {
     **dict.fromkeys(ROTARY_RULES, lower_query),
-    **dict.fromkeys((*CACHE_RULES, FUNCTIONALIZED), lower_update),
-    f"getitem of {FUNCTIONALIZED}": lower_result,
+    **dict.fromkeys(CACHE_RULES, lower_update),
+    **with_results(lower_update),
 }
 
 
