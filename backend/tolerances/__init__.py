@@ -42,6 +42,7 @@ BOUNDS: dict[str, Bound] = {
     "quantize_and_pack": quantized.nudged,
     "reduce_rows": operators.reduction,
     "rms_norm": operators.rms_norm,
+    "rotary_attention": attention.rotary_attention,
     "rotary_embedding": attention.rotary,
     "rotary_update_cache": attention.rotary_cache,
     "scatter": operators.rounded(0.0),
