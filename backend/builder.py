@@ -141,6 +141,10 @@ class ProgramBuilder:
         """The declared tensor; offset and constant key are filled in by build()."""
         return self._tensors[tensor]
 
+    def range_of(self, dim: Dim) -> tuple[int, int]:
+        """The smallest and the largest value of a dimension."""
+        return dim.range(self._symbols)
+
     def size_bytes(self, dtype: DType, dims: Sequence[int | Dim]) -> int:
         """Bytes a tensor would have at the symbols' maxima."""
         return size_bytes(dtype, _full(dims), self._symbols)

@@ -12,18 +12,20 @@ from ..builder import ProgramBuilder
 from ..options import CompileOptions
 from .draft import Draft, Step
 from .quantization import merge_gated, merge_norm, merge_quantization
+from .row_linear import offer_row_linears
 
 # In this order: later passes read what earlier ones made.
 PASSES: dict[str, Callable[[Draft], None]] = {
     "quantize": merge_quantization,
     "norm_quantize": merge_norm,
     "gated_quantize": merge_gated,
+    "row_linear": offer_row_linears,
 }
 
 
 def fuse(builder: ProgramBuilder, options: CompileOptions) -> list[Step]:
     """Runs the passes on what has been lowered, outputs and states declared. Returns the calls that are left."""
-    draft = Draft.of(builder)
+    draft = Draft.of(builder, options)
     for name, run in PASSES.items():
         if options.fuses(name):
             run(draft)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..builder import ProgramBuilder, constant_or_dim
+from ..options import CompileOptions
 from ..program import Alternative, Arg, Attr, Call, Dim, Memory, Tensor
 
 
@@ -49,18 +50,23 @@ class Draft:
     """The calls that a Program needs, in order, and what fusion adds to them."""
 
     builder: ProgramBuilder
+    options: CompileOptions
     steps: list[Step] = field(default_factory=list)
     alternatives: list[Fused] = field(default_factory=list)
 
     @classmethod
-    def of(cls, builder: ProgramBuilder) -> Draft:
+    def of(cls, builder: ProgramBuilder, options: CompileOptions) -> Draft:
         """The needed calls of what has been lowered, outputs and states included."""
         made = builder.made_calls()
-        return cls(builder, [Step(*made[index], (index,)) for index in builder.needed_calls()])
+        return cls(builder, options, [Step(*made[index], (index,)) for index in builder.needed_calls()])
 
     def info(self, tensor: int) -> Tensor:
         """A declared tensor."""
         return self.builder.tensor_info(tensor)
+
+    def range(self, dim: Dim) -> tuple[int, int]:
+        """The smallest and the largest value of a dimension."""
+        return self.builder.range_of(dim)
 
     def root(self, tensor: int) -> int:
         """The buffer that a tensor is, or is an alias of."""

@@ -15,6 +15,7 @@ PLAIN, NORM, WEIGHTED_NORM, GATED = range(4)
 def row_values(inputs: Tensors, attrs: Attrs, n_rows: int) -> torch.Tensor:
     """x, weight, up, by attribute prologue -> [rows, row_length]: exact for x alone, otherwise not rounded."""
     length, prologue = int(attrs["row_length"]), int(attrs["prologue"])
+    attrs = {"x_inner_rows": 1, "x_outer_stride": length, "x_inner_stride": 0, **attrs}  # without them, dense
     spec = {"y": OutputSpec((n_rows, length), torch.float64)}
     if prologue == GATED:
         places = {

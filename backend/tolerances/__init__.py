@@ -47,6 +47,8 @@ BOUNDS: dict[str, Bound] = {
     "rms_norm": operators.rms_norm,
     "rotary_embedding": attention.rotary,
     "rotary_update_cache": attention.rotary_cache,
+    "row_linear_q4gsw": rows.row_linear,
+    "row_linear_q8gsw": rows.row_linear,
     "scatter": operators.rounded(0.0),
     "softmax_rows": operators.softmax,
     "strided_copy": operators.rounded(0.0),

@@ -5,17 +5,21 @@ The values are rounded, and so a code may fall on either side of a tie.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..opcodes import GateOp
-from ..references.packing import source_positions
+from ..references.packing import source_positions, unpack_weight
+from ..references.row_linear import Quantized, gate, linear_outputs, quantized_input
 from ..references.row_values import GATED, PLAIN, row_values
 from ..references.strides import rows
-from .quantized import SCALE_UNITS
+from .quantized import SCALE_UNITS, dynamic_linear
 from .units import FUNCTION_UNITS, UNIT, Result, gelu_tanh_magnitude, in_units, sum_units
 
 PLAIN_UNITS = 4.0  # of a value against the row's scale: x is exact, the scale is not
 NORM_UNITS = 10.0  # and what the factors of an element are rounded by; the norm's own factor is the whole row's
+STEEPEST = 1.2  # slope of a gate's activation
 
 
 def quantized_rows(result: Result) -> torch.Tensor:
@@ -87,3 +91,47 @@ def _places(result: Result, row_length: int) -> torch.Tensor:
     attrs = result.attrs
     sizes = {"group_size": int(attrs["group_size"]), "group_padded": int(attrs["group_padded"])}
     return source_positions(row_length, result.inputs["q"].shape[-1], **sizes)
+
+
+def row_linear(result: Result) -> torch.Tensor:
+    """row_linear_q4gsw and row_linear_q8gsw: as the linear, and what the codes do that may fall either way."""
+    attrs = result.attrs
+    found = quantized_input(result.inputs, attrs, math.prod(result.wanted.shape[:-1]))
+    v = linear_outputs(found, attrs)
+    flips = _flipped(result, found)
+    relative = (FUNCTION_UNITS + sum_units(int(attrs["row_length"])) + SCALE_UNITS) / sum_units(1)
+    bound = flips + dynamic_linear(Result(result.kernel, "y", found.slots, {"step": attrs["step"]}, v)) * relative
+    if attrs["gated"]:
+        half = v.shape[1] // 2
+        own, up = bound[:, :half], bound[:, half:]
+        y = gate(v, attrs)
+        inside = gelu_tanh_magnitude(v[:, :half]) * v[:, half:].abs()
+        bound = STEEPEST * own * (v[:, half:].abs() + up) + up * v[:, :half].abs()
+        bound = bound + in_units(FUNCTION_UNITS + 2, torch.maximum(inside, y.abs()))
+        v = y
+    if "residual" in result.inputs:
+        bound = bound + in_units(2.0, v.abs() + result.inputs["residual"].double().abs().reshape(v.shape))
+    return bound.reshape(result.wanted.shape)
+
+
+def _flipped(result: Result, found: Quantized) -> torch.Tensor:
+    """How far the linear's outputs move when every code near a tie falls the other way [M, N]."""
+    attrs, slots = result.attrs, found.slots
+    _, near = near_ties(result)
+    q = slots["q"].double()
+    places = source_positions(
+        found.values.shape[1],
+        q.shape[1],
+        group_size=int(attrs["group_size"]),
+        group_padded=int(attrs["group_padded"]),
+    )
+    codes = torch.nn.functional.pad(near[:, 1:], (0, 1))[:, places]
+    # Another zero point moves all codes alike, but for those that are cut off.
+    ends = ((q == float(attrs["qmin"])) | (q == float(attrs["qmax"]))).double() * near[:, :1]
+    steps, step = slots["w_scale"].shape[0], int(attrs["step"])
+    w = unpack_weight(slots["w"])[:, : steps * step].double().reshape(-1, steps, step)
+    if "w_zp" in slots:
+        w = w - slots["w_zp"].double().T.unsqueeze(-1)
+    sizes = (w.abs() * slots["w_scale"].double().T.abs().unsqueeze(-1)).flatten(1)
+    moved = torch.maximum(codes, ends)[:, : steps * step] @ sizes.T
+    return moved * slots["scale"].double().reshape(-1, 1).abs().nan_to_num(0.0, 0.0, 0.0)
