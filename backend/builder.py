@@ -13,6 +13,7 @@ from .errors import ProgramError
 from .memory import Lifetime, plan_arena
 from .program import (
     ARENA_ALIGN,
+    Alternative,
     Arg,
     Attr,
     Call,
@@ -49,6 +50,7 @@ class ProgramBuilder:
         self._data: dict[int, ConstantData] = {}
         self._calls: list[Call] = []
         self._writes: list[frozenset[str]] = []  # by call, the slots it writes
+        self._alternatives: tuple[Alternative, ...] = ()
         self._inputs: list[Input] = []
         self._outputs: list[Output] = []
         self._names: set[str] = set()
@@ -118,7 +120,7 @@ class ProgramBuilder:
         writes: the slots that the kernel writes; only build(drop_unused=True) needs them.
         """
         bound = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
-        values = tuple(Attr(key, _constant_or_dim(value)) for key, value in (attrs or {}).items())
+        values = tuple(Attr(key, constant_or_dim(value)) for key, value in (attrs or {}).items())
         self._writes.append(frozenset(writes))
         self._calls.append(Call(self._unique(name or kernel), kernel, bound, values, tuple(debug_handles)))
 
@@ -138,6 +140,10 @@ class ProgramBuilder:
     def tensor_info(self, tensor: int) -> Tensor:
         """The declared tensor; offset and constant key are filled in by build()."""
         return self._tensors[tensor]
+
+    def range_of(self, dim: Dim) -> tuple[int, int]:
+        """The smallest and the largest value of a dimension."""
+        return dim.range(self._symbols)
 
     def size_bytes(self, dtype: DType, dims: Sequence[int | Dim]) -> int:
         """Bytes a tensor would have at the symbols' maxima."""
@@ -175,6 +181,7 @@ class ProgramBuilder:
             calls=tuple(self._calls),
             inputs=tuple(self._inputs),
             outputs=tuple(self._outputs),
+            alternatives=self._alternatives,
         )
         program.verify()
         return program, constants
@@ -209,6 +216,26 @@ class ProgramBuilder:
                 needed |= {root[arg.tensor] for arg in call.args}
         return kept[::-1]
 
+    def made_calls(self) -> list[tuple[Call, frozenset[str]]]:
+        """The calls so far, each with the slots it writes."""
+        return list(zip(self._calls, self._writes, strict=True))
+
+    def replace_calls(
+        self, calls: Sequence[tuple[Call, frozenset[str]]], alternatives: Sequence[Alternative] = ()
+    ) -> None:
+        """Puts other calls in the place of all: what fusion makes of them. With alternatives none may be unused."""
+        self._calls, self._writes = [call for call, _ in calls], [writes for _, writes in calls]
+        self._alternatives = tuple(alternatives)
+
+    def unique_call(self, name: str) -> str:
+        """A name that nothing has yet."""
+        return self._unique(name)
+
+    def outputs(self) -> set[int]:
+        """The buffers that outputs hand out, aliases resolved."""
+        root = self._roots()
+        return {root[tensor] for output in self._outputs for tensor in output.tensors}
+
     def n_calls(self) -> int:
         """How many calls there are so far."""
         return len(self._calls)
@@ -222,7 +249,9 @@ class ProgramBuilder:
 
     def _drop_unused(self) -> None:
         root = self._roots()
-        self._calls = [self._calls[index] for index in self.needed_calls()]
+        needed = self.needed_calls()
+        assert not self._alternatives or len(needed) == len(self._calls)
+        self._calls = [self._calls[index] for index in needed]
         named = {arg.tensor for call in self._calls for arg in call.args}
         named |= {tensor for output in self._outputs for tensor in output.tensors}
         named |= {item.tensor for item in self._inputs if item.tensor >= 0}
@@ -262,7 +291,8 @@ def _full(dims: Sequence[int | Dim]) -> tuple[Dim, ...]:
     return tuple(Dim(dim) if isinstance(dim, int) else dim for dim in dims)
 
 
-def _constant_or_dim(value: int | float | Dim) -> int | float | Dim:
+def constant_or_dim(value: int | float | Dim) -> int | float | Dim:
+    """An attribute's value: a dimension without symbols is a number."""
     return value.base if isinstance(value, Dim) and not value.terms else value
 
 

@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from .errors import Unsupported
+from .fusion import Step, fuse
 from .matching import Matching, group_anchors, is_arithmetic, match_program
 from .options import CompileOptions
 from .rules import Lowering, lower_node
@@ -109,9 +110,18 @@ def _kernels(
                 lowering.builder.output(lowering.result(node))
     except Unsupported:  # only what stands before the failure is known
         return {node: matching.lowered[node].kernels for node in group}
-    kept = set(lowering.builder.needed_calls())
-    name = lowering.builder.call_info
-    return {node: tuple(name(index).kernel for index in calls[node] if index in kept) for node in group}
+    return _by_node(fuse(lowering.builder, options), calls)
+
+
+def _by_node(steps: list[Step], calls: dict[Node, range]) -> dict[Node, tuple[str, ...]]:
+    """The kernels of each node: a call that stands for several nodes' calls is the last one's."""
+    owner = {index: node for node, own in calls.items() for index in own}
+    kernels: dict[Node, tuple[str, ...]] = dict.fromkeys(calls, ())
+    for step in steps:
+        node = owner.get(max(step.origins))  # none of a copy for an output
+        if node is not None and step.call.kernel not in kernels[node]:
+            kernels[node] += (step.call.kernel,)
+    return kernels
 
 
 def _fused_into(node: Node, kernels: dict[Node, tuple[str, ...]]) -> str:

@@ -75,7 +75,7 @@ def run_reference(
     inputs: Sequence[torch.Tensor | int],
     states: dict[str, torch.Tensor] | None = None,
 ) -> Interpretation:
-    """Runs a Program once.
+    """Runs a Program once, of alternatives the plain calls.
 
     inputs: in the Program's order and in their host dtypes; an integer gives a symbol its value. states: contents of
     state tensors by name, updated in place; those that are missing start with the Program's first contents.
@@ -87,7 +87,7 @@ def run_reference(
         if item.tensor >= 0:
             assert isinstance(given, torch.Tensor)  # or bind_symbols would have refused it
             tensors[item.tensor].copy_(to_device(given, item.host_dtype, where=f"input[{index}]"))
-    for call in program.calls:
+    for call in (program.calls[index] for index in program.plain_calls()):
         slots = {arg.slot: tensors[arg.tensor] for arg in call.args}
         for slot, written in evaluate(call, slots, symbols).items():
             written.store(slots[slot])

@@ -8,6 +8,17 @@ from dataclasses import asdict, dataclass, fields
 from .errors import OptionError
 
 MIB = 1024 * 1024
+FUSIONS = (
+    "merged_linears",
+    "rope_cache",
+    "quantize",
+    "norm_quantize",
+    "gated_quantize",
+    "row_linear",
+    "gated_linear",
+    "residual",
+    "rope_attention",
+)  # docs/design.md, section "Fusion"
 _CHOICES: dict[str, tuple[str, ...]] = {
     "operators": ("all", "linear"),
     "compute_dtype": ("model", "f32", "f16"),
@@ -29,6 +40,7 @@ class CompileOptions:
     and refuses an attention whose caches cannot be kept so.
     float_zero_point: "model" allocates a float zero point as the graph types it (bf16 as f32), "compute" in the
     compute dtype.
+    fusions: "all", "none", or the names of some, separated by commas: which kernel calls are merged.
     max_binding_bytes: no constant or activation is larger; matrices and outputs are split into column pieces.
     weights_file: "" keeps the constants in the .pte; a name puts them into <name>.ptd, which ExecuTorch writes with
     write_tensor_data_to_file and load_program takes as data_path.
@@ -41,6 +53,7 @@ class CompileOptions:
     qparams_storage: str = "buffer"
     kv_cache: str = "model"
     float_zero_point: str = "model"
+    fusions: str = "all"
     max_binding_bytes: int = 128 * MIB
     weights_file: str = ""
     leftover_quantization: str = "error"
@@ -56,6 +69,10 @@ class CompileOptions:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise OptionError(f"CompileOptions: {name}: {getattr(self, name)!r}; offered {', '.join(choices)}")
+        if not isinstance(self.fusions, str) or not set(self._named_fusions()) <= {*FUSIONS}:
+            raise OptionError(
+                f"CompileOptions: fusions: {self.fusions!r}; offered all, none, or some of {', '.join(FUSIONS)}"
+            )
         size = self.max_binding_bytes
         if isinstance(size, bool) or not isinstance(size, int) or not MIB <= size < 4096 * MIB:
             raise OptionError(
@@ -66,6 +83,14 @@ class CompileOptions:
             raise OptionError(
                 f"CompileOptions: weights_file: {self.weights_file!r}; need a file name of letters, digits, - _ and ."
             )
+
+    def fuses(self, name: str) -> bool:
+        """Whether a fusion is switched on. name: one of FUSIONS."""
+        assert name in FUSIONS, name
+        return self.fusions == "all" or name in self._named_fusions()
+
+    def _named_fusions(self) -> list[str]:
+        return [] if self.fusions in ("all", "none") else [name.strip() for name in self.fusions.split(",")]
 
     def to_json(self) -> str:
         """Canonical text: sorted keys, no spaces."""

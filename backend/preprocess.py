@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from .builder import ProgramBuilder
 from .errors import OptionError, Unsupported
+from .fusion import fuse
 from .matching import is_arithmetic
 from .options import CompileOptions
 from .program import Program
@@ -61,6 +62,7 @@ def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tup
             raise Unsupported(text) from refused[node]
     assert all(is_arithmetic(node) for node in left), f"{left} are tagged but no rule consumed them"
     _declare_ends(edge_program, inputs, lowering)
+    fuse(lowering.builder, options)
     return lowering.builder.build(drop_unused=True)
 
 

@@ -13,8 +13,8 @@ from math import prod
 
 from .dtypes import DType, Storage
 
-VERSION = 2
-VERSIONS = (1, 2)  # read; version 1 has no state, no aliases and no symbolic attributes
+VERSION = 3
+VERSIONS = (1, 2, 3)  # read; serialization/README.md says what each added
 ARENA_ALIGN = 256
 SIZE_ALIGN = 16
 
@@ -131,6 +131,26 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """Fused calls, and right after them the plain ones that they stand for: one of the two runs.
+
+    The player takes the fused ones where each of them has an algorithm for the device and the shape.
+    """
+
+    first: int
+    fused: int
+    plain: int
+
+    @property
+    def fused_calls(self) -> range:
+        return range(self.first, self.first + self.fused)
+
+    @property
+    def plain_calls(self) -> range:
+        return range(self.first + self.fused, self.first + self.fused + self.plain)
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """One delegate argument: a tensor, or an integer that gives a symbol its value. The other index is -1."""
 
@@ -158,6 +178,7 @@ class Program:
     calls: tuple[Call, ...]
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
+    alternatives: tuple[Alternative, ...] = ()
     version: int = VERSION
 
     def verify(self) -> None:
@@ -165,6 +186,11 @@ class Program:
         from .program_checks import verify
 
         verify(self)
+
+    def plain_calls(self) -> list[int]:
+        """The indices of the calls that run where no fused ones can: by themselves they compute everything."""
+        fused = {index for item in self.alternatives for index in item.fused_calls}
+        return [index for index in range(len(self.calls)) if index not in fused]
 
     def __str__(self) -> str:
         from .program_text import program_text

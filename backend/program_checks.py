@@ -21,6 +21,7 @@ from .program import (
     live_ranges,
     size_bytes,
 )
+from .program_alternatives import check_alternatives
 
 MAX_ELEMENTS = 2**31 - 1
 MAX_RANK = 8
@@ -53,6 +54,7 @@ def verify(program: Program) -> None:
     _check_calls(program)
     _check_inputs(program)
     _check_outputs(program)
+    check_alternatives(program)
     _check_memory(program)
 
 

@@ -13,7 +13,7 @@ def program_text(program: Program) -> str:
     lines += _section("symbols", (_symbol(program, s) for s in program.symbols))
     lines += _section("inputs", (_input(program, i) for i in range(len(program.inputs))))
     lines += _section("tensors", (_tensor(program, i) for i in range(len(program.tensors))))
-    lines += _section("calls", (_call(program, call) for call in program.calls))
+    lines += _section("calls", (_marks(program)[i] + _call(program, call) for i, call in enumerate(program.calls)))
     lines += _section("outputs", (_output(program, i) for i in range(len(program.outputs))))
     return "\n".join(lines) + "\n"
 
@@ -77,6 +77,15 @@ def _input(program: Program, index: int) -> str:
 def _output(program: Program, index: int) -> str:
     item = program.outputs[index]
     return f"{index}: {', '.join(_name(program, t) for t in item.tensors)} -> {item.host_dtype.value}"
+
+
+def _marks(program: Program) -> dict[int, str]:
+    """Before a call of an alternative: `fused | ` or `plain | `."""
+    marks = dict.fromkeys(range(len(program.calls)), "")
+    for item in program.alternatives:
+        marks.update(dict.fromkeys(item.fused_calls, "fused | "))
+        marks.update(dict.fromkeys(item.plain_calls, "plain | "))
+    return marks
 
 
 def _call(program: Program, call: Call) -> str:

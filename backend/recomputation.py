@@ -20,11 +20,16 @@ from .tolerances import error_bound, excess
 
 @dataclass(frozen=True, slots=True)
 class DeviceRun:
-    """One run of a Program on a device. before: contents of the states by name; read: a tensor as the run left it."""
+    """One run of a Program on a device.
+
+    ran: the indices of the calls that ran, in order. before: contents of the states by name; read: a tensor as the run
+    left it.
+    """
 
     program: Program
     constants: Mapping[str, bytes]
     symbols: tuple[int, ...]
+    ran: tuple[int, ...]
     before: Mapping[str, torch.Tensor]
     read: Callable[[int], torch.Tensor]
 
@@ -84,11 +89,12 @@ class _Composed:
 class _Walk:
     def __init__(self, run: DeviceRun, outputs: Mapping[str, frozenset[str]]) -> None:
         self._run, self._program = run, run.program
-        tensors, calls = run.program.tensors, run.program.calls
+        tensors = run.program.tensors
         self._root = [index if item.alias_of < 0 else item.alias_of for index, item in enumerate(tensors)]
         self._writers: dict[int, list[int]] = {}
         self._last_use: dict[int, int] = {}
-        for index, call in enumerate(calls):
+        for index in run.ran:
+            call = run.program.calls[index]
             for arg in call.args:
                 root = self._root[arg.tensor]
                 self._last_use[root] = index
@@ -99,7 +105,8 @@ class _Walk:
         self._checks: dict[tuple[int, str, bool], SlotCheck] = {}
 
     def checks(self) -> tuple[SlotCheck, ...]:
-        for index, call in enumerate(self._program.calls):
+        for index in self._run.ran:
+            call = self._program.calls[index]
             self._call(index, call)
             for root in {self._root[arg.tensor] for arg in call.args}:
                 if self._last_use[root] == index:

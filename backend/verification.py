@@ -119,13 +119,14 @@ class _Delegate:
         answer = json.loads(native.text_of(native.open_library().zp_describe(self.id)))
         if answer["symbols"] is None:
             return []
-        symbols, picks = tuple(answer["symbols"]), player.picks_of(self.id)
+        symbols = tuple(answer["symbols"])
+        picks = {pick.call: pick for pick in player.picks_of(self.id)}
         before = first_states(self.program, self.constants) if self.states is None else self.states
-        run = DeviceRun(self.program, self.constants, symbols, before, self._read)
+        run = DeviceRun(self.program, self.constants, symbols, tuple(picks), before, self._read)
         checks = recompute(run, self.library.outputs)
         outputs = self._check_outputs(run)
         self.states = {name: self._read(index) for name, index in _state_tensors(self.program)}
-        shaders = tuple(self.library.sources[pick.kernel, pick.algorithm] for pick in picks)
+        shaders = {call: self.library.sources[pick.kernel, pick.algorithm] for call, pick in picks.items()}
         return [Run(what, self.index, answer["device"], self.program, symbols, picks, shaders, checks, outputs)]
 
     def _read(self, index: int) -> torch.Tensor:

@@ -55,15 +55,19 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a delegate. what: which run; delegate: its index in the method; shaders: file and macros, per call."""
+    """One run of a delegate.
+
+    what: which run; delegate: its index in the method; picks: of the calls that ran, by index in the Program;
+    shaders: file and macros of each.
+    """
 
     what: str
     delegate: int
     device: str
     program: Program
     symbols: tuple[int, ...]
-    picks: tuple[Pick, ...]
-    shaders: tuple[str, ...]
+    picks: Mapping[int, Pick]
+    shaders: Mapping[int, str]
     checks: tuple[SlotCheck, ...]
     outputs: tuple[OutputCheck, ...]
 
@@ -146,7 +150,7 @@ class Verification:
             for output in run.outputs:
                 if not output.is_right:
                     return f"{run.what}: delegate {run.delegate}: {output}, although every call is within its tolerance"
-        count = sum(len(run.program.calls) for run in self.runs)
+        count = sum(len(run.picks) for run in self.runs)
         return f"{count} calls in {len(self.runs)} runs of delegates: all within tolerance"
 
 

@@ -24,16 +24,7 @@ layout(std430, binding = GATE_BINDING) readonly buffer Gate { GATE_TYPE gate[]; 
 layout(std430, binding = UP_BINDING) readonly buffer Up { UP_TYPE up[]; };
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
-float activate(float v) {
-  switch (OP) {
-    case OP_SILU: return silu(v);
-    case OP_GELU: return gelu(v);
-    case OP_GELU_TANH: return gelu_tanh(v);
-    case OP_RELU: return clamp_low(v, 0.0);
-    case OP_SIGMOID: return sigmoid(v);
-  }
-  return v;
-}
+#include "activations.glsl"
 
 void main() {
   uint i = element_index();

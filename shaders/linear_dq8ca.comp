@@ -119,7 +119,7 @@ void accumulate(uint n, uint slice) {
 
 void store(uint row, uint n, float sum) {
   float token_scale = load_scale(row);
-  float value = token_scale * sum;
+  precise float value = token_scale * sum;
 #ifndef BIAS_NONE
   value += bias[n];
 #endif

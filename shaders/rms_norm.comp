@@ -3,6 +3,7 @@
 // factor is weight_offset alone; Gemma's weight_offset is 1. One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
 #include "reduce.glsl"
+#include "rms.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -31,11 +32,8 @@ void main() {
   uint lane = gl_LocalInvocationIndex;
   uint start = row_start(min(row, rows - 1u));
   float squares = 0.0;
-  for (uint k = lane; k < row_length; k += LANES) {
-    float v = float(x[start + k]);
-    squares += v * v;
-  }
-  float factor = 1.0 / sqrt(workgroup_sum(squares) / float(row_length) + eps);
+  for (uint k = lane; k < row_length; k += LANES) squares = add_square(squares, float(x[start + k]));
+  float factor = inverse_rms(squares, row_length, eps);
   if (row >= rows) return;
   for (uint k = lane; k < row_length; k += LANES) {
 #ifdef WEIGHT_NONE

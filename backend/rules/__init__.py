@@ -72,7 +72,9 @@ def operators_kept_whole(options: CompileOptions) -> list[torch._ops.OpOverload]
 
 
 def _families(options: CompileOptions) -> tuple[ModuleType, ...]:
-    return _LINEARS if options.operators == "linear" else _FAMILIES
+    if options.operators == "linear":
+        return _LINEARS
+    return tuple(family for family in _FAMILIES if family is not rotary_caches or options.fuses("rope_cache"))
 
 
 __all__ = ["Lowered", "Lowering", "NotApplicable", "Rule", "has_rule", "lower_node", "operators_kept_whole"]

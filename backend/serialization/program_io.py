@@ -12,6 +12,7 @@ from ..dtypes import DType, Storage
 from ..errors import ProgramError
 from ..program import (
     VERSIONS,
+    Alternative,
     Arg,
     Attr,
     Call,
@@ -48,6 +49,9 @@ def write_program(program: Program) -> bytes:
         _make(fb.OutputT, tensors=list(item.tensors), hostDtype=getattr(fb.HostDType, item.host_dtype.value))
         for item in program.outputs
     ]
+    root.alternatives = [
+        _make(fb.AlternativeT, first=item.first, fused=item.fused, plain=item.plain) for item in program.alternatives
+    ] or None
     builder = flatbuffers.Builder(1024)
     builder.Finish(root.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
@@ -159,6 +163,7 @@ def _read_root(root: fb.ProgramT) -> Program:
             Output(tuple(int(t) for t in _list(item.tensors)), HostDType(_name_of(fb.HostDType, item.hostDtype)))
             for item in _list(root.outputs)
         ),
+        alternatives=tuple(Alternative(item.first, item.fused, item.plain) for item in _list(root.alternatives)),
     )
 
 

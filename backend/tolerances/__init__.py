@@ -14,9 +14,11 @@ import torch
 from ..dtypes import DType
 from ..program import Program
 from ..references import Attrs, Tensors
-from . import attention, operators, quantized
+from . import attention, operators, quantized, rows
 from .units import ROUNDED_ONCE_UNITS, Bound, Result, stored_bound
 
+# Kernels whose results are codes.
+ROUNDING = ("quantize_and_pack", "quantize_rows", "update_cache_q8")
 BOUNDS: dict[str, Bound] = {
     "arange": operators.rounded(0.0),
     "argmax_rows": operators.rounded(0.0),
@@ -40,11 +42,14 @@ BOUNDS: dict[str, Bound] = {
     "linear_q8gsw": quantized.weight_only_linear,
     "matmul": operators.matmul,
     "quantize_and_pack": quantized.nudged,
+    "quantize_rows": rows.quantized_rows,
     "reduce_rows": operators.reduction,
     "rms_norm": operators.rms_norm,
     "rotary_attention": attention.rotary_attention,
     "rotary_embedding": attention.rotary,
     "rotary_update_cache": attention.rotary_cache,
+    "row_linear_q4gsw": rows.row_linear,
+    "row_linear_q8gsw": rows.row_linear,
     "scatter": operators.rounded(0.0),
     "softmax_rows": operators.softmax,
     "strided_copy": operators.rounded(0.0),
@@ -91,7 +96,7 @@ def output_tolerance(program: Program) -> float:
     on eager SmolLM2-135M, 121 quantizations deep, with noise of 2^-24 on its embeddings: 0.09 in the median of 48
     steps, 0.37 at most. 0 where nothing is rounded.
     """
-    n_rounded = sum(call.kernel in ("quantize_and_pack", "update_cache_q8") for call in program.calls)
+    n_rounded = sum(program.calls[index].kernel in ROUNDING for index in program.plain_calls())
     dtypes = {tensor.dtype for tensor in program.tensors}
     if n_rounded:
         return 5e-2 * math.sqrt(n_rounded)

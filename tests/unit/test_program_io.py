@@ -22,8 +22,8 @@ def test_equal_programs_give_equal_bytes() -> None:
 
 
 def test_the_writer_verifies() -> None:
-    with pytest.raises(ProgramError, match=r"^program: version 3; this package knows 1, 2"):
-        write_program(replace(small(), version=3))
+    with pytest.raises(ProgramError, match=r"^program: version 4; this package knows 1, 2, 3"):
+        write_program(replace(small(), version=4))
 
 
 def test_another_identifier_is_refused() -> None:

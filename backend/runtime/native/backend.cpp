@@ -166,11 +166,9 @@ class Backend final : public et::BackendInterface {
   static void log_calls(Delegate& delegate, et::EventTracer* tracer, et_timestamp_t start) {
     et_tick_ratio_t ratio = et_pal_ticks_to_ns_multiplier();
     auto ticks = [&](uint64_t ns) { return start + ns * ratio.denominator / std::max<uint64_t>(ratio.numerator, 1); };
-    std::vector<std::pair<uint64_t, uint64_t>> times = delegate.call_times();
-    for (size_t i = 0; i < times.size(); ++i) {
+    for (const auto& [call, begin, end] : delegate.call_times())
       et::event_tracer_log_profiling_delegate(
-          tracer, nullptr, static_cast<et::DebugHandle>(i), ticks(times[i].first), ticks(times[i].second));
-    }
+          tracer, nullptr, static_cast<et::DebugHandle>(call), ticks(begin), ticks(end));
   }
 };
 

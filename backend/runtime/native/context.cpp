@@ -124,13 +124,10 @@ void Context::barrier(VkCommandBuffer commands, bool to_host) {
   constexpr VkPipelineStageFlags kStages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
   constexpr VkAccessFlags kReads = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT;
   constexpr VkAccessFlags kWrites = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
-  VkPipelineStageFlags to = kStages;
-  VkMemoryBarrier barrier{VK_STRUCTURE_TYPE_MEMORY_BARRIER, nullptr, kWrites, kReads | kWrites};
-  if (to_host) {
-    to = VK_PIPELINE_STAGE_HOST_BIT;
-    barrier.dstAccessMask = VK_ACCESS_HOST_READ_BIT;
-  }
-  vkCmdPipelineBarrier(commands, kStages, to, 0, 1, &barrier, 0, nullptr, 0, nullptr);
+  constexpr VkPipelineStageFlags kTo[] = {kStages, VK_PIPELINE_STAGE_HOST_BIT};
+  constexpr VkAccessFlags kSeen[] = {kReads | kWrites, VK_ACCESS_HOST_READ_BIT};
+  VkMemoryBarrier barrier{VK_STRUCTURE_TYPE_MEMORY_BARRIER, nullptr, kWrites, kSeen[to_host]};
+  vkCmdPipelineBarrier(commands, kStages, kTo[to_host], 0, 1, &barrier, 0, nullptr, 0, nullptr);
 }
 
 }  // namespace zeropoint

@@ -175,17 +175,29 @@ Status Delegate::load_constants(const FindConstant& find) {
 Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks) {
   std::vector<std::vector<int64_t>> dims;
   for (const Tensor& tensor : program_.tensors) dims.push_back(values_of(tensor.dims, symbols));
-  for (size_t i = 0; i < program_.calls.size(); ++i) {
-    const Call& call = program_.calls[i];
-    std::vector<SlotShape> shapes(call.tensors.size());
-    for (size_t slot = 0; slot < shapes.size(); ++slot) {
-      if (call.tensors[slot] < 0) continue;
-      const std::vector<int64_t>& bound = dims[static_cast<size_t>(call.tensors[slot])];
-      shapes[slot] = {bound.data(), static_cast<int>(bound.size()), true};
+  size_t next = 0;
+  auto pick_until = [&](size_t end) -> Status {
+    for (; next < end; ++next) {
+      const Call& call = program_.calls[next];
+      std::vector<SlotShape> shapes;
+      for (int32_t tensor : call.tensors) {
+        const std::vector<int64_t>& bound = dims[static_cast<size_t>(std::max(tensor, 0))];
+        shapes.push_back({bound.data(), static_cast<int>(bound.size()), tensor >= 0});
+      }
+      Pick& result = picks->emplace_back(Pick{next, {}, {}, {}, {}});
+      ZP_TRY(pick(call, candidates_[next], shapes, symbols, facts_, *context_, &result).in(call.where(next)));
     }
-    ZP_TRY(pick(call, candidates_[i], shapes, symbols, facts_, *context_, &picks->emplace_back()).in(call.where(i)));
+    return Status();
+  };
+  for (const fb::Alternative& item : program_.alternatives) {
+    ZP_TRY(pick_until(item.first()));
+    size_t n_before = picks->size(), plain = item.first() + item.fused();
+    Status fused = pick_until(plain);
+    if (fused.code() == Code::kIncompatible) picks->resize(n_before);
+    if (fused.code() != Code::kIncompatible) ZP_TRY(fused);
+    next = fused.ok() ? plain + item.plain() : plain;
   }
-  return Status();
+  return pick_until(program_.calls.size());
 }
 
 Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
@@ -361,7 +373,7 @@ VkDescriptorBufferInfo Delegate::buffer_of(size_t index, VkBuffer arena) const {
   return {buffers_[tensor.root]->handle, 0, tensor.size_bytes};
 }
 
-std::vector<std::pair<uint64_t, uint64_t>> Delegate::call_times() {
+std::vector<CallTime> Delegate::call_times() {
   std::lock_guard<std::mutex> lock(mutex_);
   return times_;
 }
@@ -386,17 +398,17 @@ std::string Delegate::picks() {
   if (last_ == nullptr) return "[]";
   return json_list(last_->picks, [&](const Pick& pick) {
     auto i = static_cast<size_t>(&pick - last_->picks.data());
-    const Call& call = program_.calls[i];
+    const Call& call = program_.calls[pick.call];
     const fb::Algorithm& algorithm = *pick.candidate.algorithm;
     std::string specs;
     for (uint32_t s = 0; s < pick.specs.size(); ++s)
       specs += cat(s == 0 ? "" : ",", json_string(view(algorithm.specs()->Get(s)->name())), ":", pick.specs[s]);
     bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
-    return cat("{\"call\":", i, ",\"name\":", json_string(call.name),
+    std::string ns = timed ? std::to_string(std::get<2>(times_[i]) - std::get<1>(times_[i])) : "null";
+    return cat("{\"call\":", pick.call, ",\"name\":", json_string(call.name),
         ",\"kernel\":", json_string(view(call.kernel->name())), ",\"algorithm\":", json_string(view(algorithm.name())),
         ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
-        ",\"grid\":", dims_text({pick.grid, pick.grid + 3}), ",\"specs\":{", specs,
-        "},\"time_ns\":", timed ? std::to_string(times_[i].second - times_[i].first) : "null", "}");
+        ",\"grid\":", dims_text({pick.grid, pick.grid + 3}), ",\"specs\":{", specs, "},\"time_ns\":", ns, "}");
   });
 }
 

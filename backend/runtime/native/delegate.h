@@ -20,14 +20,17 @@ struct Candidate {
 };
 
 struct Pick {
+  size_t call = 0;
   Candidate candidate;
   uint32_t grid[3] = {};
   std::vector<int32_t> specs;
   uint8_t push[kMaxPushBytes] = {};
 };
 
+using CallTime = std::tuple<size_t, uint64_t, uint64_t>;  // its index, and GPU nanoseconds from the run's start
+
 // Errors: no variant has the key (the slot, the dtype found, the dtypes offered), or every one that has it needs a
-// fact or a limit that this device does not offer.
+// fact or a limit that this device does not offer (a fused call has no candidates then).
 Status find_candidates(
     const Program& program, const Call& call, const Context& context, std::vector<Candidate>* candidates);
 
@@ -56,8 +59,8 @@ class Delegate {
 
   const Program& program() const { return program_; }
   uint32_t flags() const { return flags_; }
-  // GPU time of each call of the last profiled execute, in nanoseconds from its start; empty otherwise.
-  std::vector<std::pair<uint64_t, uint64_t>> call_times();
+  // Of each call that the last execute ran, if it was profiled; empty otherwise.
+  std::vector<CallTime> call_times();
 
   // Gives every state its first contents, for every delegate that shares it.
   Status reset();
@@ -80,7 +83,7 @@ class Delegate {
     VkQueryPool queries = VK_NULL_HANDLE;
     std::shared_ptr<Buffer> arena;
     std::shared_ptr<Buffer> staging;  // null when the arena is read and written in place
-    std::vector<Pick> picks;
+    std::vector<Pick> picks;          // of the calls that run
   };
   class Recorder;
 
@@ -123,7 +126,7 @@ class Delegate {
   std::vector<zp_tensor> outputs_;
   std::vector<std::unique_ptr<Recording>> recordings_;  // the last used comes first
   Recording* last_ = nullptr;
-  std::vector<std::pair<uint64_t, uint64_t>> times_;
+  std::vector<CallTime> times_;
 };
 
 // Live programs by id, for the C interface. forget: no longer live afterwards.

@@ -144,10 +144,9 @@ bool matches(const DeviceInfo& device, const std::string& wanted) {
 
 Status vk_status(const char* call, VkResult result) {
   if (result == VK_SUCCESS) return Status();
-#define X(name) \
-  {             \
-    name, #name \
-  }
+  // clang-format off
+#define X(name) {name, #name}
+  // clang-format on
   static constexpr std::pair<VkResult, const char*> kNames[] = {X(VK_ERROR_OUT_OF_HOST_MEMORY),
       X(VK_ERROR_OUT_OF_DEVICE_MEMORY), X(VK_ERROR_OUT_OF_POOL_MEMORY), X(VK_ERROR_TOO_MANY_OBJECTS),
       X(VK_ERROR_INITIALIZATION_FAILED), X(VK_ERROR_DEVICE_LOST), X(VK_ERROR_MEMORY_MAP_FAILED),
@@ -207,9 +206,8 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
   for (VkBool32* unused : {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
            &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
            &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
-           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains}) {
+           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains})
     *unused = VK_FALSE;
-  }
 }
 
 Status list_devices(std::vector<DeviceInfo>* devices) {
@@ -245,9 +243,8 @@ Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted,
   };
   std::string list = join(devices, described, "; ");
   if (!name.empty())
-    list = cat("ZEROPOINT_DEVICE=", printable(wanted), ": no such usable device; devices: ", list);
-  else
-    list = cat("no usable Vulkan device (", list, "); install a driver, or mesa-vulkan-drivers for the software one");
+    return fail(Code::kDevice, "ZEROPOINT_DEVICE=", printable(wanted), ": no such usable device; devices: ", list);
+  list = cat("no usable Vulkan device (", list, "); install a driver, or mesa-vulkan-drivers for the software one");
   return Status(Code::kDevice, list);
 }
 

@@ -132,8 +132,8 @@ Status find_candidates(
     if (block.empty()) candidates->push_back({&algorithm, &variant});
     if (!block.empty()) blocks.insert(cat(view(algorithm.name()), " ", block));
   });
-  if (!candidates->empty()) return Status();
-  if (blocks.empty()) return no_variant(*call.kernel, bound);
+  if (candidates->empty() && blocks.empty()) return no_variant(*call.kernel, bound);
+  if (call.fused || !candidates->empty()) return Status();
   return fail(Code::kIncompatible, context.info.name, " cannot run it: ", join(blocks));
 }
 
@@ -153,7 +153,7 @@ Status pick(const Call& call, const std::vector<Candidate>& candidates, const st
       continue;
     }
     bool fits = false;
-    *result = Pick{candidate, {}, {}, {}};
+    *result = Pick{result->call, candidate, {}, {}, {}};
     ZP_TRY(fill(call, inputs, context, result, &fits).in(name));
     if (fits) return Status();
     const uint32_t* grid = result->grid;

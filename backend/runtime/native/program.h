@@ -6,7 +6,7 @@
 
 namespace zeropoint {
 
-inline constexpr uint32_t kOldestProgramVersion = 1, kProgramVersion = 2;
+inline constexpr uint32_t kOldestProgramVersion = 1, kProgramVersion = 3;
 inline constexpr int kMaxRank = 8;
 inline constexpr uint64_t kArenaAlign = 256;
 inline constexpr uint64_t kSizeAlign = 16;
@@ -70,6 +70,7 @@ struct Tensor {
 struct Call {
   std::string name;
   const fb::Kernel* kernel = nullptr;
+  bool fused = false;                                  // one of an alternative's fused calls
   std::vector<int32_t> tensors;                        // one per slot, -1 when not bound
   std::vector<int64_t> integer_attrs;                  // one per declared attribute, 0 where it is real
   std::vector<float> real_attrs;                       // one per declared attribute, 0 where it is an integer
@@ -96,6 +97,7 @@ struct Program {
   std::vector<Call> calls;
   std::vector<Input> inputs;
   std::vector<Output> outputs;
+  std::vector<fb::Alternative> alternatives;  // in order, within the calls, none within another
 };
 
 // verify.cpp. Verifies all of a delegate blob that does not depend on the device and fills *program; `data` may be

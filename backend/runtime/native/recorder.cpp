@@ -37,7 +37,7 @@ class Delegate::Recorder {
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
       if (recording_.profile) flush();
-      ZP_TRY(call(i));
+      ZP_TRY(call(recording_.picks[i]));
       timestamp(i + 1);
     }
     for (const Output& output : program_.outputs)
@@ -102,9 +102,8 @@ class Delegate::Recorder {
     vkCmdCopyBuffer(recording_.commands, source, target, 1, &region);
   }
 
-  Status call(size_t index) {
-    const Call& call = program_.calls[index];
-    const Pick& pick = recording_.picks[index];
+  Status call(const Pick& pick) {
+    const Call& call = program_.calls[pick.call];
     if (pick.grid[0] == 0 || pick.grid[1] == 0 || pick.grid[2] == 0) return Status();
     std::vector<Access> accesses;
     for (uint32_t slot = 0; slot < call.tensors.size(); ++slot) {
@@ -117,7 +116,7 @@ class Delegate::Recorder {
     const fb::Variant& variant = *pick.candidate.variant;
     const Pipeline* pipeline = nullptr;
     ZP_TRY(context_.pipeline(*delegate_.library_, *pick.candidate.algorithm, variant, pick.specs, &pipeline)
-            .in("call[", index, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant)));
+            .in("call[", pick.call, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant)));
     vkCmdBindPipeline(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->handle);
     if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, *pipeline));
     if (variant.push_bytes() > 0) {
@@ -188,17 +187,18 @@ Status Delegate::record(Recording* recording) {
 }
 
 Status Delegate::read_times(const Recording& recording) {
-  size_t n_calls = recording.picks.size();
-  std::vector<uint64_t> found(n_calls + 1);
-  ZP_VK(vkGetQueryPoolResults, context_->device, recording.queries, 0, static_cast<uint32_t>(n_calls + 1),
+  size_t n_picks = recording.picks.size();
+  std::vector<uint64_t> found(n_picks + 1);
+  ZP_VK(vkGetQueryPoolResults, context_->device, recording.queries, 0, static_cast<uint32_t>(n_picks + 1),
       found.size() * sizeof(uint64_t), found.data(), sizeof(uint64_t),
       VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
-  times_.resize(n_calls);
+  times_.clear();
   auto since_start = [&](size_t i) {
     double ticks = found[i] > found[0] ? static_cast<double>(found[i] - found[0]) : 0.0;
     return static_cast<uint64_t>(ticks * static_cast<double>(context_->info.limits.timestamp_ns));
   };
-  for (size_t i = 0; i < n_calls; ++i) times_[i] = {since_start(i), std::max(since_start(i), since_start(i + 1))};
+  for (size_t i = 0; i < n_picks; ++i)
+    times_.emplace_back(recording.picks[i].call, since_start(i), std::max(since_start(i), since_start(i + 1)));
   return Status();
 }
 

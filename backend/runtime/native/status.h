@@ -71,13 +71,10 @@ inline std::string hex(const uint8_t* bytes, size_t n) {
 // A JSON string literal with quotes. Safe on untrusted bytes.
 inline std::string json_string(std::string_view text) {
   std::string result = "\"";
-  for (char c : text)
-    if (c == '"' || c == '\\')
-      (result += '\\') += c;
-    else if (c < ' ' || c > '~')
-      result += "\\u00" + hex(reinterpret_cast<const uint8_t*>(&c), 1);
-    else
-      result += c;
+  for (char c : text) {
+    if (c == '"' || c == '\\') result += '\\';
+    result += c < ' ' || c > '~' ? "\\u00" + hex(reinterpret_cast<const uint8_t*>(&c), 1) : std::string(1, c);
+  }
   return result + '"';
 }
 

@@ -17,6 +17,7 @@ template <typename... Parts> Status bad(const Parts&... parts) { return fail(Cod
 template <typename Item> std::string_view name_of(const Item& item) { return view(item.name()); }
 template <> std::string_view name_of(const fb::Call& call) { return view(call.kernel()); }
 template <> std::string_view name_of(const fb::Input&) { return ""; }
+template <> std::string_view name_of(const fb::Alternative&) { return ""; }
 template <> std::string_view name_of(const fb::Output&) { return ""; }
 
 std::string where(const char* what, size_t index, std::string_view name = "") {
@@ -41,6 +42,7 @@ class Decoder {
     ZP_TRY(each("input", source_.inputs(), kMaxArguments, &Decoder::input));
     ZP_TRY(check_symbols_are_given());
     ZP_TRY(each("call", source_.calls(), kMaxItems, &Decoder::call));
+    ZP_TRY(each("alternative", source_.alternatives(), kMaxItems, &Decoder::alternative));
     return each("output", source_.outputs(), kMaxArguments, &Decoder::output);
   }
 
@@ -235,6 +237,16 @@ class Decoder {
     return data_flow(target);
   }
 
+  Status alternative(const fb::Alternative& source) {
+    uint64_t end = uint64_t{source.first()} + source.fused() + source.plain();
+    if (source.first() < alternatives_end_ || source.fused() == 0 || source.plain() == 0 || end > program_.calls.size())
+      return bad("need some fused and some plain calls, after ", alternatives_end_, ", to ", program_.calls.size());
+    for (uint64_t i = source.first(); i < source.first() + source.fused(); ++i) program_.calls[i].fused = true;
+    alternatives_end_ = end;
+    program_.alternatives.push_back(source);
+    return Status();
+  }
+
   Status args(const fb::Call& source, Call* target) const {
     const auto& slots = *target->kernel->slots();
     target->tensors.assign(slots.size(), -1);
@@ -334,6 +346,7 @@ class Decoder {
   Program& program_;
   std::unordered_set<size_t> written_;  // roots of the tensors that an input or an earlier call wrote
   std::unordered_set<std::string_view> state_names_;
+  uint64_t alternatives_end_ = 0;
 };
 
 // The version comes before everything else, so that a later format is refused by its number.

@@ -1,0 +1,124 @@
+"""For one row: the linears that read a quantized row quantize it themselves, and do what follows them.
+
+Offered as alternatives of the separate calls, which stay for more rows and for devices where they are faster.
+"""
+
+from __future__ import annotations
+
+from ..opcodes import BinaryOp
+from ..program import Dim
+from .draft import Draft, Step
+
+_ROWS, _ADD = "quantize_rows", "elementwise_binary"
+_KERNELS = {"linear_dq8ca_q4gsw": "row_linear_q4gsw", "linear_dq8ca_q8gsw": "row_linear_q8gsw"}
+_GATED = 3
+_LONGEST = 16384  # MAX_K of row_linear_q4gsw.toml
+_AXES = range(4)
+
+
+def offer_row_linears(draft: Draft) -> None:
+    """quantize_rows and the linears of its result alone -> one row_linear a linear."""
+    for rows in [step for step in draft.steps if step.call.kernel == _ROWS]:
+        linears = _linears(draft, rows)
+        if rows.attrs["prologue"] == _GATED or not linears:
+            continue
+        down = _gated_rows(draft, linears[0]) if len(linears) == 1 else None
+        if down is None:
+            _offer_plain(draft, rows, linears)
+        else:
+            _offer_gated(draft, rows, linears[0], down)
+
+
+def _offer_plain(draft: Draft, rows: Step, linears: list[Step]) -> None:
+    ends = [_residual(draft, linear) for linear in linears]
+    fused = [_made(draft, rows, linear, end) for linear, end in zip(linears, ends, strict=True)]
+    draft.offer(fused, [rows, *linears, *(end for end in ends if end is not None)])
+
+
+def _offer_gated(draft: Draft, rows: Step, linear: Step, down: Step) -> None:
+    """Both linears of a gated feed-forward layer, the activation between them in the first."""
+    seconds = _linears(draft, down)
+    if len(seconds) != 1:
+        return
+    wide = draft.info(linear.args["y"])
+    half = draft.builder.tensor(f"{wide.name}.gated", wide.dtype, (*wide.dims[:-1], wide.dims[-1].base // 2))
+    first = _made(draft, rows, linear, None, gated=half, op=down.attrs["op"])
+    end = _residual(draft, seconds[0])
+    length = wide.dims[-1].base // 2
+    alone: dict[str, int | float | Dim] = {**down.attrs, "prologue": 0, "x_offset": 0, "row_length": length}
+    second = _made(draft, down, seconds[0], end, x=half, attrs=alone)
+    draft.offer([first, second], [rows, linear, down, *seconds, *([] if end is None else [end])])
+
+
+def _linears(draft: Draft, rows: Step) -> list[Step]:
+    """The linears that read a quantize_rows' results, where they alone do and one row is possible; else none."""
+    readers = list(dict.fromkeys(step for name in rows.writes for step in draft.readers(rows.args[name])))
+    inner = all(draft.is_inner(rows.args[name]) for name in rows.writes)
+    fits = all(step.call.kernel in _KERNELS and _fits(draft, rows, step) for step in readers)
+    return readers if inner and fits else []
+
+
+def _fits(draft: Draft, rows: Step, linear: Step) -> bool:
+    """Whether row_linear has these dtypes, this length, and ever one row."""
+    x, y = draft.info(rows.args["x"]), draft.info(linear.args["y"])
+    n_rows = [draft.range(dim)[0] for dim in y.dims[:-1]]
+    same = x.dtype is y.dtype is draft.info(rows.args["weight"]).dtype
+    return same and all(n <= 1 for n in n_rows) and draft.info(rows.args["q"]).dims[-1].base <= _LONGEST
+
+
+def _gated_rows(draft: Draft, linear: Step) -> Step | None:
+    """The quantize_rows of a gated activation of a linear's two halves."""
+    y = linear.args["y"]
+    rows = draft.only_reader(y, _ROWS) if draft.options.fuses("gated_linear") else None
+    if rows is None or rows.attrs["prologue"] != _GATED:
+        return None
+    width = draft.info(y).dims[-1].base
+    places = [rows.attrs[name] for name in ("x_offset", "up_offset", "row_length", "x_outer_stride", "up_row_stride")]
+    whole = draft.root(rows.args["x"]) == draft.root(rows.args["up"]) == draft.root(y)
+    return rows if whole and places == [0, width // 2, width // 2, width, width] else None
+
+
+def _residual(draft: Draft, linear: Step) -> Step | None:
+    """The addition of a linear's result alone to a tensor that lies as it does."""
+    y = linear.args["y"]
+    add = draft.only_reader(y, _ADD) if draft.options.fuses("residual") else None
+    if add is None or add.attrs["op"] != BinaryOp.ADD or add.attrs["alpha"] != 1.0:
+        return None
+    attrs = add.attrs
+    alike = all(attrs[f"size{axis}"] == 1 or attrs[f"a_stride{axis}"] == attrs[f"b_stride{axis}"] for axis in _AXES)
+    both = [draft.info(add.args[slot]) for slot in ("a", "b", "y")]
+    alike = alike and attrs["a_offset"] == attrs["b_offset"] == 0 and len({item.dtype for item in both}) == 1
+    same_size = len({item.size_bytes for item in both} | {draft.info(y).size_bytes}) == 1
+    one = (draft.root(add.args["a"]) == draft.root(y)) != (draft.root(add.args["b"]) == draft.root(y))
+    return add if alike and same_size and one else None
+
+
+def _made(
+    draft: Draft,
+    rows: Step,
+    linear: Step,
+    end: Step | None,
+    *,
+    gated: int | None = None,
+    op: int | float | Dim = 0,
+    x: int | None = None,
+    attrs: dict[str, int | float | Dim] | None = None,
+) -> Step:
+    """One row_linear.
+
+    end: the addition after it; gated: what a gated activation writes; x, attrs: in place of the rows' own.
+    """
+    given = rows.attrs if attrs is None else attrs
+    source = rows.args["x"] if x is None else x
+    args: dict[str, int | None] = {"x": source, "weight": rows.args["weight"] if x is None else source}
+    args |= {slot: linear.tensor(slot) for slot in ("w", "w_scale", "w_sum", "w_zp", "bias")}
+    args["y"] = linear.args["y"] if gated is None else gated
+    if end is not None:
+        own = draft.root(linear.args["y"])
+        args["residual"] = next(end.args[slot] for slot in ("a", "b") if draft.root(end.args[slot]) != own)
+        args["y"] = end.args["y"]
+    names = ("prologue", "row_length", "x_offset", "norm_eps", "weight_offset", "mapping", "qmin", "qmax", "eps")
+    values = {name: given[name] for name in (*names, "rounding", "group_size", "group_padded", "step")}
+    values |= {"gated": int(gated is not None), "op": op, "packed_length": draft.info(rows.args["q"]).dims[-1]}
+    replaced = [rows, linear, *([] if end is None else [end])]
+    return draft.make(_KERNELS[linear.call.kernel], args, values, writes=("y",), replaces=replaced)

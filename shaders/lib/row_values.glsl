@@ -1,0 +1,23 @@
+// Values of a row that is about to be quantized: x itself, or what stands between x and its quantization.
+//   PROLOGUE 0  x
+//   PROLOGUE 1  x / sqrt(mean(x^2) + norm_eps) * weight_offset                the arithmetic of rms_norm.comp, not rounded
+//   PROLOGUE 2  x / sqrt(mean(x^2) + norm_eps) * (weight_offset + weight)     to f16 in between
+// Needs exact.glsl, activation.glsl, rms.glsl, `weight`, and the push constants row_length, norm_eps and weight_offset.
+
+float load_x(uint i) {
+  return uintBitsToFloat(load_x_bits(i));
+}
+
+// The factor of the norm, for a row that starts at `start`. Call in uniform flow.
+float row_factor(uint start) {
+  if (PROLOGUE != 1u && PROLOGUE != 2u) return 1.0;
+  float squares = 0.0;
+  for (uint k = gl_LocalInvocationIndex; k < row_length; k += LANES) squares = add_square(squares, load_x(start + k));
+  return inverse_rms(squares, row_length, norm_eps);
+}
+
+uint row_value_bits(uint start, uint k, float factor) {
+  if (PROLOGUE == 1u) return floatBitsToUint(load_x(start + k) * factor * weight_offset);
+  if (PROLOGUE == 2u) return floatBitsToUint(load_x(start + k) * factor * (weight_offset + float(weight[k])));
+  return load_x_bits(start + k);
+}
