@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import __version__
+from .constants import array_of, payload_of
 from .dtypes import DType, Storage
-from .errors import ProgramError
 from .memory import Lifetime, plan_arena
 from .program import (
     ARENA_ALIGN,
@@ -34,7 +34,7 @@ from .program_checks import derived_range
 if TYPE_CHECKING:
     import numpy as np
 
-    ConstantData = np.ndarray | bytes | Callable[[], np.ndarray | bytes]
+    from .constants import ConstantData
 
 
 class ProgramBuilder:
@@ -82,6 +82,11 @@ class ProgramBuilder:
         index = self._add(name, DType(dtype), dims, storage=Storage.BUFFER, memory=Memory.CONSTANT)
         self._data[index] = data
         return index
+
+    def packer(self, tensor: int) -> Callable[[], np.ndarray]:
+        """What makes the array of a constant."""
+        data = self._data[tensor]
+        return lambda: array_of(data)
 
     def constant_alias(self, tensor: int, dims: Sequence[int]) -> int:
         """Declares other dimensions of a constant."""
@@ -160,7 +165,7 @@ class ProgramBuilder:
         constants: dict[str, bytes] = {}
         tensors = list(self._tensors)
         for index, data in self._data.items():
-            payload = _payload(tensors[index], data)
+            payload = payload_of(tensors[index], data)
             key = hashlib.sha256(payload).hexdigest()
             constants[key] = payload
             tensors[index] = replace(tensors[index], constant=key)
@@ -294,15 +299,3 @@ def _full(dims: Sequence[int | Dim]) -> tuple[Dim, ...]:
 def constant_or_dim(value: int | float | Dim) -> int | float | Dim:
     """An attribute's value: a dimension without symbols is a number."""
     return value.base if isinstance(value, Dim) and not value.terms else value
-
-
-def _payload(tensor: Tensor, data: ConstantData) -> bytes:
-    """The constant's bytes, zero-padded to size_bytes."""
-    value = data() if callable(data) else data
-    payload = value if isinstance(value, bytes) else value.tobytes()
-    if not tensor.size_bytes - 16 < len(payload) <= tensor.size_bytes:
-        raise ProgramError(
-            f"constant {tensor.name}: {len(payload)} bytes; its dtype and dimensions need {tensor.size_bytes} "
-            "(or up to 15 fewer, which are padded)"
-        )
-    return payload.ljust(tensor.size_bytes, b"\0")

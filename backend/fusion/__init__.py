@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ..builder import ProgramBuilder
 from ..options import CompileOptions
 from .draft import Draft, Step
+from .merged_linears import merge_linears
 from .quantization import merge_gated, merge_norm, merge_quantization
 from .row_linear import offer_row_linears
 
@@ -19,6 +20,7 @@ PASSES: dict[str, Callable[[Draft], None]] = {
     "quantize": merge_quantization,
     "norm_quantize": merge_norm,
     "gated_quantize": merge_gated,
+    "merged_linears": merge_linears,
     "row_linear": offer_row_linears,
 }
 

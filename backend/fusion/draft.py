@@ -108,12 +108,22 @@ class Draft:
         replaces: Sequence[Step],
     ) -> Step:
         """A call for others. It is named after the last of them."""
-        bound = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
-        values = tuple(Attr(name, constant_or_dim(value)) for name, value in attrs.items())
         handles = tuple(dict.fromkeys(handle for step in replaces for handle in step.call.debug_handles))
         name = self.builder.unique_call(replaces[-1].call.name)
         origins = tuple(sorted({origin for step in replaces for origin in step.origins}))
-        return Step(Call(name, kernel, bound, values, handles), frozenset(writes), origins)
+        return Step(Call(name, kernel, *self.bound(args, attrs), handles), frozenset(writes), origins)
+
+    @staticmethod
+    def bound(
+        args: Mapping[str, int | None], attrs: Mapping[str, int | float | Dim]
+    ) -> tuple[tuple[Arg, ...], tuple[Attr, ...]]:
+        """Slots and attributes as a Call has them."""
+        slots = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
+        return slots, tuple(Attr(name, constant_or_dim(value)) for name, value in attrs.items())
+
+    def substitute(self, old: Step, new: Step) -> None:
+        """Puts a call in the place of another."""
+        self.steps[self.steps.index(old)] = new
 
     def replace(self, old: Sequence[Step], new: Step) -> None:
         """Puts a call in the place of the last of some others, which nothing between them may depend on."""
