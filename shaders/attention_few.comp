@@ -43,8 +43,7 @@ void main() {
   load_queries(first_row);
   clear_rows();
   barrier();
-  vec4 sums[MAX_ROWS];
-  attend(start, first_row, span, sums);
+  attend(start, first_row, span);
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     uint row = first_row + r;
     vec4 sum = sum_teams(sums[r]);

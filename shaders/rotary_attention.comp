@@ -167,8 +167,7 @@ void main() {
   clear_rows();
   barrier();
   int start = max(position[batch() * start_batch], 0);
-  vec4 sums[MAX_ROWS];
-  attend(start, 0u, uvec2(key_begin(start, 0u), key_end(start, 0u)), sums);
+  attend(start, 0u, uvec2(key_begin(start, 0u), key_end(start, 0u)));
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     vec4 sum = sum_teams(sums[r]);
     if (gl_LocalInvocationIndex < QUADS) {

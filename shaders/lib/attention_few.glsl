@@ -124,8 +124,10 @@ uint value_quad() {
   return gl_LocalInvocationIndex % value_width();
 }
 
-// sums[r] = this invocation's part of row r's weighted values, over the keys of a span.
-void attend(int start, uint first_row, uvec2 span, out vec4 sums[MAX_ROWS]) {
+vec4 sums[MAX_ROWS];  // this invocation's part of every row's weighted values: what attend() makes
+
+// Walks the keys of a span.
+void attend(int start, uint first_row, uvec2 span) {
   [[unroll]] for (uint r = 0; r < ROWS; ++r) sums[r] = vec4(0.0);
   uint quad = value_quad();
   uint team = gl_LocalInvocationIndex / value_width();
