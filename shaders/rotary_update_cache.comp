@@ -1,7 +1,7 @@
 #version 450
 // What lies between the q, k and v projections and attention, in one pass: q_out = rotary(norm(q)),
-// k_cache[position] = rotary(norm(k)), v_cache[position] = v. norm is RMS norm over a head, when NORMED:
-// x * inversesqrt(mean(x * x) + eps) * weight. lib/rotary.glsl gives the rotation. All in f32.
+// k_cache[position] = rotary(norm(k)), v_cache[position] = v. lib/rotary_heads.glsl gives the norm, lib/rotary.glsl the
+// rotation. All in f32.
 // A workgroup owns one head of one token: grid (heads + 2 * kv_heads, tokens, batch). A position outside the cache
 // is not written. The rest of the caches is left as it is.
 #extension GL_GOOGLE_include_directive : require
@@ -57,57 +57,42 @@ layout(std430, binding = V_CACHE_BINDING) writeonly buffer VCache { V_CACHE_TYPE
 #include "positions.glsl"
 #include "rotary.glsl"
 
-shared float squares[LANES];
-
-// inversesqrt(mean(x * x) + eps) from every lane's sum of squares.
-float inverse_rms(float own) {
-  squares[gl_LocalInvocationIndex] = own;
-  barrier();
-  for (uint width = LANES / 2; width > 0; width >>= 1) {
-    if (gl_LocalInvocationIndex < width) squares[gl_LocalInvocationIndex] += squares[gl_LocalInvocationIndex + width];
-    barrier();
-  }
-  return inversesqrt(squares[0] / float(HEAD_DIM) + eps);
+// Element i of a query head, or from `heads` on of a key head, of the workgroup's token.
+float head_element(uint head, uint i) {
+  uint s = gl_WorkGroupID.y;
+  uint b = gl_WorkGroupID.z;
+  if (head < heads) return float(q[q_first + b * q_batch + s * q_row + head * q_head + i]);
+  return float(k[k_first + b * k_batch + s * k_row + (head - heads) * k_head + i]);
 }
 
+float head_weight(uint head, uint i) {
+  return head < heads ? q_norm[i] : k_norm[i];
+}
+
+#include "rotary_heads.glsl"
+
 void turn_query(uint head, uint s, uint b) {
-  uint from = q_first + b * q_batch + s * q_row + head * q_head;
   uint to = b * out_batch + s * out_row + head * out_head;
-  float norm = 1.0;
-  if (NORMED != 0u) {
-    float own = 0.0;
-    for (uint i = gl_LocalInvocationIndex; i < HEAD_DIM; i += LANES) own += float(q[from + i]) * float(q[from + i]);
-    norm = inverse_rms(own);
-  }
+  float norm = head_norm(head);
   uint row = table_row(b, s);
   for (uint pair = gl_LocalInvocationIndex; pair < HEAD_DIM / 2u; pair += LANES) {
     uvec2 elements = pair_elements(pair);
-    vec2 value = vec2(float(q[from + elements.x]), float(q[from + elements.y])) * norm;
-    if (NORMED != 0u) value *= vec2(q_norm[elements.x], q_norm[elements.y]);
-    value = rotate(row, pair, value);
+    vec2 value = turned_pair(head, norm, row, pair);
     q_out[to + elements.x] = Q_OUT_TYPE(value.x);
     q_out[to + elements.y] = Q_OUT_TYPE(value.y);
   }
 }
 
 void write_key(uint head, uint s, uint b) {
-  uint from = k_first + b * k_batch + s * k_row + head * k_head;
   int place = token_position(b, s);
   bool inside = place >= 0 && uint(place) < cache_keys;
   uint to = b * cache_batch + uint(place) * cache_row + head * cache_head;
-  float norm = 1.0;
-  if (NORMED != 0u) {
-    float own = 0.0;
-    for (uint i = gl_LocalInvocationIndex; i < HEAD_DIM; i += LANES) own += float(k[from + i]) * float(k[from + i]);
-    norm = inverse_rms(own);
-  }
+  float norm = head_norm(heads + head);
   if (!inside) return;
   uint row = table_row(b, s);
   for (uint pair = gl_LocalInvocationIndex; pair < HEAD_DIM / 2u; pair += LANES) {
     uvec2 elements = pair_elements(pair);
-    vec2 value = vec2(float(k[from + elements.x]), float(k[from + elements.y])) * norm;
-    if (NORMED != 0u) value *= vec2(k_norm[elements.x], k_norm[elements.y]);
-    value = rotate(row, pair, value);
+    vec2 value = turned_pair(heads + head, norm, row, pair);
     k_cache[to + elements.x] = K_CACHE_TYPE(value.x);
     k_cache[to + elements.y] = K_CACHE_TYPE(value.y);
   }

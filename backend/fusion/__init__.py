@@ -13,6 +13,7 @@ from ..options import CompileOptions
 from .draft import Draft, Step
 from .merged_linears import merge_linears
 from .quantization import merge_gated, merge_norm, merge_quantization
+from .rope_attention import offer_rope_attention
 from .row_linear import offer_row_linears
 
 # In this order: later passes read what earlier ones made.
@@ -22,6 +23,7 @@ PASSES: dict[str, Callable[[Draft], None]] = {
     "gated_quantize": merge_gated,
     "merged_linears": merge_linears,
     "row_linear": offer_row_linears,
+    "rope_attention": offer_rope_attention,
 }
 
 

@@ -98,12 +98,22 @@ class _Check:
                     f"{where}: io in declared; found a binding that is never read; read it or drop the slot"
                 )
             return
+        if slot.io is Io.INOUT:
+            self.check_both_directions(index, slot, found)
+            return
         if found.readable or index in self.used.read:
             raise self.error(f"{where}: io out declared; found a binding that may be read; make it writeonly")
         if not found.writable or index not in self.used.written:
             raise self.error(
                 f"{where}: io out declared; found a binding that is never written; write it or drop the slot"
             )
+
+    def check_both_directions(self, index: int, slot: Slot, found: Binding) -> None:
+        where = f"slot {slot.name}: io inout declared; found a binding that is never"
+        if not found.readable or index not in self.used.read:
+            raise self.error(f"{where} read; read it and leave writeonly out, or declare io out")
+        if not found.writable or index not in self.used.written:
+            raise self.error(f"{where} written; write it and leave readonly out, or declare io in")
 
     def check_pushes(self) -> None:
         found = [f"{field.name} {_kind(field.type)} at {field.offset}" for field in self.found.pushes]

@@ -20,6 +20,7 @@ VIEWS = tuple(f"{scalar}{size}" for scalar in ("f32", "f16", "i32", "u32", "i8",
 class Io(Enum):
     IN = "in"
     OUT = "out"
+    INOUT = "inout"  # written in place: what it held before the call is read, too
 
 
 class ValueKind(Enum):

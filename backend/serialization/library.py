@@ -148,7 +148,8 @@ class _Writer:
     def kernel(self, manifest: Manifest) -> object:
         slots = [slot.name for slot in manifest.slots]
         attrs = [attr.name for attr in manifest.attrs]
-        directions = {Io.IN: fb.Io.input, Io.OUT: fb.Io.output}
+        # To the player a slot that a call writes is an output, whatever else: its hazards are a write's.
+        directions = {Io.IN: fb.Io.input, Io.OUT: fb.Io.output, Io.INOUT: fb.Io.output}
         kinds = {ValueKind.INT: fb.ValueKind.integer, ValueKind.FLOAT: fb.ValueKind.real}
         return _make(
             fb.KernelT,

@@ -45,6 +45,7 @@ BOUNDS: dict[str, Bound] = {
     "quantize_rows": rows.quantized_rows,
     "reduce_rows": operators.reduction,
     "rms_norm": operators.rms_norm,
+    "rotary_attention": attention.rotary_attention,
     "rotary_embedding": attention.rotary,
     "rotary_update_cache": attention.rotary_cache,
     "row_linear_q4gsw": rows.row_linear,

@@ -5,17 +5,24 @@ from __future__ import annotations
 import torch
 
 from ..references.attention_math import attention_heads
-from .units import FUNCTION_UNITS, UNIT, Result, in_units, sum_units
+from ..references.rotary_attention import (
+    attention_attrs,
+    attention_slots,
+    rotated_heads,
+    rotated_queries,
+    rotation_attrs,
+)
+from .units import FUNCTION_UNITS, UNIT, Result, in_units, stored_bound, sum_units
 
 ROTARY_UNITS = 6.0
 HIDDEN = -1e38  # below this the largest score of a split says that it saw no key
 TIE = 1e-4  # how near a tie, in codes, a rounding may fall either way
 
 
-def attention(result: Result) -> torch.Tensor:
-    """attention, and the partial sums of attention_decode_partial."""
+def attention(result: Result, *, off: float = 0.0) -> torch.Tensor:
+    """attention, and the partial sums of attention_decode_partial. off: what a score is off by beside its rounding."""
     length = result.inputs["k"].shape[1 if result.attrs["kv_layout"] else 2]
-    units = FUNCTION_UNITS + sum_units(length) + 2 * _score_units(result)
+    units = FUNCTION_UNITS + sum_units(length) + 2 * (_score_units(result) + off / UNIT)
     return in_units(units, result.again(result.sizes("v")))
 
 
@@ -51,6 +58,24 @@ def rotary_cache(result: Result) -> torch.Tensor:
     return in_units(ROTARY_UNITS + normed, _turned_sizes(result))
 
 
+def rotary_attention(result: Result) -> torch.Tensor:
+    """rotary_attention: the caches as rotary_update_cache's; y as attention's, with queries and keys that are off."""
+    if result.slot != "y":
+        return rotary_cache(result)
+    rotated = rotated_heads(result.inputs, result.attrs)
+    q_out = rotated_queries(result.inputs, result.attrs)
+    slots = {**result.inputs, "q_out": torch.empty(q_out.shape, dtype=q_out.dtype)}
+    inputs = {**attention_slots(result.inputs, rotated), "y": result.inputs["y"]}
+    # Masked keys may count here: a mask is added to scores, and these are no scores but what they are off by.
+    attrs = {**attention_attrs(result.attrs), "masked": 0}
+    off = 0.0
+    for slot, of_attention in (("q_out", "q"), ("k_cache", "k")):
+        part = Result("rotary_update_cache", slot, slots, rotation_attrs(result.attrs), rotated[slot])
+        error = rotary_cache(part) + stored_bound(rotated[slot], q_out.dtype)
+        off += _largest_score(Result("attention", "y", inputs, attrs, result.wanted), **{of_attention: error})
+    return attention(Result("attention", "y", inputs, attention_attrs(result.attrs), result.wanted), off=off)
+
+
 def quantized_cache(result: Result) -> torch.Tensor:
     """update_cache_q8: scales are rounded twice, codes are next to each other where the number is near a tie."""
     if result.slot == "cache_scale":
@@ -63,10 +88,16 @@ def quantized_cache(result: Result) -> torch.Tensor:
 
 def _score_units(result: Result) -> float:
     """Units of 1 by which a score is off: the rounding of the largest one's terms, and of its soft cap."""
-    sizes = attention_heads({**result.inputs, **result.sizes("q", "k")}, {**result.attrs, "soft_cap": 0.0}).scores
-    seen = sizes[torch.isfinite(sizes)].abs()
-    largest = float(seen.max()) if seen.numel() else 0.0
-    return sum_units(int(result.attrs["head_dim"])) * largest + 8 * max(float(result.attrs["soft_cap"]), 0.0)
+    terms = sum_units(int(result.attrs["head_dim"])) * _largest_score(result)
+    return terms + 8 * max(float(result.attrs["soft_cap"]), 0.0)
+
+
+def _largest_score(result: Result, **changed: torch.Tensor) -> float:
+    """The largest sum of the sizes of a seen key's products, before any soft cap."""
+    sizes = {**result.inputs, **result.sizes("q", "k"), **changed}
+    scores = attention_heads(sizes, {**result.attrs, "soft_cap": 0.0}).scores
+    seen = scores[torch.isfinite(scores)].abs()
+    return float(seen.max()) if seen.numel() else 0.0
 
 
 def _turned_sizes(result: Result) -> torch.Tensor:

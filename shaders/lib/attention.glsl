@@ -1,8 +1,5 @@
-// What every attention kernel shares: the inputs, which keys a query sees, and what a score is.
-//   score(s, t) = soft_cap(scale * dot(q[s], k[t])) + mask[s, t]      soft_cap(x) = c * tanh(x / c), when c > 0
-// A query head h of KV head h / group; lengths in quads (4 elements of a head); key t of query s is visible when
-//   t < keys, t <= start + s (causal), t > start + s - window (window > 0), t < start + queries (filled),
-//   and the mask does not hide it (u8: 0; float: -inf); start = position[batch].
+// What every attention kernel shares: the inputs and where they lie; attention_scores.glsl has the scores.
+// A query head h of KV head h / group; lengths in quads (4 elements of a head); start = position[batch].
 // i8 keys and values hold round(x / scale) with one scale a token and head.
 
 layout(constant_id = 0) const uint QUADS = 16;
@@ -57,32 +54,10 @@ layout(std430, binding = STATS_BINDING) writeonly buffer Stats { STATS_TYPE stat
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #endif
 
-const float kHidden = -3.4028235e38;  // score of a key that is not visible; no visible key has it
-const float kLowest = -3.4028232e38;
-
-// The workgroup's KV head and batch entry: grid y and z.
-uint kv_head() {
-  return gl_WorkGroupID.y;
-}
-
-uint batch() {
-  return gl_WorkGroupID.z;
-}
+#include "attention_scores.glsl"
 
 int start_position() {
   return max(position[batch() * position_batch], 0);
-}
-
-// One past the last key that query s may see, before the mask.
-uint key_end(int start, uint s) {
-  uint end = keys;
-  if (causal != 0) end = min(end, uint(start) + s + 1u);
-  if (filled != 0) end = min(end, uint(start) + queries);
-  return end;
-}
-
-uint key_begin(int start, uint s) {
-  return window > 0 ? uint(max(start + int(s) + 1 - window, 0)) : 0u;
 }
 
 // Quad of element 0 of row `row` of this KV head: row s * group + g is query s of head kv_head * group + g.
@@ -94,11 +69,6 @@ uint key_row(uint t) {
   return batch() * k_batch + kv_head() * k_head + t * k_row;
 }
 
-// Quads as memory holds them. Reading one and decoding it later lets other work go on while it is on its way.
-vec4 from_halves(uvec2 words) {
-  return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
-}
-
 #ifdef Q_F16
 #define QUERY_QUAD uvec2
 vec4 decode_query(uvec2 words) {
@@ -107,24 +77,6 @@ vec4 decode_query(uvec2 words) {
 #else
 #define QUERY_QUAD vec4
 vec4 decode_query(vec4 values) {
-  return values;
-}
-#endif
-
-#if defined(K_F16)
-#define KEY_QUAD uvec2
-vec4 decode(uvec2 words) {
-  return from_halves(words);
-}
-#elif defined(K_I8)
-#define KEY_QUAD uint
-vec4 decode(uint word) {
-  int w = int(word);
-  return vec4(bitfieldExtract(w, 0, 8), bitfieldExtract(w, 8, 8), bitfieldExtract(w, 16, 8), bitfieldExtract(w, 24, 8));
-}
-#else
-#define KEY_QUAD vec4
-vec4 decode(vec4 values) {
   return values;
 }
 #endif
@@ -148,39 +100,6 @@ float value_scale(uint row) {
 }
 #endif
 
-// tanh without the overflow and the cancellation that a driver's own may have.
-float bounded_tanh(float x) {
-  float a = abs(x);
-  if (a < 0.25) {
-    float z = x * x;
-    return x * (1.0 + z * (-0.33333333 + z * (0.13333333 + z * (-0.053968254 + z * 0.021869489))));
-  }
-  float t = exp(-2.0 * a);
-  return sign(x) * ((1.0 - t) / (1.0 + t));
-}
-
-// Index in mask of key 0 of a query.
-uint mask_start(uint row) {
-  return batch() * mask_batch + (kv_head() * group + row % group) * mask_head + row / group * mask_row;
-}
-
-// The score of key t from dot = scale * q . k; t lies in [key_begin, key_end).
-float finish_score(float dot, uint mask_first, uint t) {
-  float score = dot;
-  if (soft_cap > 0.0) score = soft_cap * bounded_tanh(score / soft_cap);
-  if (MASKED != 0u) {
-    uint index = mask_first + t * mask_key;
-#ifdef MASK_U8
-    if (((mask[index >> 2] >> ((index & 3u) * 8u)) & 0xffu) == 0u) return kHidden;
-#else
-    float added = float(mask[index]);
-    if (floatBitsToUint(added) == 0xff800000u) return kHidden;
-    score += added;
-#endif
-  }
-  return score < kLowest ? kLowest : score;
-}
-
 #ifdef PARTIAL_BINDING
 // Row of stats, and of QUADS quads in partial, of a split.
 uint partial_row(uint split, uint row) {
@@ -200,12 +119,6 @@ uvec2 split_keys(int start, uint split) {
   return uvec2(begin, min(begin + part, last));
 }
 #else
-// A row that sees no key is 0, as torch's scaled_dot_product_attention gives, or NaN, as its softmax gives.
-float row_factor(float weight_sum) {
-  if (weight_sum > 0.0) return 1.0 / weight_sum;
-  return nan_rows != 0 || weight_sum != weight_sum ? uintBitsToFloat(0x7fc00000u) : 0.0;
-}
-
 void store_row(uint row, uint quad, vec4 value) {
   uint index = batch() * y_batch + (kv_head() * group + row % group) * y_head + row / group * y_row + quad;
   y[index] = Y_TYPE(value);

@@ -1,7 +1,7 @@
 // Rotary embedding of element pairs: y0 = x0 * cos0 - x1 * sin0, y1 = x1 * cos1 + x0 * sin1.
 //   half split (interleaved 0): pair p is elements p and p + rotary_dim / 2; interleaved: 2p and 2p + 1
 //   tables [rows, rotary_dim / 2], an angle a pair, or [rows, rotary_dim], an angle an element
-// Elements from rotary_dim on are copied. Needs bindings `cos_table`, `sin_table` and the push constants
+// Elements from rotary_dim on are copied. `precise`: every kernel that turns keys gives the same bits. Needs bindings `cos_table`, `sin_table` and the push constants
 // rotary_dim, interleaved, table_rows, table_width, table_by_position and table_batch.
 
 uint table_row(uint b, uint s) {
@@ -22,7 +22,7 @@ vec2 rotate(uint row, uint pair, vec2 x) {
   if (!is_rotated(pair)) return x;
   uvec2 angles = table_width == rotary_dim ? pair_elements(pair) : uvec2(pair);
   angles += row * table_width;
-  float first = x.x * float(cos_table[angles.x]) - x.y * float(sin_table[angles.x]);
-  float second = x.y * float(cos_table[angles.y]) + x.x * float(sin_table[angles.y]);
+  precise float first = x.x * float(cos_table[angles.x]) - x.y * float(sin_table[angles.x]);
+  precise float second = x.y * float(cos_table[angles.y]) + x.x * float(sin_table[angles.y]);
   return vec2(first, second);
 }

@@ -273,8 +273,8 @@ def test_position_moves_without_recording(tier: str) -> None:
 
 
 MUTATIONS = [
-    ("cpu", 2, "lib/attention.glsl", "uint(start) + s + 1u", "uint(start) + s + 2u"),
-    ("gpu", 2, "attention_few.comp", "sums[r] *= row_change[r];", ""),
+    ("cpu", 2, "lib/attention_scores.glsl", "uint(start) + s + 1u", "uint(start) + s + 2u"),
+    ("gpu", 2, "lib/attention_few.glsl", "sums[r] *= row_change[r];", ""),
     ("gpu", 19, "attention_tiled.comp", "now = max(now, part_largest", "now = min(now, part_largest"),
 ]
 

@@ -265,6 +265,36 @@ def test_an_output_that_is_never_written(tmp_path: Path) -> None:
     )
 
 
+def in_place(qualifier: str, use: str) -> tuple[tuple[str, str], ...]:
+    """Changes of the shader: a buffer z of this qualifier, and how it is used beside y."""
+    line = Y_LINE.replace("Y_", "Z_").replace(" Y ", " Z ").replace("y[]", "z[]").replace("writeonly ", qualifier)
+    return (Y_LINE, f"{Y_LINE}\n{line}"), ("y[i] = value", use)
+
+
+IN_PLACE = (("[attrs]", 'z = { io = "inout", dtype = ["f32"], storage = ["buffer"] }\n[attrs]'),)
+
+
+def test_a_slot_that_is_read_and_written(tmp_path: Path) -> None:
+    compile_tiny(tmp_path, *in_place("", "y[i] = z[i]; z[i] = value"), manifest_changes=IN_PLACE)
+
+
+@pytest.mark.parametrize(
+    ("qualifier", "use", "found"),
+    [
+        ("writeonly ", "y[i] = value; z[i] = value", "read; read it and leave writeonly out, or declare io out"),
+        ("", "y[i] = value; z[i] = value", "read; read it and leave writeonly out, or declare io out"),
+        ("readonly ", "y[i] = value + z[i]", "written; write it and leave readonly out, or declare io in"),
+        ("", "y[i] = value + z[i]", "written; write it and leave readonly out, or declare io in"),
+    ],
+    ids=["writeonly", "never read", "readonly", "never written"],
+)
+def test_a_slot_that_is_not_both_read_and_written(tmp_path: Path, qualifier: str, use: str, found: str) -> None:
+    with pytest.raises(ShaderError) as error:
+        compile_tiny(tmp_path, *in_place(qualifier, use), manifest_changes=IN_PLACE)
+    text = f"z=f32:buffer]: slot z: io inout declared; found a binding that is never {found}"
+    assert str(error.value).endswith(text)
+
+
 def test_image_size_is_not_a_read(tmp_path: Path) -> None:
     text = refused(tmp_path, ("imageLoad(zp, ivec2(i, 0)).x", "imageSize(zp).x + i"), zp="i8:image")
     assert text == "slot zp: io in declared; found a binding that is never read; read it or drop the slot"

@@ -1,0 +1,82 @@
+"""For one token: rotary embedding, the writing of the caches and attention over them in one dispatch.
+
+Offered as an alternative of the separate calls, which stay for more tokens, long caches and software devices.
+"""
+
+from __future__ import annotations
+
+from ..program import Dim
+from .draft import Draft, Step
+
+_FUSED, _ROTARY = "rotary_attention", "rotary_update_cache"
+_ATTENTION, _PARTIAL, _REDUCE = "attention", "attention_decode_partial", "attention_decode_reduce"
+_LARGEST_GROUP, _LARGEST_HEAD = 8, 256  # of rotary_attention.toml
+_ROTARY_SLOTS = ("q", "k", "v", "q_norm", "k_norm", "cos_table", "sin_table", "position", "k_cache", "v_cache")
+_ATTENTION_ATTRS = ("masked", "causal", "window", "filled", "position_per_batch", "scale", "soft_cap")
+
+
+def offer_rope_attention(draft: Draft) -> None:
+    """rotary_update_cache, and the one attention of its queries over its caches -> rotary_attention."""
+    for rotary in [step for step in draft.steps if step.call.kernel == _ROTARY]:
+        attention = _attention(draft, rotary)
+        if not attention or not _takes(draft, rotary) or not _continues(draft, rotary, attention[0]):
+            continue
+        plain = [rotary, *attention]
+        draft.offer([_made(draft, plain)], plain)
+
+
+def _attention(draft: Draft, rotary: Step) -> list[Step]:
+    """What reads the rotated queries, and nothing else does: one call, or two where the keys are split; else none."""
+    queries = rotary.args["q_out"]
+    whole, partial = draft.only_reader(queries, _ATTENTION), draft.only_reader(queries, _PARTIAL)
+    if whole is not None or partial is None:
+        return [] if whole is None else [whole]
+    reduce = draft.only_reader(partial.args["partial"], _REDUCE)
+    alone = reduce is not None and draft.only_reader(partial.args["stats"], _REDUCE) is reduce
+    return [partial, reduce] if reduce is not None and alone else []
+
+
+def _takes(draft: Draft, rotary: Step) -> bool:
+    """Whether rotary_attention has such heads, and there is ever one token."""
+    heads, kv_heads, head_dim = (_number(rotary, name) for name in ("heads", "kv_heads", "head_dim"))
+    tokens = draft.info(rotary.args["q_out"]).dims[1 if rotary.attrs["out_layout"] else 2]
+    shape = heads <= _LARGEST_GROUP * kv_heads and head_dim % 4 == 0 and head_dim <= _LARGEST_HEAD
+    return shape and draft.range(tokens)[0] <= 1
+
+
+def _continues(draft: Draft, rotary: Step, attention: Step) -> bool:
+    """Whether attention's queries are the rotated ones and its keys and values the whole caches, at one position."""
+    layouts = {"q": ("q_out", "q_layout", "out_layout"), "k": ("k_cache", "kv_layout", "cache_layout")}
+    layouts["v"] = ("v_cache", "kv_layout", "cache_layout")
+    for slot, (written, layout, made_layout) in layouts.items():
+        if attention.attrs[f"{slot}_first"] != 0 or attention.attrs[layout] != rotary.attrs[made_layout]:
+            return False
+        if not _same(draft, attention.args[slot], rotary.args[written], layout=attention.attrs[layout]):
+            return False
+    if any(attention.attrs[name] != rotary.attrs[name] for name in ("heads", "kv_heads", "head_dim")):
+        return False
+    placed = any(attention.attrs[name] != 0 for name in ("causal", "window", "filled"))
+    return not placed or draft.root(attention.args["position"]) == draft.root(rotary.args["position"])
+
+
+def _same(draft: Draft, a: int, b: int, *, layout: int | float | Dim) -> bool:
+    """Whether two tensors are one buffer with one number of tokens; layout 1 may have the heads side by side."""
+    one, other = draft.info(a), draft.info(b)
+    count = 2 if layout == 1 else 4
+    return draft.root(a) == draft.root(b) and one.dims[:count] == other.dims[:count] and one.dtype is other.dtype
+
+
+def _made(draft: Draft, plain: list[Step]) -> Step:
+    rotary, attention, last = plain[0], plain[1], plain[-1]
+    args: dict[str, int | None] = {slot: rotary.args[slot] for slot in _ROTARY_SLOTS}
+    args |= {"mask": attention.args["mask"], "y": last.args["y"]}
+    attrs = {name: value for name, value in rotary.attrs.items() if name != "out_layout"}
+    attrs |= {name: attention.attrs[name] for name in _ATTENTION_ATTRS}
+    attrs |= {name: last.attrs[name] for name in ("y_layout", "nan_rows")}
+    return draft.make(_FUSED, args, attrs, writes=("k_cache", "v_cache", "y"), replaces=plain)
+
+
+def _number(step: Step, name: str) -> int:
+    value = step.attrs[name]
+    assert isinstance(value, int), (step.call.name, name)
+    return value
