@@ -89,6 +89,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
 @click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
 @click.option("--kv-cache", default="model", show_default=True, help="model or i8.")
+@click.option("--fusions", default="all", show_default=True, help="all, none, or names: see docs/design.md.")
 def export(
     model: str,
     output: Path | None,
@@ -103,6 +104,7 @@ def export(
     qparams_storage: str,
     float_zero_point: str,
     kv_cache: str,
+    fusions: str,
 ) -> None:
     """Exports MODEL as 8da4w to a .pte, with its tokenizer beside it. --list shows the models."""
     _quiet()
@@ -125,6 +127,7 @@ def export(
             qparams_storage=qparams_storage,
             float_zero_point=float_zero_point,
             kv_cache=kv_cache,
+            fusions=fusions,
         ),
     )
     path = output or Path(f"{model}.pte")

@@ -88,7 +88,7 @@ def test_inspect(linear: Path) -> None:
 def test_explain(linear: Path) -> None:
     result = call("explain", linear / "linear.pt2")
     assert result.exit_code == 0
-    assert "choose_qparams_per_row + quantize_and_pack + linear_dq8ca_q4gsw" in result.output
+    assert "quantize_rows + linear_dq8ca_q4gsw" in result.output
 
 
 def test_export_list() -> None:

@@ -158,7 +158,7 @@ def test_a_module_lowers_alike_in_both_dialects() -> None:
     module = Linears(64, Activations(), (Weights(n=24, group_size=32, bias=True),))
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     found = lower_and_compare(module, (x,))
-    assert found.kernels() == ["choose_qparams_per_row", "quantize_and_pack", "linear_dq8ca_q4gsw"]
+    assert found.kernels() == ["quantize_rows", "linear_dq8ca_q4gsw"]
     assert math.prod(found.runs["edge"][0].outputs[0].shape) == 72
 
 

@@ -1,0 +1,228 @@
+"""quantize_rows and row_linear against the calls that they stand for: the same bits in f32, and `verify` of each.
+
+The one Program is lowered twice, without fusion and with all of it, and runs on the same inputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tests.op.chain import Chain, random_weights, weight_constants
+from tests.op.rows import non_finite_rows, quantization_rows
+from zeropoint.builder import ProgramBuilder
+from zeropoint.fusion import fuse
+from zeropoint.opcodes import BinaryOp, GateOp
+from zeropoint.options import CompileOptions
+from zeropoint.packing import Layout
+from zeropoint.program import Dim, Program
+from zeropoint.runtime.player import LoadedProgram
+from zeropoint.verification import verify_program
+
+TORCH = {"f32": torch.float32, "f16": torch.float16}
+MAX_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """prologue: plain, norm, bare_norm or gated. ending: none, residual or gated, which a second linear follows."""
+
+    chain: Chain
+    prologue: str = "plain"
+    ending: str = "none"
+    op: GateOp = GateOp.SILU
+
+    def __str__(self) -> str:
+        return f"{self.chain}-{self.prologue}-{self.ending}-{self.op.name.lower()}"
+
+    def width(self) -> int:
+        return self.chain.k * (2 if self.prologue == "gated" else 1)
+
+    def build(self, fusions: str) -> tuple[Program, dict[str, bytes]]:
+        b, c = ProgramBuilder(), self.chain
+        rows = b.symbol("rows", 1, MAX_ROWS)
+        x = b.tensor("x", c.compute, [rows, self.width()])
+        residual = b.tensor("residual", c.compute, [rows, c.n])
+        b.input(x)
+        h = self._prologue(b, x, rows)
+        if self.ending == "gated":
+            wide = self._linear(b, h, rows, Chain(k=c.k, n=2 * c.n, group_size=c.group_size, bits=c.bits, zp=c.zp,
+                                                  storage=c.storage, compute=c.compute, bias=c.bias,
+                                                  asymmetric=c.asymmetric))  # fmt: skip
+            gate = b.tensor("gate", c.compute, [rows, c.n])
+            places = {"gate_offset": 0, "gate_row_stride": 2 * c.n, "up_offset": c.n, "up_row_stride": 2 * c.n}
+            attrs = {"op": int(self.op), "row_length": c.n, **places}
+            b.call("gated_activation", {"gate": wide, "up": wide, "y": gate}, attrs)
+            y = self._linear(
+                b, gate, rows, Chain(k=c.n, n=c.k, group_size=c.group_size, bits=c.bits, compute=c.compute)
+            )
+        else:
+            y = self._linear(b, h, rows, c)
+        if self.ending == "residual":
+            b.input(residual)
+            total = b.tensor("total", c.compute, [rows, c.n])
+            dense = {f"{slot}_stride{axis}": int(axis == 3) for slot in "ab" for axis in range(4)}
+            sizes = {"size0": 1, "size1": 1, "size2": 1, "size3": Dim(0, ((c.n, 0),))}
+            attrs = {"op": int(BinaryOp.ADD), "alpha": 1.0, "a_offset": 0, "b_offset": 0, **sizes, **dense}
+            b.call("elementwise_binary", {"a": residual, "b": y, "y": total}, attrs)
+            y = total
+        b.output(y)
+        fuse(b, CompileOptions(fusions=fusions))
+        return b.build(drop_unused=True)
+
+    def _prologue(self, b: ProgramBuilder, x: int, rows: Dim) -> int:
+        c, k = self.chain, self.chain.k
+        if self.prologue == "plain":
+            return x
+        h = b.tensor("h", c.compute, [rows, k])
+        if self.prologue == "gated":
+            places = {"gate_offset": 0, "gate_row_stride": 2 * k, "up_offset": k, "up_row_stride": 2 * k}
+            b.call("gated_activation", {"gate": x, "up": x, "y": h}, {"op": int(self.op), "row_length": k, **places})
+            return h
+        values = torch.linspace(-1.0, 2.0, k).to(TORCH[c.compute]).numpy()
+        weight = None if self.prologue == "bare_norm" else b.constant("weight", c.compute, [k], data=values)
+        places = {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": k, "x_inner_stride": 0}
+        attrs = {"eps": 1e-6, "weight_offset": 1.0, "row_length": k, **places}
+        b.call("rms_norm", {"x": x, "weight": weight, "y": h}, attrs)
+        return h
+
+    def _linear(self, b: ProgramBuilder, x: int, rows: Dim, c: Chain) -> int:
+        layout = Layout.of(c.k, c.group_size)
+        scale = b.tensor("scale", "f32", [rows], storage=c.storage)
+        zp = b.tensor("zp", c.zp, [rows], storage=c.storage)
+        q = b.tensor("q", "i8", [rows, layout.packed_length])
+        sums = b.tensor("group_sums", "i32", [rows, layout.steps]) if c.asymmetric else None
+        limits = {"qmin": -128, "qmax": 127}
+        chosen = {"x": x, "scale": scale, "zp": zp}
+        attrs = {"mapping": c.mapping, **limits, "eps": c.eps}
+        b.call("choose_qparams_per_row", chosen, attrs, writes=("scale", "zp"))
+        packing = {"group_size": layout.group_size, "group_padded": layout.group_padded, "step": layout.step}
+        attrs = {"rounding": c.rounding, **limits, **packing}
+        b.call("quantize_and_pack", {**chosen, "q": q, "group_sums": sums}, attrs, writes=("q", "group_sums"))
+        y = b.tensor("y", c.compute, [rows, c.n])
+        args = {"q": q, "scale": scale, "zp": zp, **weight_constants(b, c, random_weights(c), layout)}
+        b.call(f"linear_dq8ca_q{c.bits}gsw", {**args, "group_sums": sums, "y": y}, {"step": layout.step})
+        return y
+
+    def inputs(self, rows: int) -> list[torch.Tensor]:
+        dtype = TORCH[self.chain.compute]
+        given = [torch.randn(rows, self.width()).to(dtype)]
+        return [*given, torch.randn(rows, self.chain.n).to(dtype)] if self.ending == "residual" else given
+
+
+def run(block: Block, fusions: str, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, list[str]]:
+    program, constants = block.build(fusions)
+    with LoadedProgram(program, constants) as loaded:
+        (y,) = loaded.execute([value.numpy() for value in inputs])
+        return torch.from_numpy(y), [pick.kernel for pick in loaded.picks()]
+
+
+def check(block: Block, inputs: list[torch.Tensor], kernels: list[str]) -> None:
+    plain, _ = run(block, "none", inputs)
+    fused, picked = run(block, "all", inputs)
+    assert picked == kernels
+    if block.chain.compute == "f32":
+        assert torch.equal(fused.nan_to_num(7.0), plain.nan_to_num(7.0)), block
+        assert torch.equal(fused.isnan(), plain.isnan())
+    verified = verify_program(*block.build("all"), inputs)
+    assert verified.is_right, verified.verdict()
+
+
+ZERO_POINTS = list(itertools.product(("i8", "i32", "f32", "f16"), ("buffer", "image")))
+FORMULAS = [(0, 0, 1e-7), (1, 0, 1e-30), (2, 1, 1e-7), (3, 2, 1e-5)]
+OTHERS = ("plain", "bare_norm", "gated")
+
+
+@pytest.mark.parametrize("compute", ["f32", pytest.param("f16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("zp", "storage"), ZERO_POINTS)
+@pytest.mark.parametrize("prologue", ["norm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_every_zero_point(prologue: str, zp: str, storage: str, compute: str) -> None:
+    """quantize_rows, its group sums included, then the linear of several rows."""
+    asymmetric = storage == "image"
+    block = Block(
+        Chain(k=96, n=5, group_size=32, zp=zp, storage=storage, compute=compute, asymmetric=asymmetric), prologue
+    )
+    check(block, block.inputs(7), ["quantize_rows", "linear_dq8ca_q4gsw"])
+
+
+@pytest.mark.parametrize(("mapping", "rounding", "eps"), FORMULAS)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_every_formula(mapping: int, rounding: int, eps: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    chain = Chain(k=160, n=11, group_size=32, mapping=mapping, rounding=rounding, eps=eps)
+    kernels = ["row_linear_q4gsw"] if rows == 1 else ["quantize_rows", "linear_dq8ca_q4gsw"]
+    for prologue in ("norm", *OTHERS[:2]):
+        block = Block(chain, prologue)
+        check(block, block.inputs(rows), kernels)
+
+
+@pytest.mark.parametrize(
+    "disabled", ["is_cpu", pytest.param("is_cpu,int8_dot", marks=pytest.mark.slow)], ids=["dot", "nodot"]
+)
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("compute", ["f32", pytest.param("f16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("asymmetric", "bias"),
+    [(False, True), (True, False), *(pytest.param(x, x, marks=pytest.mark.slow) for x in (True, False))],
+)
+@pytest.mark.parametrize("ending", ["none", "residual", "gated"])
+def test_one_row(
+    ending: str, asymmetric: bool, bias: bool, compute: str, bits: int, disabled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every variant of row_linear, and what follows the linear."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    chain = Chain(k=96, n=32, group_size=32, bits=bits, compute=compute, asymmetric=asymmetric, bias=bias)
+    for prologue, w_scale in itertools.product(("plain", "norm"), ("f32",) if compute == "f32" else ("f32", "f16")):
+        block = Block(Chain(**{**fields(chain), "w_scale": w_scale if ending != "gated" else "f32"}), prologue, ending)
+        check(block, block.inputs(1), [f"row_linear_q{bits}gsw"] * (2 if ending == "gated" else 1))
+
+
+SHAPES = [(8, 1, 8), (40, 5, 8), (24, 7, 24), (63, 31, 63), (576, 64, 32), (768, 65, 192), (512, 32, 256), (1009, 29, 1009),
+          (2048, 130, 64), (288, 4, 96), (2176, 12, 128), (16384, 3, 32)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("k", "n", "group_size"), SHAPES)
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_shapes(k: int, n: int, group_size: int, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    for prologue in ("plain", "norm"):
+        block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, asymmetric=bits == 4), prologue, "residual")
+        check(block, block.inputs(1), [f"row_linear_q{bits}gsw"])
+
+
+@pytest.mark.parametrize("op", list(GateOp))
+def test_every_gate(op: GateOp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    block = Block(Chain(k=64, n=64, group_size=32), "norm", "gated", op)
+    check(block, block.inputs(1), ["row_linear_q4gsw"] * 2)
+    check(Block(block.chain, "gated", op=op), [torch.randn(3, 128)], ["quantize_rows", "linear_dq8ca_q4gsw"])
+
+
+@pytest.mark.parametrize("disabled", ["", "is_cpu"])
+def test_rows_that_are_hard_to_quantize(disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ties, zeros, extremes, subnormals, infinities: one at a time, and many."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    block = Block(Chain(k=96, n=9, group_size=32, asymmetric=True))
+    rows = torch.cat([quantization_rows(96), non_finite_rows(96)])
+    one = ["row_linear_q4gsw"] if disabled else ["quantize_rows", "linear_dq8ca_q4gsw"]
+    plain, fused = block.build("none"), block.build("all")
+    with LoadedProgram(*plain) as a, LoadedProgram(*fused) as b:
+        for part in [*rows.split(1), *rows.split(MAX_ROWS)]:
+            (wanted,), (found,) = a.execute([part.numpy()]), b.execute([part.numpy()])
+            assert [pick.kernel for pick in b.picks()] == (
+                one if len(part) == 1 else ["quantize_rows", "linear_dq8ca_q4gsw"]
+            )
+            assert torch.equal(torch.from_numpy(found).nan_to_num(7.0), torch.from_numpy(wanted).nan_to_num(7.0))
+
+
+def test_a_row_that_is_too_long_takes_the_plain_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    block = Block(Chain(k=16416, n=3, group_size=32))
+    check(block, block.inputs(1), ["quantize_rows", "linear_dq8ca_q4gsw"])
+
+
+def fields(chain: Chain) -> dict[str, object]:
+    return {name: getattr(chain, name) for name in Chain.__dataclass_fields__}
