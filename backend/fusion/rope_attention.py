@@ -19,10 +19,9 @@ def offer_rope_attention(draft: Draft) -> None:
     """rotary_update_cache, and the one attention of its queries over its caches -> rotary_attention."""
     for rotary in [step for step in draft.steps if step.call.kernel == _ROTARY]:
         attention = _attention(draft, rotary)
-        if not attention or not _takes(draft, rotary) or not _continues(draft, rotary, attention[0]):
-            continue
-        plain = [rotary, *attention]
-        draft.offer([_made(draft, plain)], plain)
+        if attention and _takes(draft, rotary, attention[-1]) and _continues(draft, rotary, attention[0]):
+            plain = [rotary, *attention]
+            draft.offer([_made(draft, plain)], plain)
 
 
 def _attention(draft: Draft, rotary: Step) -> list[Step]:
@@ -36,12 +35,13 @@ def _attention(draft: Draft, rotary: Step) -> list[Step]:
     return [partial, reduce] if reduce is not None and alone else []
 
 
-def _takes(draft: Draft, rotary: Step) -> bool:
-    """Whether rotary_attention has such heads, and there is ever one token."""
+def _takes(draft: Draft, rotary: Step, last: Step) -> bool:
+    """Whether rotary_attention has such heads and such a result, and there is ever one token."""
     heads, kv_heads, head_dim = (_number(rotary, name) for name in ("heads", "kv_heads", "head_dim"))
     tokens = draft.info(rotary.args["q_out"]).dims[1 if rotary.attrs["out_layout"] else 2]
     shape = heads <= _LARGEST_GROUP * kv_heads and head_dim % 4 == 0 and head_dim <= _LARGEST_HEAD
-    return shape and draft.range(tokens)[0] <= 1
+    same = draft.info(last.args["y"]).dtype is draft.info(rotary.args["q_out"]).dtype
+    return shape and same and draft.range(tokens)[0] <= 1
 
 
 def _continues(draft: Draft, rotary: Step, attention: Step) -> bool:
@@ -63,7 +63,7 @@ def _same(draft: Draft, a: int, b: int, *, layout: int | float | Dim) -> bool:
     """Whether two tensors are one buffer with one number of tokens; layout 1 may have the heads side by side."""
     one, other = draft.info(a), draft.info(b)
     count = 2 if layout == 1 else 4
-    return draft.root(a) == draft.root(b) and one.dims[:count] == other.dims[:count] and one.dtype is other.dtype
+    return draft.root(a) == draft.root(b) and one.dims[:count] == other.dims[:count]
 
 
 def _made(draft: Draft, plain: list[Step]) -> Step:

@@ -19,7 +19,8 @@ HEADS, KV_HEADS, WIDTH, KEYS = 4, 2, 8, 20
 class Layer:
     """One layer's calls: a merged projection's rotation and cache writes, and attention over the caches.
 
-    tokens: smallest and largest number. between: what else reads one of their tensors: "queries", "output" or "cache".
+    tokens: smallest and largest number. wide_cache: attention reads the caches as ones of half the keys, twice as wide.
+    also: what else needs one of their tensors: "queries", "output" (the queries are one), "cache" or "stats".
     """
 
     tokens: tuple[int, int] = (1, 16)
@@ -32,7 +33,10 @@ class Layer:
     other_cache: bool = False
     causal: int = 1
     q_first: int = 0
-    between: str = ""
+    attended_heads: int = 0
+    y: str = "f32"
+    also: str = ""
+    wide_cache: bool = False
 
     def program(self, fusions: str = "rope_attention") -> Program:
         b = ProgramBuilder()
@@ -48,15 +52,13 @@ class Layer:
         caches = [b.state(f"cache{i}", "f32", (1, *shape, self.head_dim)) for i in range(3)]
         q_out = b.tensor("q_out", "f32", (1, n, self.heads, self.head_dim))
         self._rotary(b, given, caches, q_out)
-        if self.between:
-            other = b.tensor("other", "f32", (1, n, self.heads, self.head_dim))
-            read = {"queries": q_out, "cache": caches[0], "output": q_out}[self.between]
-            if self.between == "output":
-                b.output(q_out)
-            else:
-                b.call("elementwise_unary", {"x": read, "y": other}, {"op": 0, "alpha": 0.0, "beta": 0.0})
-                b.output(other)
+        if self.also in ("queries", "cache"):
+            read(b, q_out if self.also == "queries" else caches[0])
+        if self.also == "output":
+            b.output(q_out)
         keys = [caches[0], caches[2 if self.other_cache else 1]]
+        if self.wide_cache:
+            keys = [b.alias(cache, (1, KV_HEADS, KEYS // 2, 2 * self.head_dim)) for cache in keys]
         b.output(self._attention(b, given, keys, q_out, n))
         fuse(b, CompileOptions(fusions=fusions))
         return b.build(drop_unused=True)[0]
@@ -77,8 +79,9 @@ class Layer:
         attrs: dict[str, int | float] = self._head_attrs() | {"q_layout": 1, "kv_layout": self.kv_layout}
         attrs |= {"q_first": self.q_first, "k_first": 0, "v_first": 0, "masked": 0, "causal": self.causal}
         attrs |= {"window": 0, "filled": 0, "position_per_batch": 0, "scale": 0.125, "soft_cap": 0.0}
+        attrs["heads"] = self.attended_heads or self.heads
         last = {"y_layout": 1, "nan_rows": 0}
-        y = b.tensor("y", "f32", (1, n, self.heads, self.head_dim))
+        y = b.tensor("y", self.y, (1, n, self.heads, self.head_dim))
         if not self.split:
             b.call("attention", args | {"y": y}, attrs | last)
             return y
@@ -90,10 +93,19 @@ class Layer:
         }
         b.call("attention_decode_partial", args | sums, attrs, writes=("partial", "stats"))
         b.call("attention_decode_reduce", sums | {"y": y}, {"heads": self.heads, "kv_heads": KV_HEADS} | last)
+        if self.also == "stats":
+            read(b, sums["stats"])
         return y
 
     def _head_attrs(self) -> dict[str, int | float]:
         return {"heads": self.heads, "kv_heads": KV_HEADS, "head_dim": self.head_dim}
+
+
+def read(b: ProgramBuilder, tensor: int) -> None:
+    """A call that reads a tensor, for an output."""
+    y = b.tensor("other", "f32", b.tensor_info(tensor).dims)
+    b.call("elementwise_unary", {"x": tensor, "y": y}, {"op": 0, "alpha": 0.0, "beta": 0.0})
+    b.output(y)
 
 
 def kernels(program: Program) -> list[str]:
@@ -136,9 +148,13 @@ def test_one_call_is_offered(layer: Layer) -> None:
         Layer(other_position=True),
         Layer(other_cache=True),
         Layer(q_first=WIDTH),
-        Layer(between="queries"),
-        Layer(between="output"),
-        Layer(between="cache"),
+        Layer(also="queries"),
+        Layer(also="output"),
+        Layer(also="cache"),
+        Layer(also="stats", split=True),
+        Layer(attended_heads=HEADS // 2),
+        Layer(wide_cache=True),
+        Layer(y="f16", split=True),
     ],
     ids=str,
 )

@@ -121,7 +121,7 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ([(X, "x = 3")], "slots.x: 3; need a table"),
         ([(X, X.replace("io =", "direction ="))], "slots.x: unknown key 'direction'; offered io, dtype, storage"),
         ([(X, X.replace('io = "in", ', ""))], "slots.x.io: missing; need text"),
-        ([(X, X.replace('"in"', '"inout"'))], "slots.x.io: 'inout'; offered in, out"),
+        ([(X, X.replace('"in"', '"both"'))], "slots.x.io: 'both'; offered in, out, inout"),
         ([(X, X.replace('["f32"]', '"f32"'))], "slots.x.dtype: 'f32'; need a list"),
         ([(X, X.replace('["f32"]', "[]"))], "slots.x.dtype: an empty list; name at least one"),
         ([(X, X.replace('["f32"]', '["f64"]'))], "slots.x.dtype: 'f64'; offered f32, f16, i32, i8, u8, i4"),
