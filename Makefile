@@ -19,7 +19,8 @@ test: setup ## All tests but those marked slow, on the software device
 	$(TEST_ENV) $(PYTEST) -m "not slow"
 
 .PHONY: test-all
-test-all: setup ## All tests, and the backend suite
+test-all: ## All tests, and the backend suite; installs the models that they need
+	@scripts/setup.sh --test-models
 	$(TEST_ENV) $(PYTEST)
 	@$(MAKE) backend-suite
 

@@ -66,9 +66,10 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
     if not wanted or context.resilient_parsing:
         return
     _quiet()
+    from .llm.encoders import ENCODERS
     from .llm.models import CHECKED, MODELS
 
-    for model in MODELS:
+    for model in (*MODELS, *ENCODERS):
         click.echo(f"{model.name}: {model.title}; {model.weights}; checked with {model.checked}")
     click.echo(CHECKED)
     context.exit()
@@ -84,13 +85,15 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
 @click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
-@click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt in one call.")
+@click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt, or text, in one call.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
 @click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
 @click.option("--kv-cache", default="model", show_default=True, help="model or i8.")
 @click.option("--fusions", default="all", show_default=True, help="all, none, or names: see docs/design.md.")
+@click.pass_context
 def export(
+    context: click.Context,
     model: str,
     output: Path | None,
     recipe: str | None,
@@ -110,28 +113,44 @@ def export(
     _quiet()
     from tqdm import tqdm
 
-    from .llm.export import STEPS, TextExportOptions, export_text_model
+    from .llm.encoder_export import EncoderExportOptions, export_encoder_model
+    from .llm.encoders import find_encoder
+    from .llm.export import DEFAULT_RECIPE, STEPS, TextExportOptions, export_text_model
     from .llm.files import check_output
     from .llm.models import check_installed, find_model
     from .options import CompileOptions
 
-    options = TextExportOptions(
-        recipe=recipe,
-        group_size=group_size,
-        algorithm=algorithm,
-        lm_head=lm_head,
-        max_context=max_context,
-        max_prefill=max_prefill,
-        program=CompileOptions(
-            compute_dtype=compute_dtype,
-            qparams_storage=qparams_storage,
-            float_zero_point=float_zero_point,
-            kv_cache=kv_cache,
-            fusions=fusions,
-        ),
+    compiled = CompileOptions(
+        compute_dtype=compute_dtype,
+        qparams_storage=qparams_storage,
+        float_zero_point=float_zero_point,
+        kv_cache=kv_cache,
+        fusions=fusions,
     )
     path = output or Path(f"{model}.pte")
-    check_installed(find_model(model))  # what cannot work is said before the bar
+    encoder = find_encoder(model)
+    if encoder is not None:
+        unused = ["lm_head", "max_context", "kv_cache", *([] if encoder.reads_text else ["max_prefill"])]
+        _refuse_given(context, unused, f"{model} is an encoder")
+        encoding = EncoderExportOptions(
+            recipe=recipe or DEFAULT_RECIPE,
+            group_size=group_size,
+            algorithm=algorithm,
+            max_tokens=max_prefill,
+            program=compiled,
+        )
+        encoder.check_installed()  # what cannot work is said before the bar
+    else:
+        options = TextExportOptions(
+            recipe=recipe,
+            group_size=group_size,
+            algorithm=algorithm,
+            lm_head=lm_head,
+            max_context=max_context,
+            max_prefill=max_prefill,
+            program=compiled,
+        )
+        check_installed(find_model(model))
     check_output(path)
     layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
     with tqdm(total=len(STEPS), desc=model, bar_format=layout, disable=False) as bar:
@@ -140,10 +159,20 @@ def export(
             bar.update(STEPS.index(step) - bar.n)
             bar.set_description(f"{model}: {step}")
 
-        done = export_text_model(model, path, options, n_layers=layers, progress=progress)
+        if encoder is not None:
+            done = export_encoder_model(encoder, path, encoding, n_layers=layers, progress=progress)
+        else:
+            done = export_text_model(model, path, options, n_layers=layers, progress=progress)
         bar.update(len(STEPS) - bar.n)
     words = f"tokenizer {done.tokenizer}" if done.tokenizer else "random weights, no tokenizer"
     click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; {words}")
+
+
+def _refuse_given(context: click.Context, names: list[str], reason: str) -> None:
+    """Raises OptionError on an option that was given and would do nothing."""
+    for name in names:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise OptionError(f"export: --{name.replace('_', '-')}: {reason}, which has none; leave it out")
 
 
 @main.command()

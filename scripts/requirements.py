@@ -19,6 +19,7 @@ def requirements(group: str) -> list[str]:
         "build": table["build-system"]["requires"],
         "project": project["dependencies"],
         "models": table["tool"]["zeropoint"]["models"],
+        "test-models": table["tool"]["zeropoint"]["test-models"],
         **project["optional-dependencies"],
     }
     if group not in groups:

