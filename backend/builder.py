@@ -245,10 +245,6 @@ class ProgramBuilder:
         """How many calls there are so far."""
         return len(self._calls)
 
-    def call_info(self, index: int) -> Call:
-        """A call so far."""
-        return self._calls[index]
-
     def _roots(self) -> list[int]:
         return [index if tensor.alias_of < 0 else tensor.alias_of for index, tensor in enumerate(self._tensors)]
 

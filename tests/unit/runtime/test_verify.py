@@ -77,6 +77,19 @@ def symbol_input(symbol: int, host_dtype: int) -> Any:
     return item
 
 
+def alternatives(*items: tuple[int, int, int]) -> Callable[[Any], object]:
+    """A change that declares alternatives: first, fused, plain."""
+
+    def change(root: Any) -> None:
+        root.alternatives = []
+        for first, fused, plain in items:
+            made = fb.AlternativeT()
+            made.first, made.fused, made.plain = first, fused, plain
+            root.alternatives.append(made)
+
+    return change
+
+
 def overlapping(root: Any) -> None:
     root.tensors[3].offset, root.arenaBytes = 0, 16384
 
@@ -132,6 +145,11 @@ CASES: list[tuple[Callable[[Any], object], str]] = [
     (put("calls[0].args[0].tensor", 3), QPARAMS_CALL + "slot x: tensor q is read before anything writes it"),
     (overlapping, PACK_CALL + "slot q: shares memory with slot x"),
     (put("calls[1].args[3].tensor", 0), PACK_CALL + "slot q: shares memory with slot x"),
+    (alternatives((0, 1, 2)), "alternative[0]: need some fused and some plain calls, after 0, to 2"),
+    (alternatives((0, 0, 2)), "alternative[0]: need some fused and some plain calls, after 0, to 2"),
+    (alternatives((0, 2, 0)), "alternative[0]: need some fused and some plain calls, after 0, to 2"),
+    (alternatives((2**32 - 1, 2**32 - 1, 3)), "alternative[0]: need some fused and some plain calls, after 0, to 2"),
+    (alternatives((0, 1, 1), (1, 1, 1)), "alternative[1]: need some fused and some plain calls, after 2, to 2"),
     (put("outputs[0].tensors", []), "output[0]: no tensors; need at least one"),
     (put("outputs[0].tensors", [7]), "output[0]: tensor 7; the program has 4"),
     (put("outputs[0].hostDtype", 0), "output[0]: tensor q: dtype i8 for host dtype f32"),

@@ -1,0 +1,126 @@
+"""Each fusion pass by itself: what it puts in the place of which calls, and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.op.blocks import Block
+from tests.op.chain import Chain
+from zeropoint import CompileOptions, ProgramBuilder
+from zeropoint.errors import OptionError
+from zeropoint.fusion import fuse
+from zeropoint.options import FUSIONS
+from zeropoint.program import Program
+
+CHAIN = Chain(k=64, n=64, group_size=32)
+QUANTIZE, LINEAR, ROW = ["choose_qparams_per_row", "quantize_and_pack"], ["linear_dq8ca_q4gsw"], ["row_linear_q4gsw"]
+GATE, ROWS = ["gated_activation"], ["quantize_rows"]
+
+
+def plain(program: Program) -> list[str]:
+    return [program.calls[index].kernel for index in program.plain_calls()]
+
+
+def fused(program: Program) -> list[list[str]]:
+    return [[program.calls[index].kernel for index in item.fused_calls] for item in program.alternatives]
+
+
+@pytest.mark.parametrize(
+    ("block", "fusions", "calls", "offered"),
+    [
+        (Block(CHAIN), "none", [*QUANTIZE, *LINEAR], []),
+        (Block(CHAIN), "quantize", [*ROWS, *LINEAR], []),
+        (Block(CHAIN), "row_linear", [*QUANTIZE, *LINEAR], []),  # reads what `quantize` makes
+        (Block(CHAIN), "quantize,row_linear", [*ROWS, *LINEAR], [ROW]),
+        (Block(CHAIN, "norm"), "quantize", ["rms_norm", *ROWS, *LINEAR], []),
+        (Block(CHAIN, "norm"), "quantize,norm_quantize", [*ROWS, *LINEAR], []),
+        (Block(CHAIN, "norm"), "quantize, row_linear", ["rms_norm", *ROWS, *LINEAR], [ROW]),
+        (Block(CHAIN, "gated"), "quantize,gated_quantize,row_linear", [*ROWS, *LINEAR], []),
+        (Block(CHAIN, "gated"), "quantize,norm_quantize", [*GATE, *ROWS, *LINEAR], []),
+        (Block(CHAIN, "plain", "residual"), "quantize,row_linear", [*ROWS, *LINEAR, "elementwise_binary"], [ROW]),
+        (Block(CHAIN, "plain", "residual"), "all", [*ROWS, *LINEAR, "elementwise_binary"], [ROW]),
+        (Block(CHAIN, "norm", "gated"), "all", [*ROWS, *LINEAR, *ROWS, *LINEAR], [ROW * 2]),
+        (
+            Block(CHAIN, "norm", "gated"),
+            "quantize,norm_quantize,row_linear",
+            [*ROWS, *LINEAR, *GATE, *ROWS, *LINEAR],
+            [ROW, ROW],
+        ),
+    ],
+)
+def test_passes(block: Block, fusions: str, calls: list[str], offered: list[list[str]]) -> None:
+    program, _ = block.build(fusions)
+    assert plain(program) == calls
+    assert fused(program) == offered
+
+
+def test_the_residual_is_part_of_the_alternative_only_when_asked() -> None:
+    block = Block(CHAIN, "plain", "residual")
+    sizes = {name: block.build(name)[0].alternatives[0].plain for name in ("quantize,row_linear", "all")}
+    assert sizes == {"quantize,row_linear": 2, "all": 3}
+
+
+def test_what_an_output_needs_stays() -> None:
+    """The norm's result is returned too, so it is still computed."""
+    b = ProgramBuilder()
+    rows = b.symbol("rows", 1, 8)
+    x, h = b.tensor("x", "f32", [rows, 64]), b.tensor("h", "f32", [rows, 64])
+    b.input(x)
+    places = {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": 64, "x_inner_stride": 0}
+    b.call("rms_norm", {"x": x, "y": h}, {"eps": 1e-6, "weight_offset": 1.0, "row_length": 64, **places})
+    b.output(h)
+    b.output(Block(CHAIN)._linear(b, h, rows, CHAIN))
+    fuse(b, CompileOptions())
+    program, _ = b.build(drop_unused=True)
+    assert plain(program) == ["rms_norm", *ROWS, *LINEAR]
+
+
+def two_linears(*, gate_first: bool = True, other_reader: bool = False) -> Program:
+    """A gate and an up projection of one quantized activation."""
+    b = ProgramBuilder()
+    rows = b.symbol("rows", 2, 8)
+    x, y = b.tensor("x", "f32", [rows, 64]), b.tensor("y", "f32", [rows, 64])
+    b.input(x)
+    first, second = _pair(b, x, rows)
+    gate, up = (first, second) if gate_first else (second, first)
+    places = {"gate_offset": 0, "gate_row_stride": 64, "up_offset": 0, "up_row_stride": 64}
+    b.call("gated_activation", {"gate": gate, "up": up, "y": y}, {"op": 0, "row_length": 64, **places})
+    b.output(y)
+    if other_reader:
+        z = b.tensor("z", "f32", [rows, 64])
+        b.call("elementwise_unary", {"x": first, "y": z}, {"op": 0, "alpha": 0.0, "beta": 0.0})
+        b.output(z)
+    fuse(b, CompileOptions(fusions="quantize,merged_linears"))
+    return b.build(drop_unused=True)[0]
+
+
+def _pair(b: ProgramBuilder, x: int, rows: object) -> tuple[int, int]:
+    block = Block(CHAIN)
+    first = block._linear(b, x, rows, CHAIN)  # type: ignore[arg-type]
+    linear = b.made_calls()[-1][0]
+    y = b.tensor("y2", "f32", [rows, 64])  # type: ignore[list-item]
+    args = {arg.slot: arg.tensor for arg in linear.args} | {"y": y}
+    b.call(linear.kernel, args, {attr.name: attr.value for attr in linear.attrs}, name="second")
+    return first, y
+
+
+@pytest.mark.parametrize(("gate_first", "offsets"), [(True, (0, 64)), (False, (64, 0))])
+def test_two_linears_of_one_activation_are_one(gate_first: bool, offsets: tuple[int, int]) -> None:
+    program = two_linears(gate_first=gate_first)
+    assert plain(program) == [*ROWS, *LINEAR, *GATE]
+    attrs = {attr.name: attr.value for attr in program.calls[-1].attrs}
+    assert (attrs["gate_offset"], attrs["up_offset"]) == offsets
+    assert (attrs["gate_row_stride"], attrs["up_row_stride"]) == (128, 128)
+    w = program.tensors[program.calls[1].tensor("w")]
+    assert [dim.base for dim in w.dims] == [2, 128, 32]
+
+
+def test_linears_whose_results_are_read_whole_stay_apart() -> None:
+    assert plain(two_linears(other_reader=True)).count("linear_dq8ca_q4gsw") == 2
+
+
+def test_an_unknown_fusion_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"fusions: 'norm'; offered all, none, or some of merged_linears, "):
+        CompileOptions(fusions="norm")
+    assert CompileOptions(fusions=",".join(FUSIONS)).fuses("residual")
+    assert not CompileOptions(fusions="quantize").fuses("residual")

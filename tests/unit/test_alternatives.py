@@ -1,0 +1,46 @@
+"""Alternatives of a Program: its invariants, its bytes and its text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.op.blocks import Block
+from tests.op.chain import Chain
+from zeropoint.errors import ProgramError
+from zeropoint.program import Alternative, Program
+from zeropoint.serialization.program_io import read_program, write_program
+
+CHAIN = Chain(k=64, n=64, group_size=32)
+
+
+def program() -> Program:
+    return Block(CHAIN, "norm", "residual").build("all")[0]
+
+
+def test_bytes_and_text() -> None:
+    made = program()
+    assert made.alternatives == (Alternative(0, 1, 3),)
+    assert made.plain_calls() == [1, 2, 3]
+    assert read_program(write_program(made)) == made
+    lines = [line for line in str(made).splitlines() if " | " in line]
+    assert [line.split(" | ")[0].strip() for line in lines] == ["fused", "plain", "plain", "plain"]
+
+
+@pytest.mark.parametrize(
+    ("alternatives", "text"),
+    [
+        ((Alternative(0, 1, 4),), r"alternative\[0\]: calls 0 \+ 1 \+ 4; need some of each, after 0 and up to 4"),
+        ((Alternative(0, 0, 3),), r"alternative\[0\]: calls 0 \+ 0 \+ 3"),
+        ((Alternative(0, 1, 0),), r"alternative\[0\]: calls 0 \+ 1 \+ 0"),
+        (
+            (Alternative(0, 1, 3), Alternative(1, 1, 1)),
+            r"alternative\[1\]: calls 1 \+ 1 \+ 1; need some of each, after 4",
+        ),
+        ((Alternative(0, 1, 2),), r"alternative\[0\]: tensor y is named by one side only and used later"),
+    ],
+)
+def test_invariants(alternatives: tuple[Alternative, ...], text: str) -> None:
+    with pytest.raises(ProgramError, match=text):
+        replace(program(), alternatives=alternatives).verify()
