@@ -12,6 +12,7 @@ from torch.export import Dim
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.unit.rules.lowered import Compared, lower_and_compare
+from zeropoint.options import CompileOptions
 
 Tensor = torch.Tensor
 HEADS, KV_HEADS, HEAD_DIM, PLACES = 4, 2, 16, 24
@@ -112,6 +113,7 @@ def lowered(form: Form, *, batch: int = 1, dialects: tuple[str, ...] = ("aten",)
         inputs(form, 3, first, batch=batch),
         dynamic_shapes=(S, S, S, {}),
         calls=calls,
+        options=CompileOptions(fusions="rope_cache"),
         dialects=dialects,
     )
 
