@@ -128,8 +128,8 @@ float erfcx(float x) {
   return p / (1.0 + 2.0 * x);
 }
 
-// erf(x) for |x| <= 1.
-float erf_near_zero(float x) {
+// erf(x) / x - 1 for |x| <= 1.
+float erf_excess(float x) {
   float z = x * x;
   float p = 7.8538578e-5;
   p = p * z - 8.0101925e-4;
@@ -137,22 +137,23 @@ float erf_near_zero(float x) {
   p = p * z - 2.6853811e-2;
   p = p * z + 1.1283585e-1;
   p = p * z - 3.7612626e-1;
-  p = p * z + 1.2837917e-1;
-  return x + x * p;
+  return p * z + 1.2837917e-1;
 }
 
 float erf_accurate(float x) {
   float a = abs(x);
   if (is_nan(x)) return x;
-  if (a <= 1.0) return erf_near_zero(x);
+  if (a <= 1.0) return x + x * erf_excess(x);
   float y = a > 4.0 ? 1.0 : 1.0 - exp_accurate(-a * a) * erfcx(a);
   return x < 0.0 ? -y : y;
 }
 
-// x * (1 + erf(x / sqrt(2))) / 2; in the left tail through erfc, so that nothing cancels.
+// x * (1 + erf(x / sqrt(2))) / 2; in the left tail through erfc, and 1 + erf(t) as (1 + t) + t * excess, so that nothing
+// cancels: 1 + t is exact where it is small.
 float gelu(float x) {
   float t = x * 0.70710678;
-  if (t > -1.0) return 0.5 * x * (1.0 + erf_accurate(t));
+  if (abs(t) <= 1.0) return 0.5 * x * ((1.0 + t) + t * erf_excess(t));
+  if (t > 0.0) return 0.5 * x * (1.0 + erf_accurate(t));
   if (t < -10.5) return is_nan(x) || x == -kInf ? kNan : -0.0;
   float square = x * x;
   float error = product_error(x, x, square);

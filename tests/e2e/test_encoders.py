@@ -12,13 +12,13 @@ from torch import nn
 from transformers import BertConfig, ViTConfig
 
 import zeropoint
+from tests.e2e import codes
 from zeropoint.llm.encoder_export import EncoderExportOptions, export_encoder, export_encoder_model
 from zeropoint.llm.encoders import ENCODERS, Encoder, find_encoder, load_encoder, load_encoder_tokenizer
 from zeropoint.llm.patches import PatchLinear, replace_patch_convolutions
 from zeropoint.running import open_program
 
 pytestmark = pytest.mark.usefixtures("validated")
-EXACT = 1e-4  # relative RMS while no quantization code differs
 MAX_TOKENS = 32
 SENTENCES = (
     "A man is playing a guitar.",
@@ -52,14 +52,18 @@ class Exported:
     path: Path
     eager: nn.Module
 
-    def error(self, *inputs: torch.Tensor) -> float:
-        """The device's result against eager's, relative RMS."""
-        program = open_program(self.path)
-        (found,) = program.load_method("forward").execute(list(inputs))
-        with torch.no_grad():
+    def check(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """The device's result, after it and the codes have been compared with eager's."""
+        program = codes.KeptProgram(self.path)
+        found = program(*inputs)
+        with torch.no_grad(), codes.recorded() as quantized:
             wanted = self.eager(*inputs)
         assert found.shape == wanted.shape
-        return float((found - wanted).norm() / wanted.norm())
+        error = float((found - wanted).norm() / wanted.norm())
+        difference = codes.compare(program.quantized([len(item.q) for item in quantized]), quantized)
+        print(f"{difference.n_different} of {difference.n_codes} codes, {difference.furthest:.1e}, result {error:.1e}")
+        codes.assert_as_eager(difference, error)
+        return found
 
 
 def export(encoder: Encoder, folder: Path, *, n_layers: int | None = None) -> Exported:
@@ -85,9 +89,9 @@ def test_sentence_encoder(tmp_path: Path) -> None:
     """Any number of tokens, and padding changes nothing."""
     found = export(Encoder("tiny", "", "", config=tiny_bert, reads_text=True), tmp_path)
     for length in (1, 2, 7, MAX_TOKENS):
-        assert found.error(*text(length)) <= EXACT
+        found.check(*text(length))
     ids, mask = text(9, padding=4)
-    assert found.error(ids, mask) <= EXACT
+    found.check(ids, mask)
     program = open_program(found.path)
     forward = program.load_method("forward")
     (padded,) = [tensor.clone() for tensor in forward.execute([ids, mask])]
@@ -100,7 +104,7 @@ def test_sentence_encoder(tmp_path: Path) -> None:
 def test_vision_transformer(tmp_path: Path) -> None:
     found = export(Encoder("tiny", "", "", config=tiny_vit), tmp_path)
     pixels = torch.randn(1, 3, 24, 24)
-    assert found.error(pixels) <= EXACT
+    found.check(pixels)
     verified = zeropoint.verify(found.path, [pixels])
     assert verified.is_right, verified.verdict()
 
@@ -137,9 +141,7 @@ def test_two_layers_at_published_width(name: str, tmp_path: Path) -> None:
     assert encoder is not None
     found = export(encoder, tmp_path, n_layers=2)
     pixels = torch.randn(1, 3, 224, 224)
-    error = found.error(pixels)
-    print(name, f"{error:.1e}")
-    assert error <= EXACT
+    found.check(pixels)
     verified = zeropoint.verify(found.path, [pixels])
     assert verified.is_right, verified.verdict()
 
@@ -152,13 +154,10 @@ def test_sentences_by_minilm(tmp_path: Path) -> None:
     found = export(encoder, tmp_path)
     tokenizer = load_encoder_tokenizer(encoder)
     assert tokenizer is not None
-    program = open_program(found.path)
-    forward = program.load_method("forward")
     rows = []
     for sentence in SENTENCES:
         ids = torch.tensor([tokenizer.encode(sentence)])
-        rows.append(forward.execute([ids, torch.ones_like(ids)])[0].clone())
-        print(sentence, f"{found.error(ids, torch.ones_like(ids)):.1e}")
+        rows.append(found.check(ids, torch.ones_like(ids)))
     vectors = torch.cat(rows)
     likeness = vectors @ vectors.T
     print(likeness)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 import zeropoint
+from tests.e2e import codes
 from zeropoint.llm.export import TextExportOptions, export_decoder, lower_decoder, quantize_text_model
 from zeropoint.llm.models import MODELS, TextModel, find_model, load_weights
 from zeropoint.llm.shape_rules import quick_shapes
@@ -86,8 +87,23 @@ def check(found: Exported) -> None:
     print(found.model.name, " ".join(f"{error:.1e}" for error in errors))
     assert min(errors) <= EXACT
     assert max(errors) <= ROUNDED
+    check_codes(found)
     verified = zeropoint.verify(found.path, [prompt(found, 9)[1], torch.arange(9)])
     assert verified.is_right, verified.verdict()
+
+
+def check_codes(found: Exported) -> None:
+    """Of whole prompts: the codes of every quantization against eager's."""
+    program = codes.KeptProgram(found.path)
+    for length in LENGTHS[-3:]:
+        name, inputs = prompt(found, length)
+        logits = program(inputs, torch.arange(length)).reshape(-1)
+        with torch.no_grad(), codes.recorded() as quantized:
+            wanted = found.eager(**{name: inputs}, logits_to_keep=1).logits.reshape(-1)
+        error = float((logits - wanted).norm() / wanted.norm())
+        difference = codes.compare(program.quantized([len(item.q) for item in quantized]), quantized)
+        print(f"{difference.n_different} of {difference.n_codes} codes, {difference.furthest:.1e}, logits {error:.1e}")
+        codes.assert_as_eager(difference, error)
 
 
 def prompt(found: Exported, length: int) -> tuple[str, torch.Tensor]:
