@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from .errors import Unsupported
-from .fusion import Step, fuse
+from .fusion import Draft, Step, fuse
 from .matching import Matching, group_anchors, is_arithmetic, match_program
 from .options import CompileOptions
 from .rules import Lowering, lower_node
@@ -21,8 +21,8 @@ from .rules.state import SHARING
 class Row:
     """One operator node. partition: the delegate it falls into, or -1.
 
-    outcome: its kernels, `fused into` the node whose kernels compute it, `no call` where only its place is told, `part
-    of` the nodes whose rule reads it, or why it stays outside.
+    outcome: its kernels, after `or` those that the player may take instead, `fused into` the node whose kernels compute
+    it, `no call` where only its place is told, `part of` the nodes whose rule reads it, or why it stays outside.
     """
 
     node: str
@@ -84,7 +84,10 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
         if node.op != "call_function" or (node not in taken and is_arithmetic(node)):
             continue
         if node in matching.lowered:
-            index, outcome = partition[node], " + ".join(kernels[node]) or _fused_into(node, kernels)
+            index, outcome = (
+                partition[node],
+                " + ".join(kernels[node]).replace(" + or ", ", or ") or _fused_into(node, kernels),
+            )
         elif node in taken:
             index, outcome = partition[taken[node][0]], "part of " + ", ".join(anchor.name for anchor in taken[node])
         else:
@@ -113,14 +116,21 @@ def _kernels(
     return _by_node(fuse(lowering.builder, options), calls)
 
 
-def _by_node(steps: list[Step], calls: dict[Node, range]) -> dict[Node, tuple[str, ...]]:
+def _by_node(draft: Draft, calls: dict[Node, range]) -> dict[Node, tuple[str, ...]]:
     """The kernels of each node: a call that stands for several nodes' calls is the last one's."""
     owner = {index: node for node, own in calls.items() for index in own}
     kernels: dict[Node, tuple[str, ...]] = dict.fromkeys(calls, ())
-    for step in steps:
-        node = owner.get(max(step.origins))  # none of a copy for an output
-        if node is not None and step.call.kernel not in kernels[node]:
-            kernels[node] += (step.call.kernel,)
+
+    def add(steps: list[Step], word: str) -> None:
+        node = owner.get(max(origin for step in steps for origin in step.origins))  # none of a copy for an output
+        names = tuple(dict.fromkeys(word + step.call.kernel for step in steps))
+        if node is not None:
+            kernels[node] += tuple(name for name in names if name not in kernels[node])
+
+    for step in draft.steps:
+        add([step], "")
+    for item in draft.alternatives:
+        add(item.fused, "or ")
     return kernels
 
 

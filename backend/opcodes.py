@@ -117,4 +117,7 @@ KERNEL_OPS: dict[str, type[IntEnum]] = {
     "reduce_rows": ReduceOp,
     "argmax_rows": ArgReduceOp,
     "gated_activation": GateOp,
+    "quantize_rows": GateOp,
+    "row_linear_q4gsw": GateOp,
+    "row_linear_q8gsw": GateOp,
 }

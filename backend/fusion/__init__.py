@@ -27,13 +27,17 @@ PASSES: dict[str, Callable[[Draft], None]] = {
 }
 
 
-def fuse(builder: ProgramBuilder, options: CompileOptions) -> list[Step]:
-    """Runs the passes on what has been lowered, outputs and states declared. Returns the calls that are left."""
+def fuse(builder: ProgramBuilder, options: CompileOptions) -> Draft:
+    """Runs the passes on what has been lowered, outputs and states declared.
+
+    Returns the calls that are left, and what is offered for them.
+    """
     draft = Draft.of(builder, options)
     for name, run in PASSES.items():
         if options.fuses(name):
             run(draft)
-    return draft.finish()
+    draft.finish()
+    return draft
 
 
 __all__ = ["PASSES", "Draft", "Step", "fuse"]

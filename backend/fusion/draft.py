@@ -156,8 +156,8 @@ class Draft:
         self.alternatives.append(Fused(list(fused), [step for step in self.steps if step in plain]))
         return True
 
-    def finish(self) -> list[Step]:
-        """Hands the calls back to the builder. Returns them as they stand there."""
+    def finish(self) -> None:
+        """Hands the calls back to the builder."""
         by_first = {id(item.plain[0]): item for item in self.alternatives}
         steps: list[Step] = []
         alternatives = []
@@ -168,7 +168,6 @@ class Draft:
                 steps += item.fused
             steps.append(step)
         self.builder.replace_calls([(step.call, step.writes) for step in steps], alternatives)
-        return steps
 
     def _names(self, step: Step, tensor: int, *, written: bool) -> bool:
         root = self.root(tensor)

@@ -14,8 +14,8 @@ def test_json_round_trip_is_canonical() -> None:
     assert CompileOptions.from_json(options.to_json()) == options
     assert copy.deepcopy(options) == options
     assert options.to_json() == (
-        '{"compute_dtype":"f16","float_zero_point":"model","kv_cache":"model","leftover_quantization":"error",'
-        '"max_binding_bytes":134217728,"operators":"all","qparams_storage":"image","weights_file":""}'
+        '{"compute_dtype":"f16","float_zero_point":"model","fusions":"all","kv_cache":"model",'
+        '"leftover_quantization":"error","max_binding_bytes":134217728,"operators":"all","qparams_storage":"image","weights_file":""}'
     )
 
 
