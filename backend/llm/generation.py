@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import torch
 from executorch.runtime import Method
 
 from ..errors import OptionError
+from ..inspection import inspect
+from ..program import Call, Program
 from ..running import open_program, reported
 from ..runtime import player
 
@@ -47,7 +49,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Delegation:
-    """What the player ran in the last call. zero_points: dtypes of the zero points that its linears read."""
+    """What the player ran in the last call.
+
+    n_delegated: linears of the model, of which one call may be several. zero_points: their dtypes as the Program has
+    them; a row that a linear quantizes itself has none in memory.
+    """
 
     device: str
     n_delegated: int
@@ -55,11 +61,21 @@ class Delegation:
     zero_points: tuple[str, ...]
 
 
+def linears_that_ran(program: Program, ran: Collection[int]) -> list[Call]:
+    """The linears among the calls that ran, or that fused ones stood for."""
+    done = set(ran)
+    for item in program.alternatives:
+        if item.first in done:
+            done |= set(item.plain_calls)
+    return [program.calls[index] for index in sorted(done) if program.calls[index].kernel.startswith("linear_")]
+
+
 class TextProgram:
     """A loaded model with its KV cache. Not for several threads."""
 
     def __init__(self, path: Path) -> None:
         """Raises OptionError when path is no text model of ours, RuntimeFailure when it does not load."""
+        self._path = path
         self._program = open_program(path)
         before = {live.id for live in player.programs()}
         self.metadata = self._read_metadata(path)
@@ -99,10 +115,15 @@ class TextProgram:
 
     def delegation(self) -> Delegation:
         """Which linears the last call ran on the device."""
-        picks = [pick for live in self._live for pick in player.picks_of(live) if pick.kernel.startswith("linear_")]
-        found = {key.split("zp=")[1].split(":")[0] for key in (pick.key for pick in picks) if "zp=" in key}
+        programs = [item.program for item in inspect(self._path).delegates if item.method == "forward"]
+        count, found = 0, set[str]()
+        for program, live in zip(programs, sorted(self._live), strict=True):
+            linears = linears_that_ran(program, {pick.call for pick in player.picks_of(live)})
+            count += len({handle for call in linears for handle in call.debug_handles})
+            dynamic = [call.tensor("zp") for call in linears if any(arg.slot == "zp" for arg in call.args)]
+            found |= {program.tensors[tensor].dtype.value for tensor in dynamic}
         device = ", ".join(sorted({player.device_of(live) for live in self._live})) or "none"
-        return Delegation(device, len(picks), self.metadata.n_linears, tuple(sorted(found)))
+        return Delegation(device, count, self.metadata.n_linears, tuple(sorted(found)))
 
     def _tokens(self, prompt: list[int], limit: int, timing: Timing) -> Iterator[int]:
         started = time.perf_counter()

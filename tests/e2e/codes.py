@@ -99,7 +99,7 @@ class KeptProgram:
     def quantized(self, rows: Sequence[int]) -> list[Quantized]:
         """Of the last run. rows: of each quantization in turn; the tensors are as large as the longest prompt."""
         found = []
-        calls = [call for call in self._calls if call.kernel == "quantize_and_pack"]
+        calls = [call for call in self._calls if call.kernel == "quantize_rows"]
         assert len(calls) == len(rows)
         for call, count in zip(calls, rows, strict=True):
             q, scale, zero_point = (self._read(call.tensor(slot)) for slot in ("q", "scale", "zp"))

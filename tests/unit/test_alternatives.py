@@ -9,6 +9,7 @@ import pytest
 from tests.op.blocks import Block
 from tests.op.chain import Chain
 from zeropoint.errors import ProgramError
+from zeropoint.llm.generation import linears_that_ran
 from zeropoint.program import Alternative, Program
 from zeropoint.serialization.program_io import read_program, write_program
 
@@ -44,3 +45,9 @@ def test_bytes_and_text() -> None:
 def test_invariants(alternatives: tuple[Alternative, ...], text: str) -> None:
     with pytest.raises(ProgramError, match=text):
         replace(program(), alternatives=alternatives).verify()
+
+
+@pytest.mark.parametrize(("ran", "count"), [({0}, 1), ({1, 2, 3}, 1), ({1}, 0)])
+def test_a_fused_call_counts_as_the_linear_that_it_stands_for(ran: set[int], count: int) -> None:
+    linears = linears_that_ran(program(), ran)
+    assert [call.kernel for call in linears] == ["linear_dq8ca_q4gsw"] * count
