@@ -37,6 +37,11 @@ def chosen_devices() -> list[Device]:
     return [device for device in found if wanted == "cpu" and device.type == "cpu"] or found[:1]
 
 
+def runs_on_cpu() -> bool:
+    """Whether the software device was asked for."""
+    return os.environ.get("ZEROPOINT_DEVICE") == "cpu"
+
+
 def run_call(
     kernel: str,
     inputs: Tensors,

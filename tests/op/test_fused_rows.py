@@ -1,4 +1,4 @@
-"""quantize_rows and row_linear against the calls that they stand for: the same bits in f32, and `verify` of each.
+"""quantize_rows and row_linear against the calls that they stand for: the same values in f32, and `verify` of each.
 
 The one Program is lowered twice, without fusion and with all of it, and runs on the same inputs.
 """
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.op.blocks import MAX_ROWS, Block
+from tests.op.calls import runs_on_cpu
 from tests.op.chain import Chain
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.opcodes import GateOp
@@ -25,13 +26,22 @@ def run(block: Block, fusions: str, inputs: list[torch.Tensor]) -> tuple[torch.T
         return torch.from_numpy(y), [pick.kernel for pick in loaded.picks()]
 
 
+def assert_same(fused: torch.Tensor, plain: torch.Tensor) -> None:
+    """Bit for bit on the software device. Another driver may contract one of the two to fused multiply-adds."""
+    assert torch.equal(fused.isnan(), plain.isnan())
+    fused, plain = fused.nan_to_num(7.0), plain.nan_to_num(7.0)
+    if runs_on_cpu():
+        assert torch.equal(fused, plain)
+    else:
+        assert float((fused - plain).norm()) <= 1e-6 * float(plain.norm())
+
+
 def check(block: Block, inputs: list[torch.Tensor], kernels: list[str]) -> None:
     plain, _ = run(block, "none", inputs)
     fused, picked = run(block, "all", inputs)
     assert picked == kernels
     if block.chain.compute == "f32":
-        assert torch.equal(fused.nan_to_num(7.0), plain.nan_to_num(7.0)), block
-        assert torch.equal(fused.isnan(), plain.isnan())
+        assert_same(fused, plain)
     verified = verify_program(*block.build("all"), inputs)
     assert verified.is_right, verified.verdict()
 
@@ -112,7 +122,7 @@ def test_rows_that_are_hard_to_quantize(disabled: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     block = Block(Chain(k=96, n=9, group_size=32, asymmetric=True))
     rows = torch.cat([quantization_rows(96), non_finite_rows(96)])
-    one = ["row_linear_q4gsw"] if disabled else ["quantize_rows", "linear_dq8ca_q4gsw"]
+    one = ["row_linear_q4gsw"] if disabled or not runs_on_cpu() else ["quantize_rows", "linear_dq8ca_q4gsw"]
     plain, fused = block.build("none"), block.build("all")
     with LoadedProgram(*plain) as a, LoadedProgram(*fused) as b:
         for part in [*rows.split(1), *rows.split(MAX_ROWS)]:
@@ -120,7 +130,7 @@ def test_rows_that_are_hard_to_quantize(disabled: str, monkeypatch: pytest.Monke
             assert [pick.kernel for pick in b.picks()] == (
                 one if len(part) == 1 else ["quantize_rows", "linear_dq8ca_q4gsw"]
             )
-            assert torch.equal(torch.from_numpy(found).nan_to_num(7.0), torch.from_numpy(wanted).nan_to_num(7.0))
+            assert_same(torch.from_numpy(found), torch.from_numpy(wanted))
 
 
 def test_a_row_that_is_too_long_takes_the_plain_calls(monkeypatch: pytest.MonkeyPatch) -> None:

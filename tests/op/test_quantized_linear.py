@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 
 import pytest
 import torch
 
+from tests.op.calls import runs_on_cpu
 from tests.op.chain import Chain, build, expected, random_weights, read_back, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.runtime.player import LoadedProgram
@@ -57,10 +57,6 @@ def tier(rows: int, disabled: str) -> str:
     if not disabled and runs_on_cpu():
         return "broadcast_gemv" if rows == 1 else "broadcast_tiled"
     return ("gemv" if rows <= 8 else "tiled") + ("_nodot" if "int8_dot" in disabled else "")
-
-
-def runs_on_cpu() -> bool:
-    return os.environ.get("ZEROPOINT_DEVICE") == "cpu"
 
 
 def check(
