@@ -16,7 +16,7 @@ import numpy as np
 from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
 from zeropoint.packing import Layout, pack_scales, pack_weight
-from zeropoint.program import Dim, SymbolOp
+from zeropoint.program import Alternative, Dim, SymbolOp
 from zeropoint.runtime import library as native
 from zeropoint.runtime.player import LoadedProgram, counters, programs
 from zeropoint.serialization.program_io import write_program
@@ -29,7 +29,7 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     """A blob with everything a Program can hold, and its constants.
 
     Given and derived symbols, both storages, all three memories, an alias of each memory that can have one, attributes
-    of all three kinds.
+    of all three kinds, an alternative.
     """
     b = ProgramBuilder()
     rows = b.symbol("m", 1, 64)
@@ -43,12 +43,19 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     weight = b.constant("w", "i4", [2, 32, 32], data=pack_weight(codes, layout, bits=4))
     scales = b.constant("w_scale", "f32", [2, 32], data=pack_scales(np.ones((32, 2), np.float32), layout))
     b.input(x)
+    packing = {"rounding": 0, "qmin": -128, "qmax": 127, "group_size": 32, "group_padded": 32, "step": 32}
+    places = {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": 64, "x_inner_stride": 0}
+    places |= {"up_offset": 0, "up_row_stride": 0, "prologue": 0, "op": 0, "row_length": 64, "mapping": 0}
+    b.call(
+        "quantize_rows",
+        {"x": x, "weight": x, "up": x, "scale": scale, "zp": zero, "q": q},
+        {**places, **packing, "norm_eps": 0.0, "weight_offset": 0.0, "eps": 1e-7},
+    )
     b.call(
         "choose_qparams_per_row",
         {"x": x, "scale": scale, "zp": zero},
         {"mapping": 0, "qmin": -128, "qmax": 127, "eps": 1e-7},
     )
-    packing = {"rounding": 0, "qmin": -128, "qmax": 127, "group_size": 32, "group_padded": 32, "step": 32}
     b.call("quantize_and_pack", {"x": x, "scale": scale, "zp": zero, "q": q}, packing)
     groups = {"group_size": 32, "group_padded": 32, "step": 32}
     b.call("linear_q4gsw", {"x": x, "w": weight, "w_scale": scales, "y": y}, groups)
@@ -61,6 +68,7 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     b.output(q)
     b.output(b.alias(y, [rows, 2, 16]))
     b.output(z)
+    b.replace_calls(b.made_calls(), [Alternative(0, 1, 2)])
     program, constants = b.build()
     return write_program(program), constants
 
