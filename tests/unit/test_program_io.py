@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.test_program import small
 from zeropoint import ProgramError
+from zeropoint.program import VERSION
 from zeropoint.serialization.program_io import read_program, write_program
 
 
@@ -35,7 +36,7 @@ def test_another_identifier_is_refused() -> None:
 
 def test_another_version_is_refused_by_number() -> None:
     data = bytearray(write_program(small()))
-    changed = [i for i in range(8, len(data) - 3) if data[i : i + 4] == b"\x02\0\0\0"]
+    changed = [i for i in range(8, len(data) - 3) if data[i : i + 4] == VERSION.to_bytes(4, "little")]
     texts = set()
     for position in changed:
         attempt = bytearray(data)
@@ -44,7 +45,7 @@ def test_another_version_is_refused_by_number() -> None:
             read_program(bytes(attempt))
         except ProgramError as error:
             texts.add(str(error))
-    assert "program: version 9; this package knows 1, 2; export again" in texts
+    assert "program: version 9; this package knows 1, 2, 3; export again" in texts
 
 
 def test_damaged_bytes_are_an_error_or_another_valid_program() -> None:
