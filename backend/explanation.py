@@ -76,7 +76,7 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
     matching = match_program(program, chosen)
     taken, groups = matching.taken(), group_anchors(program, matching)
     partition = {anchor: index for index, group in enumerate(groups) for anchor in group}
-    kernels: dict[Node, tuple[str, ...]] = {}
+    kernels: dict[Node, str] = {}
     for group in groups:
         kernels |= _kernels(program, chosen, matching, group)
     rows = []
@@ -84,10 +84,7 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
         if node.op != "call_function" or (node not in taken and is_arithmetic(node)):
             continue
         if node in matching.lowered:
-            index, outcome = (
-                partition[node],
-                " + ".join(kernels[node]).replace(" + or ", ", or ") or _fused_into(node, kernels),
-            )
+            index, outcome = partition[node], kernels[node] or _fused_into(node, kernels)
         elif node in taken:
             index, outcome = partition[taken[node][0]], "part of " + ", ".join(anchor.name for anchor in taken[node])
         else:
@@ -98,7 +95,7 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
 
 def _kernels(
     program: ExportedProgram, options: CompileOptions, matching: Matching, group: list[Node]
-) -> dict[Node, tuple[str, ...]]:
+) -> dict[Node, str]:
     """The kernels that each anchor of a delegate still calls once those that fuse have replaced others."""
     lowering, members, calls = Lowering(program, options), set(group), {}
     inner = {node for anchor in group for node in matching.lowered[anchor].nodes}
@@ -112,29 +109,28 @@ def _kernels(
             if any(user not in inner for user in node.users):
                 lowering.builder.output(lowering.result(node))
     except Unsupported:  # only what stands before the failure is known
-        return {node: matching.lowered[node].kernels for node in group}
+        return {node: " + ".join(matching.lowered[node].kernels) for node in group}
     return _by_node(fuse(lowering.builder, options), calls)
 
 
-def _by_node(draft: Draft, calls: dict[Node, range]) -> dict[Node, tuple[str, ...]]:
-    """The kernels of each node: a call that stands for several nodes' calls is the last one's."""
+def _by_node(draft: Draft, calls: dict[Node, range]) -> dict[Node, str]:
+    """The kernels of each node, in words: a call that stands for several nodes' calls is the last one's."""
     owner = {index: node for node, own in calls.items() for index in own}
-    kernels: dict[Node, tuple[str, ...]] = dict.fromkeys(calls, ())
 
-    def add(steps: list[Step], word: str) -> None:
-        node = owner.get(max(origin for step in steps for origin in step.origins))  # none of a copy for an output
-        names = tuple(dict.fromkeys(word + step.call.kernel for step in steps))
-        if node is not None:
-            kernels[node] += tuple(name for name in names if name not in kernels[node])
+    def names(groups: list[list[Step]]) -> dict[Node, list[str]]:
+        found: dict[Node, list[str]] = {node: [] for node in calls}
+        for steps in groups:
+            node = owner.get(max(origin for step in steps for origin in step.origins))
+            if node is not None:  # none of a copy for an output
+                found[node] += [step.call.kernel for step in steps if step.call.kernel not in found[node]]
+        return found
 
-    for step in draft.steps:
-        add([step], "")
-    for item in draft.alternatives:
-        add(item.fused, "or ")
-    return kernels
+    plain = names([[step] for step in draft.steps])
+    fused = names([item.fused for item in draft.alternatives])
+    return {node: ", or ".join(" + ".join(dict.fromkeys(x)) for x in (plain[node], fused[node]) if x) for node in calls}
 
 
-def _fused_into(node: Node, kernels: dict[Node, tuple[str, ...]]) -> str:
+def _fused_into(node: Node, kernels: dict[Node, str]) -> str:
     """The first node downstream that has calls of its own; an operator that only says where a value lies has none."""
     pending = [] if op_name(node) in SHARING else list(node.users)
     for user in pending:

@@ -8,6 +8,15 @@ from __future__ import annotations
 from enum import IntEnum
 
 
+class Prologue(IntEnum):
+    """quantize_rows and row_linear: what stands between x and its quantization. row_linear has no GATED."""
+
+    NONE = 0
+    NORM = 1  # RMS norm without a weight
+    WEIGHTED_NORM = 2
+    GATED = 3
+
+
 class UnaryOp(IntEnum):
     """elementwise_unary: y = f(x). clamp: alpha and beta are its limits; every other scalar is alpha.
 

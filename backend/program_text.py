@@ -13,7 +13,8 @@ def program_text(program: Program) -> str:
     lines += _section("symbols", (_symbol(program, s) for s in program.symbols))
     lines += _section("inputs", (_input(program, i) for i in range(len(program.inputs))))
     lines += _section("tensors", (_tensor(program, i) for i in range(len(program.tensors))))
-    lines += _section("calls", (_marks(program)[i] + _call(program, call) for i, call in enumerate(program.calls)))
+    marks = _marks(program)
+    lines += _section("calls", (marks[index] + _call(program, call) for index, call in enumerate(program.calls)))
     lines += _section("outputs", (_output(program, i) for i in range(len(program.outputs))))
     return "\n".join(lines) + "\n"
 

@@ -22,10 +22,6 @@ class Step:
         """The tensor bound to a slot."""
         return next((arg.tensor for arg in self.call.args if arg.slot == slot), None)
 
-    def attr(self, name: str) -> int | float | Dim:
-        """An attribute; KeyError when the call has none of that name."""
-        return {attr.name: attr.value for attr in self.call.attrs}[name]
-
     @property
     def args(self) -> dict[str, int]:
         """Tensors by slot."""

@@ -5,18 +5,23 @@ Their outputs then lie side by side. Merged is only what is read by calls that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from ..opcodes import Prologue
 from ..program import Call, Dim
 from .draft import Draft, Step
 
 _LINEARS = ("linear_dq8ca_q4gsw", "linear_dq8ca_q8gsw")
 _COLUMNS = {"w": 1, "w_scale": 1, "w_sum": 1, "w_zp": 1, "bias": 0}  # the axis of the outputs, by slot
 _HEADS = ("rotary_update_cache", "attention", "attention_decode_partial")
+_GATED = {"quantize_rows": {"x", "up"}, "gated_activation": {"gate", "up"}}  # operands of the gate
+_PLACES = {
+    slot: (f"{slot}_offset", "x_outer_stride" if slot == "x" else f"{slot}_row_stride") for slot in ("x", "gate", "up")
+}
 _QUAD = 4  # elements that attention reads at once
 Attrs = dict[str, int | float | Dim]
 
@@ -27,16 +32,14 @@ def merge_linears(draft: Draft) -> None:
         group = draft.readers(first.args["q"])
         if len(group) < 2 or group[0] is not first or not _alike(draft, group):
             continue
-        starts = dict(zip(group, np.cumsum([0, *(_width(draft, item) for item in group[:-1])]).tolist(), strict=True))
+        starts = dict(
+            zip(group, np.cumsum([0, *(_width_of(draft, item.args["y"]) for item in group[:-1])]).tolist(), strict=True)
+        )
         readers = list(dict.fromkeys(step for item in group for step in draft.readers(item.args["y"])))
         own = {draft.root(item.args["y"]): starts[item] for item in group}
-        total = sum(_width(draft, item) for item in group)
+        total = sum(_width_of(draft, item.args["y"]) for item in group)
         if all(_takes_part(draft, step, own) for step in readers) and draft.gather(group):
             _merge(draft, group, readers, own, total)
-
-
-def _width(draft: Draft, linear: Step) -> int:
-    return draft.info(linear.args["y"]).dims[-1].base
 
 
 def _alike(draft: Draft, group: Sequence[Step]) -> bool:
@@ -56,21 +59,28 @@ def _alike(draft: Draft, group: Sequence[Step]) -> bool:
 def _takes_part(draft: Draft, step: Step, own: dict[int, int]) -> bool:
     """Whether a call can read its part of the merged rows."""
     mine = {slot: tensor for slot, tensor in step.args.items() if draft.root(tensor) in own}
-    if step.call.kernel == "quantize_rows":
-        return step.attrs["prologue"] == 3 and {"x", "up"} <= mine.keys()
-    if step.call.kernel == "gated_activation":
-        return mine.keys() == {"gate", "up"}
+    if step.call.kernel in _GATED:
+        gated = step.call.kernel == "gated_activation" or step.attrs["prologue"] == Prologue.GATED
+        slots = _GATED[step.call.kernel]
+        return gated and slots <= mine.keys() and all(_inside(draft, step, slot) for slot in slots)
     if step.call.kernel not in _HEADS or not ("k" in mine) == ("v" in mine):
         return False
     layouts = {step.attrs["q_layout" if slot == "q" else "kv_layout"] for slot in mine}
     whole = all(
-        prod(dim.base for dim in draft.info(tensor).dims[2:]) == _end(draft, tensor) for tensor in mine.values()
+        prod(dim.base for dim in draft.info(tensor).dims[2:]) == _width_of(draft, tensor) for tensor in mine.values()
     )
     aligned = step.call.kernel == "rotary_update_cache" or all(own[draft.root(t)] % _QUAD == 0 for t in mine.values())
     return mine.keys() <= {"q", "k", "v"} and layouts == {1} and whole and aligned
 
 
-def _end(draft: Draft, tensor: int) -> int:
+def _inside(draft: Draft, step: Step, slot: str) -> bool:
+    """Whether an operand of a gated activation is columns of a linear's rows."""
+    offset, stride = (step.attrs[name] for name in _PLACES[slot])
+    length, width = step.attrs["row_length"], _width_of(draft, step.args[slot])
+    return isinstance(offset, int) and isinstance(length, int) and stride == width and offset + length <= width
+
+
+def _width_of(draft: Draft, tensor: int) -> int:
     return draft.info(draft.root(tensor)).dims[-1].base
 
 
@@ -96,7 +106,7 @@ def _joined(draft: Draft, tensors: Sequence[int], axis: int) -> int:
     dims[axis] = sum(info.dims[axis].base for info in infos)
     packers = [draft.builder.packer(tensor) for tensor in tensors]
 
-    def data(packers: Sequence[Callable[[], npt.NDArray[np.generic]]] = packers) -> npt.NDArray[np.generic]:
+    def data() -> npt.NDArray[np.generic]:
         return np.concatenate([pack() for pack in packers], axis=axis)
 
     return draft.builder.constant(f"{infos[0].name}.merged", infos[0].dtype, dims, data=data)
@@ -113,8 +123,13 @@ def _moved(draft: Draft, step: Step, own: dict[int, int], y: int, total: int) ->
         if step.call.kernel in _HEADS:
             dims = (*draft.info(tensor).dims[:2], Dim(total))
             args[slot] = y if draft.info(y).dims == dims else draft.builder.alias(y, dims)
-            attrs[f"{slot}_first"] = start
-        elif slot in ("x", "gate", "up"):
-            attrs[f"{slot}_offset"] = start
-            attrs["x_outer_stride" if slot == "x" else f"{slot}_row_stride"] = total
+            attrs[f"{slot}_first"] = _number(attrs[f"{slot}_first"]) + start
+        elif slot in _PLACES:
+            offset, stride = _PLACES[slot]
+            attrs |= {offset: _number(attrs[offset]) + start, stride: total}
     return args, attrs
+
+
+def _number(value: int | float | Dim) -> int:
+    assert isinstance(value, int), value
+    return value

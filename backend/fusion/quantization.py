@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ..opcodes import Prologue
 from ..program import Dim
 from .draft import Draft, Step
 
 _CHOOSE, _PACK, _ROWS = "choose_qparams_per_row", "quantize_and_pack", "quantize_rows"
 _RESULTS = ("scale", "zp", "q", "group_sums")
-_PLAIN, _NORM, _WEIGHTED_NORM, _GATED = range(4)
 
 
 def merge_quantization(draft: Draft) -> None:
@@ -22,7 +22,7 @@ def merge_quantization(draft: Draft) -> None:
         args: dict[str, int | None] = {"x": x, "weight": x, "up": x}
         args |= {name: pack.tensor(name) for name in _RESULTS}
         length = draft.info(x).dims[-1]
-        attrs: dict[str, int | float | Dim] = {"prologue": _PLAIN, "op": 0, "row_length": length}
+        attrs: dict[str, int | float | Dim] = {"prologue": int(Prologue.NONE), "op": 0, "row_length": length}
         attrs |= {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": length, "x_inner_stride": 0}
         attrs |= {"up_offset": 0, "up_row_stride": 0, "norm_eps": 0.0, "weight_offset": 0.0}
         attrs |= {**choose.attrs, **pack.attrs}
@@ -33,13 +33,13 @@ def merge_quantization(draft: Draft) -> None:
 def merge_norm(draft: Draft) -> None:
     """rms_norm, and the quantize_rows of its result alone -> quantize_rows."""
     for rows in _plain_rows(draft):
-        norm = _before(draft, rows, "rms_norm")
+        norm = _before(draft, rows, "rms_norm", slots=("x", "weight"))
         if norm is None:
             continue
         weight = norm.tensor("weight")
         args: dict[str, int | None] = {**rows.args, "x": norm.args["x"], "up": norm.args["x"]}
         args["weight"] = norm.args["x"] if weight is None else weight
-        attrs = {**rows.attrs, "prologue": _NORM if weight is None else _WEIGHTED_NORM}
+        attrs = {**rows.attrs, "prologue": int(Prologue.NORM if weight is None else Prologue.WEIGHTED_NORM)}
         for name in ("x_offset", "x_inner_rows", "x_outer_stride", "x_inner_stride", "weight_offset"):
             attrs[name] = norm.attrs[name]
         attrs["norm_eps"] = norm.attrs["eps"]
@@ -49,28 +49,29 @@ def merge_norm(draft: Draft) -> None:
 def merge_gated(draft: Draft) -> None:
     """gated_activation, and the quantize_rows of its result alone -> quantize_rows."""
     for rows in _plain_rows(draft):
-        gated = _before(draft, rows, "gated_activation")
+        gated = _before(draft, rows, "gated_activation", slots=("gate", "up"))
         if gated is None:
             continue
         args: dict[str, int | None] = {**rows.args, "x": gated.args["gate"], "up": gated.args["up"]}
         args["weight"] = gated.args["gate"]
-        attrs = {**rows.attrs, "prologue": _GATED, "op": gated.attrs["op"]}
+        attrs = {**rows.attrs, "prologue": int(Prologue.GATED), "op": gated.attrs["op"]}
         attrs |= {"x_offset": gated.attrs["gate_offset"], "x_outer_stride": gated.attrs["gate_row_stride"]}
         attrs |= {name: gated.attrs[name] for name in ("up_offset", "up_row_stride")}
         draft.replace([gated, rows], draft.make(_ROWS, args, attrs, writes=_results(args), replaces=(gated, rows)))
 
 
 def _plain_rows(draft: Draft) -> list[Step]:
-    return [step for step in draft.steps if step.call.kernel == _ROWS and step.attrs["prologue"] == _PLAIN]
+    return [step for step in draft.steps if step.call.kernel == _ROWS and step.attrs["prologue"] == Prologue.NONE]
 
 
-def _before(draft: Draft, rows: Step, kernel: str) -> Step | None:
-    """The call that makes a quantize_rows' x for it alone, row by row."""
+def _before(draft: Draft, rows: Step, kernel: str, *, slots: tuple[str, str]) -> Step | None:
+    """The call that makes a quantize_rows' x for it alone, row by row, from slots of the same dtype."""
     x = rows.args["x"]
     made, alone = draft.only_writer(x, kernel), draft.only_reader(x, _ROWS)
     if made is None or alone is not rows or made.attrs["row_length"] != rows.attrs["row_length"]:
         return None
-    same = draft.info(made.args["y"]).dtype is draft.info(made.args["gate" if kernel[0] == "g" else "x"]).dtype
+    bound = [made.args[slot] for slot in (*slots, "y") if slot in made.args]
+    same = len({draft.info(tensor).dtype for tensor in bound}) == 1
     return made if same and draft.gather([made, rows]) else None
 
 

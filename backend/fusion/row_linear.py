@@ -5,13 +5,12 @@ Offered as alternatives of the separate calls, which stay for more rows and for 
 
 from __future__ import annotations
 
-from ..opcodes import BinaryOp
+from ..opcodes import BinaryOp, Prologue
 from ..program import Dim
 from .draft import Draft, Step
 
 _ROWS, _ADD = "quantize_rows", "elementwise_binary"
 _KERNELS = {"linear_dq8ca_q4gsw": "row_linear_q4gsw", "linear_dq8ca_q8gsw": "row_linear_q8gsw"}
-_GATED = 3
 _LONGEST = 16384  # MAX_K of row_linear_q4gsw.toml
 _AXES = range(4)
 
@@ -20,7 +19,7 @@ def offer_row_linears(draft: Draft) -> None:
     """quantize_rows and the linears of its result alone -> one row_linear a linear."""
     for rows in [step for step in draft.steps if step.call.kernel == _ROWS]:
         linears = _linears(draft, rows)
-        if rows.attrs["prologue"] == _GATED or not linears:
+        if rows.attrs["prologue"] == Prologue.GATED or not linears:
             continue
         down = _gated_rows(draft, linears[0]) if len(linears) == 1 else None
         if down is None:
@@ -45,7 +44,12 @@ def _offer_gated(draft: Draft, rows: Step, linear: Step, down: Step) -> None:
     first = _made(draft, rows, linear, None, gated=half, op=down.attrs["op"])
     end = _residual(draft, seconds[0])
     length = wide.dims[-1].base // 2
-    alone: dict[str, int | float | Dim] = {**down.attrs, "prologue": 0, "x_offset": 0, "row_length": length}
+    alone: dict[str, int | float | Dim] = {
+        **down.attrs,
+        "prologue": int(Prologue.NONE),
+        "x_offset": 0,
+        "row_length": length,
+    }
     second = _made(draft, down, seconds[0], end, x=half, attrs=alone)
     draft.offer([first, second], [rows, linear, down, *seconds, *([] if end is None else [end])])
 
@@ -70,7 +74,7 @@ def _gated_rows(draft: Draft, linear: Step) -> Step | None:
     """The quantize_rows of a gated activation of a linear's two halves."""
     y = linear.args["y"]
     rows = draft.only_reader(y, _ROWS) if draft.options.fuses("gated_linear") else None
-    if rows is None or rows.attrs["prologue"] != _GATED:
+    if rows is None or rows.attrs["prologue"] != Prologue.GATED:
         return None
     width = draft.info(y).dims[-1].base
     places = [rows.attrs[name] for name in ("x_offset", "up_offset", "row_length", "x_outer_stride", "up_row_stride")]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ..opcodes import Prologue
 from . import Attrs, OutputSpec, Tensors
 from .gated_activation import reference as gated_activation
 from .rms_norm import reference as rms_norm
 from .strides import rows
-
-PLAIN, NORM, WEIGHTED_NORM, GATED = range(4)
 
 
 def row_values(inputs: Tensors, attrs: Attrs, n_rows: int) -> torch.Tensor:
@@ -17,7 +16,7 @@ def row_values(inputs: Tensors, attrs: Attrs, n_rows: int) -> torch.Tensor:
     length, prologue = int(attrs["row_length"]), int(attrs["prologue"])
     attrs = {"x_inner_rows": 1, "x_outer_stride": length, "x_inner_stride": 0, **attrs}  # without them, dense
     spec = {"y": OutputSpec((n_rows, length), torch.float64)}
-    if prologue == GATED:
+    if prologue == Prologue.GATED:
         places = {
             "gate_offset": attrs["x_offset"],
             "gate_row_stride": attrs["x_outer_stride"],
@@ -27,9 +26,9 @@ def row_values(inputs: Tensors, attrs: Attrs, n_rows: int) -> torch.Tensor:
         assert attrs["x_inner_rows"] == 1, "rows of a gated activation lie in one level"
         operands = {"gate": inputs["x"], "up": inputs["up"]}
         return gated_activation(operands, {**places, "op": attrs["op"], "row_length": length}, spec)["y"]
-    if prologue == PLAIN:
+    if prologue == Prologue.NONE:
         return rows(inputs["x"], attrs, n_rows).double()
     slots = {"x": inputs["x"]}
-    if prologue == WEIGHTED_NORM:
+    if prologue == Prologue.WEIGHTED_NORM:
         slots["weight"] = inputs["weight"]
     return rms_norm(slots, {**attrs, "eps": attrs["norm_eps"]}, spec)["y"]

@@ -9,10 +9,10 @@ import math
 
 import torch
 
-from ..opcodes import GateOp
+from ..opcodes import GateOp, Prologue
 from ..references.packing import source_positions, unpack_weight
 from ..references.row_linear import Quantized, gate, linear_outputs, quantized_input
-from ..references.row_values import GATED, PLAIN, row_values
+from ..references.row_values import row_values
 from ..references.strides import rows
 from .quantized import SCALE_UNITS, dynamic_linear
 from .units import FUNCTION_UNITS, UNIT, Result, gelu_tanh_magnitude, in_units, sum_units
@@ -52,16 +52,16 @@ def near_ties(result: Result) -> tuple[torch.Tensor, torch.Tensor]:
     exact, slack = torch.cat([low, values], 1) / scale, torch.cat([error.amax(1, keepdim=True), error], 1)
     if result.attrs["mapping"] in (1, 3):
         slack[:, 0] = -1.0  # the zero point is a constant
-    units = PLAIN_UNITS if result.attrs["prologue"] == PLAIN else 0.0
+    units = PLAIN_UNITS if result.attrs["prologue"] == Prologue.NONE else 0.0
     slack = slack + in_units(units, exact.abs())
     return values, ((exact - exact.floor() - 0.5).abs() <= slack).double().nan_to_num(0.0)
 
 
 def value_errors(result: Result, values: torch.Tensor) -> torch.Tensor:
     """How far an element's value may be off, apart from what moves its whole row alike."""
-    if result.attrs["prologue"] == PLAIN:
+    if result.attrs["prologue"] == Prologue.NONE:
         return torch.zeros_like(values)
-    if result.attrs["prologue"] != GATED:
+    if result.attrs["prologue"] != Prologue.GATED:
         return in_units(NORM_UNITS, values.abs())
     if GateOp(int(result.attrs["op"])) is not GateOp.GELU_TANH:
         return in_units(FUNCTION_UNITS + NORM_UNITS, values.abs())
@@ -77,12 +77,12 @@ def value_errors(result: Result, values: torch.Tensor) -> torch.Tensor:
 def scale_bound(result: Result) -> torch.Tensor:
     """How far a row's scale may be off."""
     own = in_units(SCALE_UNITS, result.wanted.abs().flatten())
-    if result.attrs["prologue"] == PLAIN:
+    if result.attrs["prologue"] == Prologue.NONE:
         return own
     n_rows = result.wanted.numel()
     values = row_values(result.inputs, result.attrs, n_rows)
     error = value_errors(result, values).amax(1) * 2 / (float(result.attrs["qmax"]) - float(result.attrs["qmin"]))
-    length = 0 if result.attrs["prologue"] == GATED else int(result.attrs["row_length"])
+    length = 0 if result.attrs["prologue"] == Prologue.GATED else int(result.attrs["row_length"])
     return own + error + (FUNCTION_UNITS + sum_units(length)) * UNIT * result.wanted.double().abs().flatten()
 
 

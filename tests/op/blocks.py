@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,9 +41,7 @@ class Block:
         b.input(x)
         h = self._prologue(b, x, rows)
         if self.ending == "gated":
-            wide = self._linear(b, h, rows, Chain(k=c.k, n=2 * c.n, group_size=c.group_size, bits=c.bits, zp=c.zp,
-                                                  storage=c.storage, compute=c.compute, bias=c.bias,
-                                                  asymmetric=c.asymmetric))  # fmt: skip
+            wide = self._linear(b, h, rows, replace(c, n=2 * c.n))
             gate = b.tensor("gate", c.compute, [rows, c.n])
             places = {"gate_offset": 0, "gate_row_stride": 2 * c.n, "up_offset": c.n, "up_row_stride": 2 * c.n}
             attrs = {"op": int(self.op), "row_length": c.n, **places}

@@ -6,6 +6,7 @@ The one Program is lowered twice, without fusion and with all of it, and runs on
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_one_row(
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain = Chain(k=96, n=32, group_size=32, bits=bits, compute=compute, asymmetric=asymmetric, bias=bias)
     for prologue, w_scale in itertools.product(("plain", "norm"), ("f32",) if compute == "f32" else ("f32", "f16")):
-        block = Block(Chain(**{**fields(chain), "w_scale": w_scale if ending != "gated" else "f32"}), prologue, ending)
+        block = Block(replace(chain, w_scale=w_scale if ending != "gated" else "f32"), prologue, ending)
         check(block, block.inputs(1), [f"row_linear_q{bits}gsw"] * (2 if ending == "gated" else 1))
 
 
@@ -137,7 +138,3 @@ def test_a_row_that_is_too_long_takes_the_plain_calls(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=16416, n=3, group_size=32))
     check(block, block.inputs(1), ["quantize_rows", "linear_dq8ca_q4gsw"])
-
-
-def fields(chain: Chain) -> dict[str, object]:
-    return {name: getattr(chain, name) for name in Chain.__dataclass_fields__}

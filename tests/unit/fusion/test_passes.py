@@ -119,6 +119,53 @@ def test_linears_whose_results_are_read_whole_stay_apart() -> None:
     assert plain(two_linears(other_reader=True)).count("linear_dq8ca_q4gsw") == 2
 
 
+def test_parts_of_a_linear_that_is_merged_stay_where_they_were() -> None:
+    """Two gated layers of one activation, each of the halves of its own linear."""
+    b = ProgramBuilder()
+    rows = b.symbol("rows", 2, 8)
+    x = b.tensor("x", "f32", [rows, 64])
+    b.input(x)
+    for linear in _pair(b, x, rows):
+        y = b.tensor("y", "f32", [rows, 32])
+        places = {"gate_offset": 0, "gate_row_stride": 64, "up_offset": 32, "up_row_stride": 64}
+        b.call("gated_activation", {"gate": linear, "up": linear, "y": y}, {"op": 0, "row_length": 32, **places})
+        b.output(y)
+    fuse(b, CompileOptions(fusions="quantize,merged_linears"))
+    program, _ = b.build(drop_unused=True)
+    assert plain(program) == [*ROWS, *LINEAR, *GATE * 2]
+    found = [{attr.name: attr.value for attr in call.attrs} for call in program.calls[2:]]
+    assert [(item["gate_offset"], item["up_offset"]) for item in found] == [(0, 32), (64, 96)]
+
+
+def test_a_row_that_begins_elsewhere_keeps_its_linears_apart() -> None:
+    """The last of several rows: its place depends on the width of the rows."""
+    b = ProgramBuilder()
+    x, y = b.tensor("x", "f32", [3, 64]), b.tensor("y", "f32", [1, 64])
+    b.input(x)
+    gate, up = _pair(b, x, 3)
+    places = {"gate_offset": 128, "gate_row_stride": 64, "up_offset": 128, "up_row_stride": 64}
+    b.call("gated_activation", {"gate": gate, "up": up, "y": y}, {"op": 0, "row_length": 64, **places})
+    b.output(y)
+    fuse(b, CompileOptions(fusions="quantize,merged_linears"))
+    assert plain(b.build(drop_unused=True)[0]).count("linear_dq8ca_q4gsw") == 2
+
+
+def test_a_norm_of_another_dtype_stays() -> None:
+    """A half activation with factors in f32: no variant has both."""
+    b = ProgramBuilder()
+    rows = b.symbol("rows", 2, 8)
+    x, h = b.tensor("x", "f16", [rows, 64]), b.tensor("h", "f16", [rows, 64])
+    weight = b.tensor("weight", "f32", [64])
+    b.input(x)
+    b.input(weight)
+    places = {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": 64, "x_inner_stride": 0}
+    attrs = {"eps": 1e-6, "weight_offset": 0.0, "row_length": 64, **places}
+    b.call("rms_norm", {"x": x, "weight": weight, "y": h}, attrs)
+    b.output(Block(CHAIN)._linear(b, h, rows, Chain(k=64, n=64, group_size=32, compute="f16")))
+    fuse(b, CompileOptions())
+    assert plain(b.build(drop_unused=True)[0]) == ["rms_norm", *ROWS, *LINEAR]
+
+
 def test_an_unknown_fusion_is_refused() -> None:
     with pytest.raises(OptionError, match=r"fusions: 'norm'; offered all, none, or some of merged_linears, "):
         CompileOptions(fusions="norm")
