@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .errors import ProgramError
 from .program import Tensor
+
+Payloads = Mapping[str, bytes | memoryview]  # of constants, by key
 
 if TYPE_CHECKING:
     import numpy as np

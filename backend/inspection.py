@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from executorch.exir._serialize._program import deserialize_pte_binary
+from executorch.exir._serialize._program import _flatbuffer_to_program, _get_extended_header
 from executorch.exir.schema import DataLocation
 
 from .errors import ProgramError
@@ -33,11 +34,11 @@ class Delegate:
 class Inspection:
     """Our delegates of a .pte, in file order, and the bytes of their constants by key. Prints every Program.
 
-    Constants in a .ptd are not among them.
+    constants: views of the file, which is not read before they are. Those in a .ptd are not among them.
     """
 
     delegates: tuple[Delegate, ...]
-    constants: dict[str, bytes]
+    constants: dict[str, memoryview]
 
     @property
     def programs(self) -> tuple[Program, ...]:
@@ -48,22 +49,30 @@ class Inspection:
 
 
 def inspect(source: str | PathLike[str] | bytes) -> Inspection:
-    """Our delegates in a .pte, given as a path or as its bytes. Raises ProgramError when it is no .pte."""
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if data[4:6] != b"ET":
+    """Our delegates in a .pte, given as a path or as its bytes. Raises ProgramError when it is no .pte.
+
+    Not by ExecuTorch's deserialize_pte_binary, which copies every constant three times.
+    """
+    data = memoryview(source) if isinstance(source, bytes) else _mapped(Path(source))
+    if bytes(data[4:6]) != b"ET":
         where = "the bytes" if isinstance(source, bytes) else str(source)
-        raise ProgramError(f"inspect: {where}: identifier {data[4:8]!r}; need an ExecuTorch .pte file")
-    file = deserialize_pte_binary(data)
+        raise ProgramError(f"inspect: {where}: identifier {bytes(data[4:8])!r}; need an ExecuTorch .pte file")
+    header = _get_extended_header(bytes(data[:64]))
+    program = _flatbuffer_to_program(bytes(data if header is None else data[: header.program_size]))
+    base = 0 if header is None else header.segment_base_offset
+    segments = [data[base + item.offset : base + item.offset + item.size] for item in program.segments]
     found = []
-    for plan in file.program.execution_plan:
+    for plan in program.execution_plan:
         for index, delegate in enumerate(plan.delegates):
             if delegate.id != BACKEND_ID:
                 continue
-            assert delegate.processed.location is DataLocation.INLINE  # deserializing moves every blob inline
-            blob = bytes(file.program.backend_delegate_data[delegate.processed.index].data)
-            found.append(Delegate(plan.name, index, blob))
-    named = file.named_data
-    constants = (
-        {} if named is None else {key: bytes(named.buffers[e.buffer_index]) for key, e in named.pte_data.items()}
-    )
-    return Inspection(tuple(found), constants)
+            place = delegate.processed
+            inline = place.location is DataLocation.INLINE
+            blob = program.backend_delegate_data[place.index].data if inline else segments[place.index]
+            found.append(Delegate(plan.name, index, bytes(blob)))
+    return Inspection(tuple(found), {item.key: segments[item.segment_index] for item in program.named_data or ()})
+
+
+def _mapped(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b"")

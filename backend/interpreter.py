@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .constants import Payloads
 from .dtypes import DType
 from .errors import ProgramError
 from .program import HostDType, Memory, SymbolOp
@@ -71,7 +72,7 @@ class Written:
 
 def run_reference(
     program: Program,
-    constants: Mapping[str, bytes],
+    constants: Payloads,
     inputs: Sequence[torch.Tensor | int],
     states: dict[str, torch.Tensor] | None = None,
 ) -> Interpretation:
@@ -160,7 +161,7 @@ def _given_symbols(program: Program, inputs: Sequence[torch.Tensor | int]) -> di
 
 
 def allocate(
-    program: Program, constants: Mapping[str, bytes], symbols: Sequence[int], states: Mapping[str, torch.Tensor]
+    program: Program, constants: Payloads, symbols: Sequence[int], states: Mapping[str, torch.Tensor]
 ) -> list[torch.Tensor]:
     """The Program's tensors, shaped for these symbols: aliases share elements, states are the given ones."""
     flat: dict[int, torch.Tensor] = {}
@@ -193,23 +194,21 @@ def to_host(pieces: Sequence[torch.Tensor], host_dtype: HostDType) -> torch.Tens
     return value.to(HOST_TORCH[host_dtype], copy=True)
 
 
-def constant_values(data: bytes, dtype: DType, count: int) -> torch.Tensor:
+def constant_values(data: bytes | memoryview, dtype: DType, count: int) -> torch.Tensor:
     """The first elements of a constant, flat; of i4 the bytes. A copy."""
     torch_dtype = DEVICE_TORCH[dtype]
     size = count * torch_dtype.itemsize
     return torch.frombuffer(bytearray(data[:size]), dtype=torch_dtype) if size else torch.empty(0, dtype=torch_dtype)
 
 
-def first_state(item: Tensor, count: int, constants: Mapping[str, bytes]) -> torch.Tensor:
+def first_state(item: Tensor, count: int, constants: Payloads) -> torch.Tensor:
     """What a state holds before the first run, flat."""
     if item.constant:
         return constant_values(constants[item.constant], item.dtype, count)
     return torch.zeros(count, dtype=DEVICE_TORCH[item.dtype])
 
 
-def _first_contents(
-    item: Tensor, count: int, constants: Mapping[str, bytes], states: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
+def _first_contents(item: Tensor, count: int, constants: Payloads, states: Mapping[str, torch.Tensor]) -> torch.Tensor:
     if item.memory is Memory.CONSTANT:
         return constant_values(constants[item.constant], item.dtype, count)
     if item.memory is Memory.STATE:

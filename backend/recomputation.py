@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .constants import Payloads
 from .interpreter import DEVICE_TORCH, Written, attributes, constant_values, evaluate, first_state, shape_of
 from .program import Call, Memory, Program
 from .tolerances import error_bound, excess
@@ -27,7 +28,7 @@ class DeviceRun:
     """
 
     program: Program
-    constants: Mapping[str, bytes]
+    constants: Payloads
     symbols: tuple[int, ...]
     ran: tuple[int, ...]
     before: Mapping[str, torch.Tensor]
@@ -65,7 +66,7 @@ def recompute(run: DeviceRun, outputs: Mapping[str, frozenset[str]]) -> tuple[Sl
     return _Walk(run, outputs).checks()
 
 
-def first_states(program: Program, constants: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
+def first_states(program: Program, constants: Payloads) -> dict[str, torch.Tensor]:
     """What the states hold before the first run."""
     states = {}
     for item in program.tensors:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from executorch.extension.pybindings.portable_lib import MethodMeta
 
+from .constants import Payloads
 from .errors import OptionError
 from .inspection import inspect
 from .interpreter import HOST_TORCH, run_reference, to_host
@@ -110,7 +111,7 @@ class _Delegate:
     index: int
     id: int
     program: Program
-    constants: Mapping[str, bytes]
+    constants: Payloads
     library: LibrarySummary
     states: dict[str, torch.Tensor] | None = None  # after the last run
 
