@@ -46,10 +46,13 @@ def misread(job: Job, dtype: str) -> Job:
 
 def serves(key: VariantKey, chain: Chain) -> bool:
     """Whether a variant can be bound by the chain's calls."""
-    if key.kernel not in ("choose_qparams_per_row", "quantize_and_pack", f"linear_dq8ca_q{chain.bits}gsw"):
+    quantization = ("choose_qparams_per_row", "quantize_and_pack", "quantize_rows")
+    if key.kernel not in (*quantization, f"linear_dq8ca_q{chain.bits}gsw"):
         return False
     wanted = {
         "x": chain.compute,
+        "weight": chain.compute,
+        "up": chain.compute,
         "y": chain.compute,
         "zp": chain.zp,
         "w_scale": chain.w_scale,

@@ -52,11 +52,15 @@ FORMULAS = [(0, 0, 1e-7), (1, 0, 1e-30), (2, 1, 1e-7), (3, 2, 1e-5)]
 OTHERS = ("plain", "bare_norm", "gated")
 
 
+@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["default", "gpu"])
 @pytest.mark.parametrize("compute", ["f32", pytest.param("f16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("zp", "storage"), ZERO_POINTS)
 @pytest.mark.parametrize("prologue", ["norm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_every_zero_point(prologue: str, zp: str, storage: str, compute: str) -> None:
+def test_every_zero_point(
+    prologue: str, zp: str, storage: str, compute: str, disabled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """quantize_rows, its group sums included, then the linear of several rows."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     asymmetric = storage == "image"
     block = Block(
         Chain(k=96, n=5, group_size=32, zp=zp, storage=storage, compute=compute, asymmetric=asymmetric), prologue

@@ -1,4 +1,4 @@
-"""The checks of test_quantized_linear fail when one shader takes its zero point for another dtype.
+"""The checks of test_quantized_linear, and `verify`, fail when one shader takes its zero point for another dtype.
 
 This is the bug that shaped the project, planted in each kernel and tier, for every dtype, in buffers and in images.
 """
@@ -11,11 +11,13 @@ import os
 import pytest
 import torch
 
+from tests.op.blocks import Block
 from tests.op.chain import Chain
 from tests.op.mutated import library
 from tests.op.rows import quantization_rows
 from tests.op.test_quantized_linear import check
 from zeropoint.runtime.player import validation
+from zeropoint.verification import verify_program
 
 # In an image the driver converts by the image's own format, so that only a wrong kind of number (integers for floats)
 # shows when it runs; a wrong format of the same kind is for the build to refuse (tests/unit/kernels/test_shaders.py).
@@ -31,9 +33,10 @@ TIERS = [
     ("linear_dq8ca_q4gsw", "tiled_nodot", 19, "is_cpu,int8_dot"),
     ("quantize_and_pack", "blocks", 19, "is_cpu"),
 ]
+FUSED_TIERS = [("rows", "is_cpu")]
 if os.environ.get("ZEROPOINT_DEVICE") == "cpu":
     TIERS += [("linear_dq8ca_q4gsw", "broadcast_gemv", 1, ""), ("linear_dq8ca_q4gsw", "broadcast_tiled", 19, "")]
-
+    FUSED_TIERS += [("few_lanes", "")]
 
 # The first token of an i32 buffer reads the same as i8 on a little-endian machine, and this tier has one token.
 INVISIBLE = ("broadcast_gemv", "i32", "i8", "buffer")
@@ -64,6 +67,25 @@ def test_a_misread_zero_point_is_caught(
     check(chain, x, rows_at_once=(rows,), disabled=disabled, library=honest)
     wrong = library(chain, kernel=kernel, algorithm=algorithm, read_as=read_as)
     assert is_caught(chain, x, rows=rows, disabled=disabled, library=wrong)
+
+
+@pytest.mark.parametrize(("algorithm", "disabled"), FUSED_TIERS, ids=[tier[0] for tier in FUSED_TIERS])
+@pytest.mark.parametrize(("zp", "read_as", "storage"), CASES)
+def test_a_misread_zero_point_of_fused_rows_is_caught(
+    algorithm: str, disabled: str, zp: str, read_as: str, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """quantize_rows, judged by `verify` from its own inputs."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    chain = Chain(k=96, n=37, group_size=32, zp=zp, storage=storage)
+    program, constants = Block(chain, "norm").build("quantize,norm_quantize")
+    inputs = [quantization_rows(chain.k)[8:21]]
+    honest = library(chain, kernel="quantize_rows", algorithm=algorithm, read_as=None)
+    verified = verify_program(program, constants, inputs, library=honest)
+    assert verified.is_right, verified.verdict()
+    wrong = library(chain, kernel="quantize_rows", algorithm=algorithm, read_as=read_as)
+    verified = verify_program(program, constants, inputs, library=wrong)
+    messages = validation(clear=True).count
+    assert not verified.is_right or messages > 0
 
 
 def is_caught(chain: Chain, x: torch.Tensor, *, rows: int, disabled: str, library: bytes) -> bool:

@@ -130,9 +130,16 @@ WEIGHTS = [(torch.float32, None), (torch.float32, torch.float32), (torch.float16
            (torch.float16, torch.float32)]  # fmt: skip
 
 
+@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["default", "gpu"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtypes", WEIGHTS, ids=str)
-def test_rms_norm(shape: tuple[int, int], dtypes: tuple[torch.dtype, torch.dtype | None]) -> None:
+def test_rms_norm(
+    shape: tuple[int, int],
+    dtypes: tuple[torch.dtype, torch.dtype | None],
+    disabled: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     x = norm_rows(shape, dtypes[0])
     inputs = {"x": x} if dtypes[1] is None else {"x": x, "weight": normal(shape[1], seed=7, dtype=dtypes[1])}
     units = FUNCTION_UNITS + sum_units(shape[1])
