@@ -166,6 +166,13 @@ def export(
         bar.update(len(STEPS) - bar.n)
     words = f"tokenizer {done.tokenizer}" if done.tokenizer else "random weights, no tokenizer"
     click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; {words}")
+    _echo_peak()
+
+
+def _echo_peak() -> None:
+    from .running import peak_bytes
+
+    click.echo(f"peak memory: {peak_bytes() / 1e9:.2f} GB", err=True)
 
 
 def _refuse_given(context: click.Context, names: list[str], reason: str) -> None:
@@ -206,6 +213,7 @@ def run(program: Path, inputs: tuple[Path, ...], output: Path | None, method: st
 
     for line in run_program(program, inputs, output, method=method):
         click.echo(line)
+    _echo_peak()
 
 
 @main.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -76,6 +77,11 @@ def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, meth
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             np.save(output / f"output_{index}.npy", result.numpy())
+
+
+def peak_bytes() -> int:
+    """The most host memory that this process has held, software Vulkan's included."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def read_array(path: Path) -> np.ndarray:

