@@ -1,4 +1,4 @@
-"""The demo's model for the tests: exported once per state of the sources, and eager PyTorch to compare with."""
+"""Trained models, mostly the demo's: exported once per state of the sources, and eager PyTorch to compare with."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ PROMPTS = (
 _CACHE = Path(__file__).parents[2] / ".cache" / "models"
 
 
-def exported(options: TextExportOptions, n_layers: int | None) -> Path:
+def exported(options: TextExportOptions, n_layers: int | None, name: str = NAME) -> Path:
     """smollm2.pte with its tokenizer, from the cache while the package's export side is unchanged."""
     package = Path(zeropoint.__file__).parent
-    state = hashlib.sha256(repr((options, n_layers)).encode())
+    state = hashlib.sha256(repr((name, options, n_layers)).encode())
     for source in sorted(package.rglob("*.py")):
         if not {"runtime", "kernels", "references"} & set(source.relative_to(package).parts):
             state.update(source.read_bytes())
     folder = _CACHE / state.hexdigest()[:16]
-    path = folder / "smollm2.pte"
+    path = folder / f"{name.partition('-')[0]}.pte"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        export_text_model(NAME, path, options, n_layers=n_layers)
+        export_text_model(name, path, options, n_layers=n_layers)
     return path
 
 
@@ -87,9 +87,9 @@ def dequantize_once(model: nn.Module) -> nn.Module:
     return model
 
 
-def eager(options: TextExportOptions, n_layers: int | None) -> nn.Module:
+def eager(options: TextExportOptions, n_layers: int | None, name: str = NAME) -> nn.Module:
     """The quantized model in PyTorch."""
-    return dequantize_once(quantize_text_model(load_weights(find_model(NAME), n_layers=n_layers), options))
+    return dequantize_once(quantize_text_model(load_weights(find_model(name), n_layers=n_layers), options))
 
 
 @dataclass(frozen=True, slots=True)
