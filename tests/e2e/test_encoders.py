@@ -99,6 +99,7 @@ def test_sentence_encoder(tmp_path: Path) -> None:
     torch.testing.assert_close(padded, bare, rtol=0, atol=1e-6)
     verified = zeropoint.verify(found.path, [ids, mask])
     assert verified.is_right, verified.verdict()
+    codes.assert_few_differ(verified)
 
 
 def test_vision_transformer(tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_vision_transformer(tmp_path: Path) -> None:
     found.check(pixels)
     verified = zeropoint.verify(found.path, [pixels])
     assert verified.is_right, verified.verdict()
+    codes.assert_few_differ(verified)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 31)])
@@ -144,6 +146,7 @@ def test_two_layers_at_published_width(name: str, tmp_path: Path) -> None:
     found.check(pixels)
     verified = zeropoint.verify(found.path, [pixels])
     assert verified.is_right, verified.verdict()
+    codes.assert_few_differ(verified)
 
 
 @pytest.mark.slow
@@ -167,3 +170,4 @@ def test_sentences_by_minilm(tmp_path: Path) -> None:
     assert min(related) > max(others) + 0.3
     verified = zeropoint.verify(found.path, [ids, torch.ones_like(ids)])
     assert verified.is_right, verified.verdict()
+    codes.assert_few_differ(verified)

@@ -90,6 +90,7 @@ def check(found: Exported) -> None:
     check_codes(found)
     verified = zeropoint.verify(found.path, [prompt(found, 9)[1], torch.arange(9)])
     assert verified.is_right, verified.verdict()
+    codes.assert_few_differ(verified)
 
 
 def check_codes(found: Exported) -> None:
