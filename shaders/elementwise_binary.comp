@@ -76,12 +76,19 @@ float trunc_quotient(float v, float w) {
   return uintBitsToFloat(floatBitsToUint(quotient) ^ sign);
 }
 
+// Vulkan promises nothing of a division by more than 2^126: where it is a product, the reciprocal may be flushed to 0.
+float divided(float v, float w) {
+  bool huge = abs(w) > power_of_two(100);
+  float quotient = v / (huge ? w * power_of_two(-64) : w);
+  return huge ? quotient * power_of_two(-64) : quotient;
+}
+
 float apply(float v, float w) {
   switch (OP) {
     case OP_ADD: return v + alpha * w;
     case OP_SUB: return v - alpha * w;
     case OP_MUL: return v * w;
-    case OP_DIV: return v / w;
+    case OP_DIV: return divided(v, w);
     case OP_MINIMUM: return is_nan(v) ? v : is_nan(w) ? w : min(v, w);
     case OP_MAXIMUM: return is_nan(v) ? v : is_nan(w) ? w : max(v, w);
     case OP_POW: return power(v, w);

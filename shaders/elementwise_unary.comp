@@ -22,17 +22,19 @@ layout(push_constant) uniform Push {
 layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
-// sqrt and 1 / sqrt; a subnormal v is scaled up first, where a driver could flush it.
+// sqrt and 1 / sqrt; a subnormal v is scaled up first, where a driver could flush it, and its sign is read from its bits.
 float square_root(float v) {
   uint bits = floatBitsToUint(v);
-  if ((bits >> 23) != 0u || bits == 0u) return sqrt(v);
+  if (bits > 0x80000000u) return kNan;
+  if (bits >= 0x00800000u || bits == 0u) return sqrt(v);
   return sqrt(float(bits)) * 3.7433921e-23;  // 2^-74.5
 }
 
 float inverse_square_root(float v) {
   uint bits = floatBitsToUint(v);
   if ((bits << 1) == 0u) return bits == 0u ? kInf : -kInf;
-  if ((bits >> 23) != 0u) return v < 0.0 ? kNan : inversesqrt(v);
+  if ((bits >> 31) != 0u) return kNan;
+  if (bits >= 0x00800000u) return inversesqrt(v);
   return inversesqrt(float(bits)) * 2.6713734e22;  // 2^74.5
 }
 

@@ -13,6 +13,7 @@ from .units import (
     FUNCTION_UNITS,
     POWER_UNITS,
     ROUNDED_ONCE_UNITS,
+    STORE_ABSOLUTE,
     Bound,
     Result,
     gelu_tanh_magnitude,
@@ -69,9 +70,7 @@ def binary(result: Result) -> torch.Tensor:
 
 
 def gated(result: Result) -> torch.Tensor:
-    """gated_activation."""
-    if GateOp(int(result.attrs["op"])) is not GateOp.GELU_TANH:
-        return rounded(FUNCTION_UNITS + 2)(result)
+    """gated_activation. The activation, a float, may be flushed to 0 before it is multiplied."""
     length = int(result.attrs["row_length"])
     row = torch.arange(result.wanted.numel() // length).unsqueeze(1)
 
@@ -79,8 +78,12 @@ def gated(result: Result) -> torch.Tensor:
         start = int(result.attrs[f"{slot}_offset"]) + row * int(result.attrs[f"{slot}_row_stride"])
         return result.inputs[slot].flatten()[start + torch.arange(length)].double()
 
-    magnitude = gelu_tanh_magnitude(operand("gate")) * operand("up").abs()
-    return in_units(FUNCTION_UNITS + 2, magnitude.reshape(result.wanted.shape))
+    up = operand("up").abs().reshape(result.wanted.shape)
+    flushed = (STORE_ABSOLUTE[torch.float32] * up).nan_to_num(0.0, 0.0, 0.0)
+    magnitude = result.wanted.double().abs()
+    if GateOp(int(result.attrs["op"])) is GateOp.GELU_TANH:
+        magnitude = gelu_tanh_magnitude(operand("gate")).reshape(up.shape) * up
+    return in_units(FUNCTION_UNITS + 2, magnitude) + flushed
 
 
 def reduction(result: Result) -> torch.Tensor:

@@ -82,9 +82,13 @@ float sigmoid(float x) {
   return is_nan(x) ? x : (x < 0.0 ? e : 1.0) / (1.0 + e);
 }
 
-// x * sigmoid(x); far to the left e^x alone may be flushed to 0 while the product is a normal float.
+// x * sigmoid(z); far to the left e^z alone may be flushed to 0 while the product is a normal float.
+float times_sigmoid(float x, float z) {
+  return z < -64.0 ? x * exp_shifted(z, 0.0, 64) * power_of_two(-64) : x * sigmoid(z);
+}
+
 float silu(float x) {
-  return x < -64.0 ? x * exp_shifted(x, 0.0, 64) * power_of_two(-64) : x * sigmoid(x);
+  return times_sigmoid(x, x);
 }
 
 // Through the bits of x: drivers make a maximum of `x < 0.0 ? 0.0 : x`, and a maximum may drop NaN.
@@ -161,5 +165,5 @@ float gelu(float x) {
 }
 
 float gelu_tanh(float x) {
-  return x * sigmoid(1.5957691 * (x + 0.044715 * (x * x * x)));
+  return times_sigmoid(x, 1.5957691 * (x + 0.044715 * (x * x * x)));
 }
