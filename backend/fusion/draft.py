@@ -123,7 +123,8 @@ class Draft:
 
     def replace(self, old: Sequence[Step], new: Step) -> None:
         """Puts a call in the place of the last of some others, which nothing between them may depend on."""
-        assert self.gather(old), [step.call.name for step in old]
+        gathered = self.gather(old)
+        assert gathered, [step.call.name for step in old]
         at = self.steps.index(old[-1])
         self.steps[at] = new
         self.steps = [step for step in self.steps if step not in old]
@@ -145,8 +146,17 @@ class Draft:
         return True
 
     def offer(self, fused: Sequence[Step], plain: Sequence[Step]) -> bool:
-        """Adds an alternative, unless one of its plain calls is in another or they cannot be side by side."""
+        """Adds an alternative.
+
+        Not if one of its plain calls is in another, they cannot be side by side, or a fused call reads what only the
+        plain ones or a later one make.
+        """
         taken = [step for item in self.alternatives for step in item.plain]
+        missing = set().union(*(self._roots(step, step.writes) for step in (*plain, *fused)))
+        for step in fused:
+            if missing & self._roots(step, {arg.slot for arg in step.call.args} - step.writes):
+                return False
+            missing -= self._roots(step, step.writes)
         if any(step in taken for step in plain) or not self.gather(plain):
             return False
         self.alternatives.append(Fused(list(fused), [step for step in self.steps if step in plain]))

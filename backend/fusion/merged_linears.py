@@ -38,7 +38,7 @@ def merge_linears(draft: Draft) -> None:
         readers = list(dict.fromkeys(step for item in group for step in draft.readers(item.args["y"])))
         own = {draft.root(item.args["y"]): starts[item] for item in group}
         total = sum(_width_of(draft, item.args["y"]) for item in group)
-        if all(_takes_part(draft, step, own) for step in readers) and draft.gather(group):
+        if all(_takes_part(draft, step, own, total) for step in readers) and draft.gather(group):
             _merge(draft, group, readers, own, total)
 
 
@@ -56,7 +56,7 @@ def _alike(draft: Draft, group: Sequence[Step]) -> bool:
     return shared and inner and max(sizes) <= limit
 
 
-def _takes_part(draft: Draft, step: Step, own: dict[int, int]) -> bool:
+def _takes_part(draft: Draft, step: Step, own: dict[int, int], total: int) -> bool:
     """Whether a call can read its part of the merged rows."""
     mine = {slot: tensor for slot, tensor in step.args.items() if draft.root(tensor) in own}
     if step.call.kernel in _GATED:
@@ -69,7 +69,8 @@ def _takes_part(draft: Draft, step: Step, own: dict[int, int]) -> bool:
     whole = all(
         prod(dim.base for dim in draft.info(tensor).dims[2:]) == _width_of(draft, tensor) for tensor in mine.values()
     )
-    aligned = step.call.kernel == "rotary_update_cache" or all(own[draft.root(t)] % _QUAD == 0 for t in mine.values())
+    places = [total, *(own[draft.root(tensor)] for tensor in mine.values())]
+    aligned = step.call.kernel == "rotary_update_cache" or all(place % _QUAD == 0 for place in places)
     return mine.keys() <= {"q", "k", "v"} and layouts == {1} and whole and aligned
 
 

@@ -16,7 +16,7 @@ def merge_quantization(draft: Draft) -> None:
         scale = pack.args["scale"]
         choose = draft.only_writer(scale, _CHOOSE)
         others = [step for step in draft.readers(scale) if step.call.kernel == _PACK]
-        if choose is None or others != [pack] or choose.args["x"] != pack.args["x"] or not draft.gather([choose, pack]):
+        if choose is None or others != [pack] or not _belong(choose, pack) or not draft.gather([choose, pack]):
             continue
         x = pack.args["x"]
         args: dict[str, int | None] = {"x": x, "weight": x, "up": x}
@@ -28,6 +28,12 @@ def merge_quantization(draft: Draft) -> None:
         attrs |= {**choose.attrs, **pack.attrs}
         made = draft.make(_ROWS, args, attrs, writes=_results(args), replaces=(choose, pack))
         draft.replace([choose, pack], made)
+
+
+def _belong(choose: Step, pack: Step) -> bool:
+    """Whether a row is packed with the parameters that were chosen for it."""
+    slots = all(choose.args[slot] == pack.args[slot] for slot in ("x", "scale", "zp"))
+    return slots and all(choose.attrs[name] == pack.attrs[name] for name in ("qmin", "qmax"))
 
 
 def merge_norm(draft: Draft) -> None:

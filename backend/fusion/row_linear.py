@@ -12,7 +12,6 @@ from .draft import Draft, Step
 _ROWS, _ADD = "quantize_rows", "elementwise_binary"
 _KERNELS = {"linear_dq8ca_q4gsw": "row_linear_q4gsw", "linear_dq8ca_q8gsw": "row_linear_q8gsw"}
 _LONGEST = 16384  # MAX_K of row_linear_q4gsw.toml
-_AXES = range(4)
 
 
 def offer_row_linears(draft: Draft) -> None:
@@ -22,23 +21,27 @@ def offer_row_linears(draft: Draft) -> None:
         if rows.attrs["prologue"] == Prologue.GATED or not linears:
             continue
         down = _gated_rows(draft, linears[0]) if len(linears) == 1 else None
-        if down is None:
+        if down is None or not _offer_gated(draft, rows, linears[0], down):
             _offer_plain(draft, rows, linears)
-        else:
-            _offer_gated(draft, rows, linears[0], down)
 
 
 def _offer_plain(draft: Draft, rows: Step, linears: list[Step]) -> None:
     ends = [_residual(draft, linear) for linear in linears]
-    fused = [_made(draft, rows, linear, end) for linear, end in zip(linears, ends, strict=True)]
-    draft.offer(fused, [rows, *linears, *(end for end in ends if end is not None)])
+    made = {draft.root(step.args["y"]) for step in (*linears, *ends) if step is not None}
+    for index, (linear, end) in enumerate(zip(linears, ends, strict=True)):
+        if end is not None and draft.root(_added(draft, linear, end)) in made:
+            ends[index] = None  # made by one of the others, perhaps later
+    for kept in (ends, [None] * len(ends)):  # without the additions where what they add is made in between
+        fused = [_made(draft, rows, linear, end) for linear, end in zip(linears, kept, strict=True)]
+        if draft.offer(fused, [rows, *linears, *(end for end in kept if end is not None)]):
+            return
 
 
-def _offer_gated(draft: Draft, rows: Step, linear: Step, down: Step) -> None:
+def _offer_gated(draft: Draft, rows: Step, linear: Step, down: Step) -> bool:
     """Both linears of a gated feed-forward layer, the activation between them in the first."""
     seconds = _linears(draft, down)
     if len(seconds) != 1:
-        return
+        return False
     wide = draft.info(linear.args["y"])
     half = draft.builder.tensor(f"{wide.name}.gated", wide.dtype, (*wide.dims[:-1], wide.dims[-1].base // 2))
     first = _made(draft, rows, linear, None, gated=half, op=down.attrs["op"])
@@ -51,7 +54,7 @@ def _offer_gated(draft: Draft, rows: Step, linear: Step, down: Step) -> None:
         "row_length": length,
     }
     second = _made(draft, down, seconds[0], end, x=half, attrs=alone)
-    draft.offer([first, second], [rows, linear, down, *seconds, *([] if end is None else [end])])
+    return draft.offer([first, second], [rows, linear, down, *seconds, *([] if end is None else [end])])
 
 
 def _linears(draft: Draft, rows: Step) -> list[Step]:
@@ -83,18 +86,36 @@ def _gated_rows(draft: Draft, linear: Step) -> Step | None:
 
 
 def _residual(draft: Draft, linear: Step) -> Step | None:
-    """The addition of a linear's result alone to a tensor that lies as it does."""
+    """The addition of a linear's result alone to another tensor of its size, row by row and element after element."""
     y = linear.args["y"]
     add = draft.only_reader(y, _ADD) if draft.options.fuses("residual") else None
     if add is None or add.attrs["op"] != BinaryOp.ADD or add.attrs["alpha"] != 1.0:
         return None
-    attrs = add.attrs
-    alike = all(attrs[f"size{axis}"] == 1 or attrs[f"a_stride{axis}"] == attrs[f"b_stride{axis}"] for axis in _AXES)
-    both = [draft.info(add.args[slot]) for slot in ("a", "b", "y")]
-    alike = alike and attrs["a_offset"] == attrs["b_offset"] == 0 and len({item.dtype for item in both}) == 1
-    same_size = len({item.size_bytes for item in both} | {draft.info(y).size_bytes}) == 1
+    tensors = [draft.info(y), *(draft.info(add.args[slot]) for slot in ("a", "b", "y"))]
+    alike = len({(item.dtype, item.size_bytes) for item in tensors}) == 1
+    alike = alike and tensors[0].dims[-1] == tensors[-1].dims[-1]  # of a flattened sum one row may be several
     one = (draft.root(add.args["a"]) == draft.root(y)) != (draft.root(add.args["b"]) == draft.root(y))
-    return add if alike and same_size and one else None
+    return add if alike and one and _is_dense(add, "a") and _is_dense(add, "b") else None
+
+
+def _added(draft: Draft, linear: Step, end: Step) -> int:
+    """The operand of an addition that is not the linear's result."""
+    own = draft.root(linear.args["y"])
+    return next(end.args[slot] for slot in ("a", "b") if draft.root(end.args[slot]) != own)
+
+
+def _is_dense(add: Step, slot: str) -> bool:
+    """Whether an operand is read element after element, from its first one on."""
+    attrs = add.attrs
+    length: int | None = 1
+    for axis in reversed(range(4)):
+        size = attrs[f"size{axis}"]
+        if size == 1:
+            continue
+        if length is None or attrs[f"{slot}_stride{axis}"] != length:
+            return False
+        length = length * size if isinstance(size, int) else None
+    return attrs[f"{slot}_offset"] == 0
 
 
 def _made(
@@ -118,8 +139,7 @@ def _made(
     args |= {slot: linear.tensor(slot) for slot in ("w", "w_scale", "w_sum", "w_zp", "bias")}
     args["y"] = linear.args["y"] if gated is None else gated
     if end is not None:
-        own = draft.root(linear.args["y"])
-        args["residual"] = next(end.args[slot] for slot in ("a", "b") if draft.root(end.args[slot]) != own)
+        args["residual"] = _added(draft, linear, end)
         args["y"] = end.args["y"]
     names = ("prologue", "row_length", "x_offset", "norm_eps", "weight_offset", "mapping", "qmin", "qmax", "eps")
     values = {name: given[name] for name in (*names, "rounding", "group_size", "group_padded", "step")}

@@ -62,6 +62,10 @@ class Direct:
     def __call__(self, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
         return tuple(torch.from_numpy(array) for array in self._loaded.execute([item.numpy() for item in inputs]))
 
+    def kernels(self) -> list[str]:
+        """Of the calls of the last run."""
+        return [pick.kernel for pick in self._loaded.picks()]
+
 
 def relative_rms(actual: torch.Tensor, wanted: torch.Tensor) -> float:
     """||actual - wanted|| / ||wanted||, in f64."""

@@ -9,8 +9,9 @@ from tests.op.chain import Chain
 from zeropoint import CompileOptions, ProgramBuilder
 from zeropoint.errors import OptionError
 from zeropoint.fusion import fuse
+from zeropoint.opcodes import BinaryOp
 from zeropoint.options import FUSIONS
-from zeropoint.program import Program
+from zeropoint.program import Dim, Program
 
 CHAIN = Chain(k=64, n=64, group_size=32)
 QUANTIZE, LINEAR, ROW = ["choose_qparams_per_row", "quantize_and_pack"], ["linear_dq8ca_q4gsw"], ["row_linear_q4gsw"]
@@ -58,6 +59,126 @@ def test_the_residual_is_part_of_the_alternative_only_when_asked() -> None:
     block = Block(CHAIN, "plain", "residual")
     sizes = {name: block.build(name)[0].alternatives[0].plain for name in ("quantize,row_linear", "all")}
     assert sizes == {"quantize,row_linear": 2, "all": 3}
+
+
+@pytest.mark.parametrize(
+    ("changed", "n_plain"),
+    [
+        ({}, 3),
+        ({"size1": 4, "size2": 4, "size3": 4, "a_stride1": 16, "a_stride2": 4, "b_stride1": 16, "b_stride2": 4}, 3),
+        ({"op": int(BinaryOp.SUB)}, 2),
+        ({"alpha": 2.0}, 2),
+        ({"a_offset": 64}, 2),
+        ({"size2": 4, "size3": 16, "a_stride2": 1, "a_stride3": 4, "b_stride2": 1, "b_stride3": 4}, 2),  # transposed
+        ({"a_stride3": 0}, 2),  # one element for all
+    ],
+)
+def test_a_residual_is_added_element_after_element(changed: dict[str, int | float], n_plain: int) -> None:
+    b = ProgramBuilder()
+    x, residual, total = (b.tensor(name, "f32", [1, 64]) for name in ("x", "residual", "total"))
+    b.input(x)
+    b.input(residual)
+    y = Block(CHAIN)._linear(b, x, Dim(1), CHAIN)
+    places = {f"{slot}_stride{axis}": int(axis == 3) for slot in "ab" for axis in range(4)}
+    sizes = {"size0": 1, "size1": 1, "size2": 1, "size3": 64, "a_offset": 0, "b_offset": 0}
+    attrs = {"op": int(BinaryOp.ADD), "alpha": 1.0, **sizes, **places, **changed}
+    b.call("elementwise_binary", {"a": residual, "b": y, "y": total}, attrs)
+    b.output(total)
+    fuse(b, CompileOptions())
+    (found,) = b.build(drop_unused=True)[0].alternatives
+    assert found.plain == n_plain
+
+
+def sum_of_two(*, shared: bool) -> Program:
+    """The sum of two linears' results, of one activation or of two."""
+    b = ProgramBuilder()
+    x, z, total = (b.tensor(name, "f32", [1, 64]) for name in ("x", "z", "total"))
+    b.input(x)
+    b.input(z)
+    first, second = _pair(b, x, 1) if shared else (Block(CHAIN)._linear(b, item, Dim(1), CHAIN) for item in (x, z))
+    places = {f"{slot}_stride{axis}": int(axis == 3) for slot in "ab" for axis in range(4)}
+    sizes = {"size0": 1, "size1": 1, "size2": 1, "size3": 64, "a_offset": 0, "b_offset": 0}
+    attrs = {"op": int(BinaryOp.ADD), "alpha": 1.0, **sizes, **places}
+    b.call("elementwise_binary", {"a": first, "b": second, "y": total}, attrs)
+    b.output(total)
+    fuse(b, CompileOptions())
+    return b.build(drop_unused=True)[0]
+
+
+def test_an_addition_is_part_of_one_alternative_only() -> None:
+    program = sum_of_two(shared=False)
+    assert fused(program) == [ROW, ROW]
+    assert sorted(item.plain for item in program.alternatives) == [2, 3]
+
+
+def test_a_residual_is_made_before_the_alternative() -> None:
+    """Neither linear can add what the other one makes beside it."""
+    program = sum_of_two(shared=True)
+    assert fused(program) == [ROW * 2]
+    assert [item.plain for item in program.alternatives] == [3]
+    program.verify()
+
+
+def test_row_linear_has_one_dtype() -> None:
+    b = ProgramBuilder()
+    x = b.tensor("x", "f16", [1, 64])
+    b.input(x)
+    b.output(Block(CHAIN)._linear(b, x, Dim(1), CHAIN))
+    fuse(b, CompileOptions())
+    assert fused(b.build(drop_unused=True)[0]) == []
+
+
+def test_several_rows_have_no_row_linear() -> None:
+    b = ProgramBuilder()
+    rows = b.symbol("rows", 2, 8)
+    x = b.tensor("x", "f32", [rows, 64])
+    b.input(x)
+    b.output(Block(CHAIN)._linear(b, x, rows, CHAIN))
+    fuse(b, CompileOptions())
+    assert fused(b.build(drop_unused=True)[0]) == []
+
+
+def test_a_scale_of_two_packings_is_chosen_by_itself() -> None:
+    b = ProgramBuilder()
+    x = b.tensor("x", "f32", [1, 64])
+    b.input(x)
+    b.output(Block(CHAIN)._linear(b, x, Dim(1), CHAIN))
+    choose, pack, linear = (call for call, _ in b.made_calls())
+    q, y = b.tensor("q2", "i8", [1, 64]), b.tensor("y2", "f32", [1, 64])
+    again = {arg.slot: arg.tensor for arg in pack.args} | {"q": q}
+    b.call(pack.kernel, again, {attr.name: attr.value for attr in pack.attrs}, writes=("q",), name="again")
+    again = {arg.slot: arg.tensor for arg in linear.args} | {"q": q, "y": y}
+    b.call(linear.kernel, again, {attr.name: attr.value for attr in linear.attrs}, name="second")
+    b.output(y)
+    fuse(b, CompileOptions())
+    assert plain(b.build(drop_unused=True)[0]).count(choose.kernel) == 1
+
+
+def test_row_linear_gives_no_codes() -> None:
+    """They are returned, so they are computed."""
+    b = ProgramBuilder()
+    x = b.tensor("x", "f32", [1, 64])
+    b.input(x)
+    b.output(Block(CHAIN)._linear(b, x, Dim(1), CHAIN))
+    b.output(b.made_calls()[-1][0].tensor("scale"))
+    fuse(b, CompileOptions())
+    program = b.build(drop_unused=True)[0]
+    assert plain(program) == [*ROWS, *LINEAR]
+    assert fused(program) == []
+
+
+def test_halves_the_other_way_round_are_no_gated_linear() -> None:
+    b = ProgramBuilder()
+    x, h = b.tensor("x", "f32", [1, 64]), b.tensor("h", "f32", [1, 32])
+    b.input(x)
+    wide = Block(CHAIN)._linear(b, x, Dim(1), CHAIN)
+    places = {"gate_offset": 32, "gate_row_stride": 64, "up_offset": 0, "up_row_stride": 64}
+    b.call("gated_activation", {"gate": wide, "up": wide, "y": h}, {"op": 0, "row_length": 32, **places})
+    b.output(Block(CHAIN)._linear(b, h, Dim(1), Chain(k=32, n=64, group_size=32)))
+    fuse(b, CompileOptions())
+    program = b.build(drop_unused=True)[0]
+    assert plain(program) == [*ROWS, *LINEAR, *ROWS, *LINEAR]
+    assert fused(program) == [ROW]
 
 
 def test_what_an_output_needs_stays() -> None:
