@@ -99,8 +99,13 @@ def row_linear(result: Result) -> torch.Tensor:
     found = quantized_input(result.inputs, attrs, math.prod(result.wanted.shape[:-1]))
     v = linear_outputs(found, attrs)
     flips = _flipped(result, found)
-    relative = (FUNCTION_UNITS + sum_units(int(attrs["row_length"])) + SCALE_UNITS) / sum_units(1)
-    bound = flips + dynamic_linear(Result(result.kernel, "y", found.slots, {"step": attrs["step"]}, v)) * relative
+    # The row's scale is as far off as the norm's factor and itself are; it multiplies all but the bias.
+    units = SCALE_UNITS
+    if attrs["prologue"] != Prologue.NONE:
+        units += FUNCTION_UNITS + sum_units(int(attrs["row_length"]))
+    product = v if "bias" not in result.inputs else v - result.inputs["bias"].double()
+    linear = Result(result.kernel, "y", found.slots, {"step": attrs["step"]}, v)
+    bound = flips + dynamic_linear(linear) + in_units(units, product.abs())
     if attrs["gated"]:
         half = v.shape[1] // 2
         own, up = bound[:, :half], bound[:, half:]
