@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
 
-from tests.e2e.codes import TIE, Quantized, assert_as_eager, compare
+from tests.e2e.codes import TIE, Quantized, assert_as_eager, assert_few_differ, compare
+from zeropoint.verification_report import Verification
 
 X = torch.tensor([[1.0, 2.5, -0.2], [0.0, 3.49999, 1.0]])
 
@@ -50,3 +55,12 @@ def test_a_zero_point_may_fall_either_way_at_a_tie_alone() -> None:
     assert found.zero_point_distances == pytest.approx([0.3, 0.5])
     with pytest.raises(AssertionError):
         assert_as_eager(found, 1e-6)
+
+
+@pytest.mark.parametrize(("n_different", "fails"), [(0, False), (2, False), (3, True)])
+def test_few_codes_may_differ_on_the_same_inputs(n_different: int, fails: bool) -> None:
+    check = SimpleNamespace(slot="q", call=0, n_elements=20_000, rms_error=(n_different / 20_000) ** 0.5)
+    program = SimpleNamespace(calls=[SimpleNamespace(kernel="quantize_rows")])
+    verified = cast(Verification, SimpleNamespace(runs=[SimpleNamespace(program=program, checks=[check])]))
+    with pytest.raises(AssertionError) if fails else nullcontext():
+        assert_few_differ(verified)
