@@ -1,11 +1,11 @@
 """Decoding speed of a text program, beside the speed that its linears alone would give.
 
     zeropoint export smollm2-135m -o smollm2.pte
-    python bench/decode.py smollm2.pte [--tokens 32] [--prompt-tokens 16]
+    python bench/decode.py smollm2.pte [--tokens 32] [--prompt-tokens 16] [--alone]
 
-Prints the median and the spread of a step's wall time through executorch.runtime, and the sum of the median device
-times of its linear kernels, taken by timestamps in a run of its own with a barrier after each call. Exits with 1 below
---least.
+Prints the median and the spread of a step's wall time through executorch.runtime (with --alone through the player by
+itself), and the sum of the median device times of its linear kernels, with what is fused into them, taken by timestamps
+in a run of its own with a barrier after each call. Exits with 1 below --least.
 """
 
 import statistics
@@ -14,19 +14,43 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
+import torch
 
+from zeropoint.inspection import inspect
 from zeropoint.llm.generation import TextProgram
 from zeropoint.runtime import player
 
+WARM_UP_S = 2.0  # until a GPU runs at its full clock
 
-def walk(text: TextProgram, n_prompt: int, n_tokens: int) -> list[float]:
-    """Seconds of each step after a prompt and two steps that nobody times."""
+
+class Alone:
+    """The one delegate of a text program, without ExecuTorch around it."""
+
+    def __init__(self, path: Path) -> None:
+        found = inspect(path)
+        (program,) = found.programs
+        self._loaded = player.LoadedProgram(program, {key: bytes(data) for key, data in found.constants.items()})
+
+    def prefill(self, tokens: list[int]) -> torch.Tensor:
+        return self.logits(tokens, 0)
+
+    def logits(self, tokens: list[int], position: int) -> torch.Tensor:
+        ids, positions = np.array([tokens], np.int64), np.arange(position, position + len(tokens), dtype=np.int64)
+        return torch.from_numpy(self._loaded.execute([ids, positions])[0])
+
+
+def walk(text: TextProgram | Alone, n_prompt: int, n_tokens: int) -> list[float]:
+    """Seconds of each step after a prompt and steps that nobody times."""
     token, seconds = int(text.prefill(list(range(3, 3 + n_prompt))).argmax()), []
-    for position in range(n_prompt, n_prompt + n_tokens + 2):
+    end = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < end:
+        token = int(text.logits([token], n_prompt).argmax())
+    for position in range(n_prompt, n_prompt + n_tokens):
         started = time.perf_counter()
         token = int(text.logits([token], position).argmax())
         seconds.append(time.perf_counter() - started)
-    return seconds[2:]
+    return seconds
 
 
 def kernel_times(path: Path, n_prompt: int, n_tokens: int) -> dict[str, float]:
@@ -49,15 +73,16 @@ def kernel_times(path: Path, n_prompt: int, n_tokens: int) -> dict[str, float]:
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--tokens", default=32, show_default=True)
 @click.option("--prompt-tokens", default=16, show_default=True)
+@click.option("--alone", is_flag=True, help="Time the player by itself, without ExecuTorch.")
 @click.option("--least", default=0.0, show_default=True, help="Of the rate that the linears alone would give.")
-def main(path: Path, tokens: int, prompt_tokens: int, least: float) -> None:
-    text = TextProgram(path)
+def main(path: Path, tokens: int, prompt_tokens: int, alone: bool, least: float) -> None:
+    text = Alone(path) if alone else TextProgram(path)
     seconds = walk(text, prompt_tokens, tokens)
     median = statistics.median(seconds)
-    print(f"device            {text.delegation().device}")
+    print(f"device            {', '.join({player.device_of(live.id) for live in player.programs()})}")
     print(f"tokens per second {1 / median:.2f} ({min(seconds) * 1e3:.2f} to {max(seconds) * 1e3:.2f} ms a step)")
     times = kernel_times(path, prompt_tokens, min(tokens, 8))
-    linears = sum(value for kernel, value in times.items() if kernel.startswith("linear"))
+    linears = sum(value for kernel, value in times.items() if "linear" in kernel)
     print(f"linears alone     {1 / linears:.2f} tokens per second ({linears * 1e3:.2f} ms a step)")
     print(f"share             {linears / median:.2f}")
     for kernel, value in sorted(times.items(), key=lambda item: -item[1]):

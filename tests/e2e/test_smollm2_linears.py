@@ -13,7 +13,8 @@ from zeropoint.llm.models import find_model, load_weights
 from zeropoint.runtime.player import validation
 
 N_TOKENS = 40
-LAYERS = 3  # the first of thirty: their linears have every shape but lm_head's, which follows
+# Of thirty: the linears of one have every shape but lm_head's, which follows.
+LAYERS = [1, pytest.param(3, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,9 @@ def no_validation_message() -> None:
 @pytest.mark.parametrize(
     "options", [smollm2.SMALL, TextExportOptions(recipe="8da4w-float-zp")], ids=["int8", "float32"]
 )
-def test_linears_on_real_activations(options: TextExportOptions) -> None:
-    model = quantize_text_model(load_weights(find_model(smollm2.NAME), n_layers=LAYERS), options)
+@pytest.mark.parametrize("n_layers", LAYERS)
+def test_linears_on_real_activations(options: TextExportOptions, n_layers: int) -> None:
+    model = quantize_text_model(load_weights(find_model(smollm2.NAME), n_layers=n_layers), options)
     seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def keep(name: str):  # type: ignore[no-untyped-def]
@@ -40,7 +42,7 @@ def test_linears_on_real_activations(options: TextExportOptions) -> None:
     tokens = torch.randint(3, 40_000, (1, N_TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         model(tokens)
-    assert len(seen) == 7 * LAYERS + 1
+    assert len(seen) == 7 * n_layers + 1
     for name, (x, wanted) in seen.items():
         program = export(linears[name], x.clone())
         (found,) = Direct(program.run_decompositions({}))(x)

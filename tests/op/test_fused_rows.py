@@ -52,7 +52,7 @@ FORMULAS = [(0, 0, 1e-7), (1, 0, 1e-30), (2, 1, 1e-7), (3, 2, 1e-5)]
 OTHERS = ("plain", "bare_norm", "gated")
 
 
-@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["default", "gpu"])
+@pytest.mark.parametrize("disabled", ["", pytest.param("is_cpu", marks=pytest.mark.slow)], ids=["default", "gpu"])
 @pytest.mark.parametrize("compute", ["f32", pytest.param("f16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("zp", "storage"), ZERO_POINTS)
 @pytest.mark.parametrize("prologue", ["norm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])

@@ -130,8 +130,14 @@ WEIGHTS = [(torch.float32, None), (torch.float32, torch.float32), (torch.float16
            (torch.float16, torch.float32)]  # fmt: skip
 
 
-@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["default", "gpu"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "disabled"),
+    [
+        *(pytest.param(shape, "", id=str(shape)) for shape in SHAPES),
+        pytest.param((7, 1009), "is_cpu", id="gpu"),
+        *(pytest.param(shape, "is_cpu", id=f"gpu-{shape}", marks=pytest.mark.slow) for shape in SHAPES),
+    ],
+)
 @pytest.mark.parametrize("dtypes", WEIGHTS, ids=str)
 def test_rms_norm(
     shape: tuple[int, int],
