@@ -54,12 +54,17 @@ def inspect(source: str | PathLike[str] | bytes) -> Inspection:
     Not by ExecuTorch's deserialize_pte_binary, which copies every constant three times.
     """
     data = memoryview(source) if isinstance(source, bytes) else _mapped(Path(source))
+    where = "the bytes" if isinstance(source, bytes) else str(source)
     if bytes(data[4:6]) != b"ET":
-        where = "the bytes" if isinstance(source, bytes) else str(source)
         raise ProgramError(f"inspect: {where}: identifier {bytes(data[4:8])!r}; need an ExecuTorch .pte file")
     header = _get_extended_header(bytes(data[:64]))
+    if header is not None and header.program_size > len(data):
+        raise ProgramError(f"inspect: {where}: {len(data)} bytes; need {header.program_size} and more; export it again")
     program = _flatbuffer_to_program(bytes(data if header is None else data[: header.program_size]))
     base = 0 if header is None else header.segment_base_offset
+    end = max((base + item.offset + item.size for item in program.segments), default=0)
+    if end > len(data):
+        raise ProgramError(f"inspect: {where}: {len(data)} bytes; its last segment ends at {end}; export it again")
     segments = [data[base + item.offset : base + item.offset + item.size] for item in program.segments]
     found = []
     for plan in program.execution_plan:
