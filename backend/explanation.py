@@ -122,7 +122,7 @@ def _by_node(draft: Draft, calls: dict[Node, range]) -> dict[Node, str]:
         for steps in groups:
             node = owner.get(max(origin for step in steps for origin in step.origins))
             if node is not None:  # none of a copy for an output
-                found[node] += [step.call.kernel for step in steps if step.call.kernel not in found[node]]
+                found[node] += [step.call.kernel for step in steps]
         return found
 
     plain = names([[step] for step in draft.steps])

@@ -24,6 +24,7 @@ from zeropoint.llm.models import find_model, load_weights
 from zeropoint.llm.tokenizer import Tokenizer
 
 NAME = "smollm2-135m"
+UNDECIDED = 0.01  # between eager's two best logits: either token will do
 FEW_LAYERS = 2  # of 30: the export takes seconds instead of minutes
 INT8 = TextExportOptions()
 SMALL = TextExportOptions(algorithm="affine")  # quicker to quantize, for FEW_LAYERS

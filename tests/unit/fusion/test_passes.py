@@ -16,6 +16,11 @@ from zeropoint.program import Dim, Program
 CHAIN = Chain(k=64, n=64, group_size=32)
 QUANTIZE, LINEAR, ROW = ["choose_qparams_per_row", "quantize_and_pack"], ["linear_dq8ca_q4gsw"], ["row_linear_q4gsw"]
 GATE, ROWS = ["gated_activation"], ["quantize_rows"]
+ADDITION: dict[str, int | float] = {  # of 64 elements
+    **{f"{slot}_stride{axis}": int(axis == 3) for slot in "ab" for axis in range(4)},
+    **{"size0": 1, "size1": 1, "size2": 1, "size3": 64, "a_offset": 0, "b_offset": 0},
+    **{"op": int(BinaryOp.ADD), "alpha": 1.0},
+}
 
 
 def plain(program: Program) -> list[str]:
@@ -79,10 +84,7 @@ def test_a_residual_is_added_element_after_element(changed: dict[str, int | floa
     b.input(x)
     b.input(residual)
     y = Block(CHAIN)._linear(b, x, Dim(1), CHAIN)
-    places = {f"{slot}_stride{axis}": int(axis == 3) for slot in "ab" for axis in range(4)}
-    sizes = {"size0": 1, "size1": 1, "size2": 1, "size3": 64, "a_offset": 0, "b_offset": 0}
-    attrs = {"op": int(BinaryOp.ADD), "alpha": 1.0, **sizes, **places, **changed}
-    b.call("elementwise_binary", {"a": residual, "b": y, "y": total}, attrs)
+    b.call("elementwise_binary", {"a": residual, "b": y, "y": total}, ADDITION | changed)
     b.output(total)
     fuse(b, CompileOptions())
     (found,) = b.build(drop_unused=True)[0].alternatives
@@ -96,10 +98,7 @@ def sum_of_two(*, shared: bool) -> Program:
     b.input(x)
     b.input(z)
     first, second = _pair(b, x, 1) if shared else (Block(CHAIN)._linear(b, item, Dim(1), CHAIN) for item in (x, z))
-    places = {f"{slot}_stride{axis}": int(axis == 3) for slot in "ab" for axis in range(4)}
-    sizes = {"size0": 1, "size1": 1, "size2": 1, "size3": 64, "a_offset": 0, "b_offset": 0}
-    attrs = {"op": int(BinaryOp.ADD), "alpha": 1.0, **sizes, **places}
-    b.call("elementwise_binary", {"a": first, "b": second, "y": total}, attrs)
+    b.call("elementwise_binary", {"a": first, "b": second, "y": total}, ADDITION)
     b.output(total)
     fuse(b, CompileOptions())
     return b.build(drop_unused=True)[0]
