@@ -24,7 +24,7 @@ from zeropoint.runtime import player
 from zeropoint.verification_report import Verification
 
 SHARE = 1e-4  # of codes that differ, each quantization on the same inputs
-EXACT, ROUNDED = 1e-4, 5e-2  # relative RMS: while no code differs, and once one did
+EXACT, ROUNDED = 1e-6, 5e-2  # relative RMS: while no code differs, and once one did
 TIE = 1e-4  # in codes, between eager's exact quotient and the tie, of the first codes that differ
 
 

@@ -124,9 +124,11 @@ def forced(program: TextProgram, prompt: list[int], tokens: list[int]) -> list[t
     return found
 
 
-def forced_eager(model: nn.Module, prompt: list[int], tokens: list[int], *, noise: float) -> list[torch.Tensor]:
+def forced_eager(
+    model: nn.Module, prompt: list[int], tokens: list[int], *, noise: float, seed: int
+) -> list[torch.Tensor]:
     """The same of eager PyTorch whose embeddings carry relative noise."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
 
     def disturb(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         return output * (1 + noise * torch.randn(output.shape, generator=generator))
