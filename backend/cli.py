@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `zeropoint devices` and `ze
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -199,6 +200,53 @@ def generate(program: Path, prompt: str, max_new_tokens: int, tokenizer: Path | 
     answer = ask(program, prompt, write=write, tokenizer=tokenizer, max_new_tokens=max_new_tokens, raw=raw)
     click.echo()
     click.echo(answer, err=True)
+
+
+@main.command()
+@click.argument("program", type=_FILE)
+@click.option("--prefill", type=click.IntRange(min=1), multiple=True, default=(128,), show_default=True,
+              help="Tokens of a prompt; repeat for more.")  # fmt: skip
+@click.option("--depth", type=click.IntRange(min=0), multiple=True, default=(0,), show_default=True,
+              help="Tokens in the cache before decoding; repeat for more.")  # fmt: skip
+@click.option("-n", "--tokens", type=click.IntRange(min=1), default=32, show_default=True, help="Tokens to decode.")
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--load", is_flag=True, help="Loading too, with an empty and with a filled pipeline cache.")
+@click.option("--kernels", is_flag=True, help="Device time by kernel too, beside what this device can do at most.")
+@click.option("--json", "results", type=_FILE, help="Append a line for each result to this file.")
+def bench(
+    program: Path,
+    prefill: tuple[int, ...],
+    depth: tuple[int, ...],
+    tokens: int,
+    runs: int,
+    load: bool,
+    kernels: bool,
+    results: Path | None,
+) -> None:
+    """Tokens a second of a text model: prompts, and decoding at depths of its cache."""
+    _quiet()
+    from .llm.benchmark import BenchmarkOptions, measure_loads, measure_text
+    from .llm.kernel_times import measure_ceilings, measure_kernels
+
+    options = BenchmarkOptions(prefill=prefill, depths=depth, tokens=tokens, runs=runs)
+    place, measurements = measure_text(program, options)
+    command = " ".join(["zeropoint", *sys.argv[1:]])
+    click.echo(f"{place.model} on {place.device} ({place.driver})")
+    for found in itertools.chain(measurements, measure_loads(program) if load else ()):
+        click.echo(found)
+        if results is not None:
+            with results.open("a") as file:
+                file.write(place.to_json(found, command) + "\n")
+    if not kernels:
+        return
+    ceilings = measure_ceilings()
+    click.echo(f"most that this device did: {ceilings}")
+    calls = [(length, 0) for length in prefill] + [(1, position) for position in depth]
+    for (length, position), times in measure_kernels(program, calls).items():
+        total = sum(item.time_s for item in times)
+        click.echo(f"{length} tokens at {position}: {total * 1e3:.3f} ms of device time")
+        for item in times:
+            click.echo(item.text(ceilings))
 
 
 @main.command()

@@ -80,7 +80,8 @@ class TextProgram:
         before = {live.id for live in player.programs()}
         self.metadata = self._read_metadata(path)
         self._forward = self._method(path, "forward")
-        self._live = [live.id for live in player.programs() if live.id not in before]
+        # The player's names of the delegates, in the file's order.
+        self.live = tuple(sorted(live.id for live in player.programs() if live.id not in before))
 
     def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
         """Puts up to max_prefill tokens into the cache from position on; the last one's logits, [vocabulary]."""
@@ -113,16 +114,19 @@ class TextProgram:
             )
         return self._tokens(list(prompt), min(max_new_tokens, room), timing or Timing())
 
+    def programs(self) -> tuple[Program, ...]:
+        """What the delegates hold, in the order of `live`."""
+        return tuple(item.program for item in inspect(self._path).delegates if item.method == "forward")
+
     def delegation(self) -> Delegation:
         """Which linears the last call ran on the device."""
-        programs = [item.program for item in inspect(self._path).delegates if item.method == "forward"]
         count, found = 0, set[str]()
-        for program, live in zip(programs, sorted(self._live), strict=True):
+        for program, live in zip(self.programs(), self.live, strict=True):
             linears = linears_that_ran(program, {pick.call for pick in player.picks_of(live)})
             count += len({handle for call in linears for handle in call.debug_handles})
             dynamic = [call.tensor("zp") for call in linears if any(arg.slot == "zp" for arg in call.args)]
             found |= {program.tensors[tensor].dtype.value for tensor in dynamic}
-        device = ", ".join(sorted({player.device_of(live) for live in self._live})) or "none"
+        device = ", ".join(sorted({player.device_of(live) for live in self.live})) or "none"
         return Delegation(device, count, self.metadata.n_linears, tuple(sorted(found)))
 
     def _tokens(self, prompt: list[int], limit: int, timing: Timing) -> Iterator[int]:

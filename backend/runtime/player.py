@@ -185,7 +185,7 @@ def reset_states() -> None:
 def read_tensor(program_id: int, index: int) -> np.ndarray:
     """LoadedProgram.read_tensor for any live program: see programs()."""
     player = native.open_library()
-    infos = _tensor_infos(json.loads(native.text_of(player.zp_describe(program_id))))
+    infos = tensors_of(program_id)
     if not 0 <= index < len(infos):
         raise RuntimeFailure(f"read_tensor: tensor {index}; the program has {len(infos)}")
     info = infos[index]
@@ -201,6 +201,11 @@ def picks_of(program_id: int) -> tuple[Pick, ...]:
     """LoadedProgram.picks for any live program."""
     answer = json.loads(native.text_of(native.open_library().zp_picks(program_id)))
     return tuple(Pick(**{**item, "grid": tuple(item["grid"])}) for item in answer)
+
+
+def tensors_of(program_id: int) -> tuple[TensorInfo, ...]:
+    """LoadedProgram.tensors for any live program."""
+    return _tensor_infos(json.loads(native.text_of(native.open_library().zp_describe(program_id))))
 
 
 def device_of(program_id: int) -> str:
