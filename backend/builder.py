@@ -13,10 +13,12 @@ from .dtypes import DType, Storage
 from .memory import Lifetime, plan_arena
 from .program import (
     ARENA_ALIGN,
+    FAULT_DIMS,
     Alternative,
     Arg,
     Attr,
     Call,
+    Check,
     Dim,
     HostDType,
     Input,
@@ -53,6 +55,8 @@ class ProgramBuilder:
         self._alternatives: tuple[Alternative, ...] = ()
         self._inputs: list[Input] = []
         self._outputs: list[Output] = []
+        self._checks: list[tuple[int, int, Check]] = []  # tensor, symbol, and the check without its input
+        self._faults = -1
         self._names: set[str] = set()
 
     def symbol(self, name: str, low: int, high: int) -> Dim:
@@ -137,6 +141,29 @@ class ProgramBuilder:
         """Appends an integer argument that gives a symbol its value."""
         self._inputs.append(Input(-1, dim.terms[0][1], HostDType.I64))
 
+    def check(
+        self,
+        low: Dim | int,
+        high: Dim | int,
+        what: str,
+        *,
+        symbol: Dim | None = None,
+        tensor: int = -1,
+        offset: Dim | int = 0,
+        sizes: Sequence[int | Dim] = (),
+        strides: Sequence[int | Dim] = (),
+    ) -> None:
+        """Asks for integers in [low, high]: of an integer input's symbol, or elements of an input."""
+        bounds = _full((low, high, offset))
+        item = Check(-1, bounds[0], bounds[1], what, bounds[2], _full(sizes), _full(strides))
+        self._checks.append((tensor, -1 if symbol is None else symbol.terms[0][1], item))
+
+    def faults(self) -> int:
+        """The tensor in which calls report indices outside: bind it to a slot that such a call writes in place."""
+        if self._faults < 0:
+            self._faults = self.tensor("faults", DType.I32, FAULT_DIMS)
+        return self._faults
+
     def output(self, tensors: int | Sequence[int], host_dtype: HostDType | str | None = None) -> None:
         """Appends a delegate result: one tensor, or column pieces laid side by side."""
         pieces = (tensors,) if isinstance(tensors, int) else tuple(tensors)
@@ -172,6 +199,7 @@ class ProgramBuilder:
         for index, tensor in enumerate(tensors):
             if tensor.alias_of >= 0:
                 tensors[index] = replace(tensor, constant=tensors[tensor.alias_of].constant)
+        self._number_faults()
         offsets, arena_bytes = self._plan(reuse_memory)
         for index, offset in offsets.items():
             tensors[index] = replace(tensors[index], offset=offset)
@@ -187,12 +215,16 @@ class ProgramBuilder:
             inputs=tuple(self._inputs),
             outputs=tuple(self._outputs),
             alternatives=self._alternatives,
+            checks=self._bound_checks(),
+            faults=self._faults,
         )
         program.verify()
         return program, constants
 
     def _plan(self, reuse_memory: bool) -> tuple[dict[int, int], int]:
-        ranges = live_ranges(self._tensors, self._calls, inputs=self._inputs, outputs=self._outputs)
+        ranges = live_ranges(
+            self._tensors, self._calls, inputs=self._inputs, outputs=self._outputs, faults=self._faults
+        )
         planned, lifetimes = [], []
         for index, (tensor, live) in enumerate(zip(self._tensors, ranges, strict=True)):
             if live is None or tensor.memory is not Memory.ARENA or tensor.storage is not Storage.BUFFER:
@@ -205,14 +237,33 @@ class ProgramBuilder:
         arena = plan_arena(lifetimes, align=ARENA_ALIGN)
         return dict(zip(planned, arena.offsets, strict=True)), arena.size_bytes
 
-    def needed_calls(self) -> list[int]:
-        """The indices of the calls that an output or a state needs: those that build(drop_unused=True) keeps.
+    def _bound_checks(self) -> tuple[Check, ...]:
+        """The checks of what turned out to be an input, each once."""
+        root = self._roots()
+        tensors = {root[item.tensor]: index for index, item in enumerate(self._inputs) if item.tensor >= 0}
+        symbols = {item.symbol: index for index, item in enumerate(self._inputs) if item.symbol >= 0}
+        found: dict[Check, Check] = {}
+        for tensor, symbol, check in self._checks:
+            at = symbols[symbol] if tensor < 0 else tensors[root[tensor]]
+            found.setdefault(replace(check, input=at, what=""), replace(check, input=at))
+        return tuple(found.values())
 
-        Walks back from outputs and states; what a kept call reads or writes is needed before it.
+    def _number_faults(self) -> None:
+        """Tells each call that reports faults its own index, which it reports."""
+        for index, call in enumerate(self._calls):
+            if any(arg.tensor == self._faults for arg in call.args):
+                attrs = tuple(Attr("call", index) if attr.name == "call" else attr for attr in call.attrs)
+                self._calls[index] = replace(call, attrs=attrs)
+
+    def needed_calls(self) -> list[int]:
+        """The indices of the calls that an output, a state or the faults need: what build(drop_unused=True) keeps.
+
+        Walks back from them; what a kept call reads or writes is needed before it.
         """
         root = self._roots()
         needed = {root[tensor] for output in self._outputs for tensor in output.tensors}
         needed |= {index for index, tensor in enumerate(self._tensors) if tensor.memory is Memory.STATE}
+        needed.add(self._faults)
         kept: list[int] = []
         for index in reversed(range(len(self._calls))):
             call = self._calls[index]
@@ -255,7 +306,8 @@ class ProgramBuilder:
         self._calls = [self._calls[index] for index in needed]
         named = {arg.tensor for call in self._calls for arg in call.args}
         named |= {tensor for output in self._outputs for tensor in output.tensors}
-        named |= {item.tensor for item in self._inputs if item.tensor >= 0}
+        named |= {item.tensor for item in self._inputs if item.tensor >= 0} | ({self._faults} - {-1})
+        named |= {tensor for tensor, _, _ in self._checks if tensor >= 0}
         named |= {root[tensor] for tensor in named}
         self._renumber([index for index in range(len(self._tensors)) if index in named])
 
@@ -269,6 +321,8 @@ class ProgramBuilder:
             replace(call, args=tuple(Arg(arg.slot, new[arg.tensor]) for arg in call.args)) for call in self._calls
         ]
         self._inputs = [replace(item, tensor=new[item.tensor]) for item in self._inputs]
+        self._checks = [(new[tensor], symbol, check) for tensor, symbol, check in self._checks]
+        self._faults = new[self._faults]
         self._outputs = [replace(item, tensors=tuple(new[tensor] for tensor in item.tensors)) for item in self._outputs]
 
     def _add(self, name: str, dtype: DType, dims: Sequence[int | Dim], *, storage: Storage, memory: Memory) -> int:

@@ -21,6 +21,7 @@ from .constants import Payloads
 from .dtypes import DType
 from .errors import ProgramError
 from .program import HostDType, Memory, SymbolOp
+from .program_indices import refuse_faults, refuse_outside
 from .references import OutputSpec, find_reference, find_written
 
 if TYPE_CHECKING:
@@ -80,18 +81,23 @@ def run_reference(
 
     inputs: in the Program's order and in their host dtypes; an integer gives a symbol its value. states: contents of
     state tensors by name, updated in place; those that are missing start with the Program's first contents.
-    Raises ProgramError for inputs that the Program does not take.
+    Raises ProgramError for inputs that the Program does not take, and for indices outside what they index.
     """
     symbols = bind_symbols(program, inputs)
+    refuse_outside(program, inputs, symbols)
     tensors = allocate(program, constants, symbols, {} if states is None else states)
     for index, (item, given) in enumerate(zip(program.inputs, inputs, strict=True)):
         if item.tensor >= 0:
             assert isinstance(given, torch.Tensor)  # or bind_symbols would have refused it
             tensors[item.tensor].copy_(to_device(given, item.host_dtype, where=f"input[{index}]"))
+    if program.faults >= 0:
+        tensors[program.faults].zero_()
     for call in (program.calls[index] for index in program.plain_calls()):
         slots = {arg.slot: tensors[arg.tensor] for arg in call.args}
         for slot, written in evaluate(call, slots, symbols).items():
             written.store(slots[slot])
+    if program.faults >= 0:
+        refuse_faults(program, tensors[program.faults].tolist())
     outputs = tuple(
         to_host([tensors[index] for index in output.tensors], output.host_dtype) for output in program.outputs
     )

@@ -13,10 +13,11 @@ from math import prod
 
 from .dtypes import DType, Storage
 
-VERSION = 3
-VERSIONS = (1, 2, 3)  # read; serialization/README.md says what each added
+VERSION = 4
+VERSIONS = (1, 2, 3, 4)  # read; serialization/README.md says what each added
 ARENA_ALIGN = 256
 SIZE_ALIGN = 16
+FAULT_DIMS = (5,)  # of Program.faults: 1 + the call, the element, its value, the least and the largest allowed
 
 
 class HostDType(Enum):
@@ -160,6 +161,22 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """Integers of an input that index something: element offset + sum(i * strides), i below sizes, is in [min, max].
+
+    An integer argument is one element, at 0. what: what they index, to name it in an error.
+    """
+
+    input: int
+    min: Dim
+    max: Dim
+    what: str
+    offset: Dim = Dim(0)
+    sizes: tuple[Dim, ...] = ()
+    strides: tuple[Dim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """One delegate result: the tensors' last dimensions laid side by side."""
 
@@ -169,7 +186,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Everything the player needs besides the constants' bytes."""
+    """Everything the player needs besides the constants' bytes.
+
+    faults: the tensor in which calls report an index that was computed on the device and lies outside; -1: none does.
+    """
 
     producer: str
     arena_bytes: int
@@ -179,6 +199,8 @@ class Program:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     alternatives: tuple[Alternative, ...] = ()
+    checks: tuple[Check, ...] = ()
+    faults: int = -1
     version: int = VERSION
 
     def verify(self) -> None:
@@ -210,11 +232,17 @@ def size_bytes_of(dtype: DType, shape: Sequence[int]) -> int:
 
 
 def live_ranges(
-    tensors: Sequence[Tensor], calls: Sequence[Call], *, inputs: Sequence[Input], outputs: Sequence[Output]
+    tensors: Sequence[Tensor],
+    calls: Sequence[Call],
+    *,
+    inputs: Sequence[Input],
+    outputs: Sequence[Output],
+    faults: int = -1,
 ) -> list[tuple[int, int] | None]:
     """Half-open [first, last) time a tensor's bytes matter; None when nothing names it. Aliases count for their base.
 
-    Inputs are copied in at time 0, call i runs at time i + 1, outputs are copied out at time len(calls) + 1.
+    Inputs are copied in at time 0, call i runs at time i + 1, outputs are copied out at time len(calls) + 1; faults
+    are both.
     """
     uses: list[list[int]] = [[] for _ in tensors]
     for given in inputs:
@@ -226,6 +254,8 @@ def live_ranges(
     for output in outputs:
         for tensor in output.tensors:
             uses[tensor].append(len(calls) + 1)
+    if faults >= 0:
+        uses[faults] += [0, len(calls) + 1]
     for index, item in enumerate(tensors):
         if item.alias_of >= 0:
             uses[item.alias_of].extend(uses[index])

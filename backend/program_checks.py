@@ -22,6 +22,7 @@ from .program import (
     size_bytes,
 )
 from .program_alternatives import check_alternatives
+from .program_indices import check_indices
 
 MAX_ELEMENTS = 2**31 - 1
 MAX_RANK = 8
@@ -55,6 +56,7 @@ def verify(program: Program) -> None:
     _check_inputs(program)
     _check_outputs(program)
     check_alternatives(program)
+    check_indices(program)
     _check_memory(program)
 
 
@@ -257,7 +259,9 @@ def _check_host(where: str, tensor: Tensor, host_dtype: HostDType) -> None:
 
 def _check_memory(program: Program) -> None:
     """Every tensor is used, and no two arena buffers that matter at one time share a byte."""
-    ranges = live_ranges(program.tensors, program.calls, inputs=program.inputs, outputs=program.outputs)
+    ranges = live_ranges(
+        program.tensors, program.calls, inputs=program.inputs, outputs=program.outputs, faults=program.faults
+    )
     active: list[tuple[int, Lifetime]] = []
     order = sorted((live, index) for index, live in enumerate(ranges) if live is not None)
     for index, live in enumerate(ranges):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .program import Attr, Call, Dim, Memory, Program, Symbol, SymbolOp, Tensor
+from .program import Attr, Call, Check, Dim, Memory, Program, Symbol, SymbolOp, Tensor
 
 
 def program_text(program: Program) -> str:
@@ -12,10 +12,13 @@ def program_text(program: Program) -> str:
     lines = [f"program version {program.version}, arena {program.arena_bytes} bytes"]
     lines += _section("symbols", (_symbol(program, s) for s in program.symbols))
     lines += _section("inputs", (_input(program, i) for i in range(len(program.inputs))))
+    lines += _section("checks", (_check(program, check) for check in program.checks))
     lines += _section("tensors", (_tensor(program, i) for i in range(len(program.tensors))))
     marks = _marks(program)
     lines += _section("calls", (marks[index] + _call(program, call) for index, call in enumerate(program.calls)))
     lines += _section("outputs", (_output(program, i) for i in range(len(program.outputs))))
+    if program.faults >= 0:
+        lines.append(f"faults: {_name(program, program.faults)}")
     return "\n".join(lines) + "\n"
 
 
@@ -73,6 +76,16 @@ def _input(program: Program, index: int) -> str:
     if item.symbol >= 0:
         return f"{index}: {item.host_dtype.value} -> symbol {program.symbols[item.symbol].name}"
     return f"{index}: {item.host_dtype.value} -> {_name(program, item.tensor)}"
+
+
+def _check(program: Program, check: Check) -> str:
+    """`input 1: elements 0 + [s0] * [1] in [0, 7]: places of k`."""
+    least, largest, first = (dim_text(dim, program.symbols) for dim in (check.min, check.max, check.offset))
+    sizes, strides = (
+        ", ".join(dim_text(dim, program.symbols) for dim in dims) for dims in (check.sizes, check.strides)
+    )
+    elements = f"elements {first} + [{sizes}] * [{strides}]" if check.sizes else f"element {first}"
+    return f"input {check.input}: {elements} in [{least}, {largest}]: {check.what}"
 
 
 def _output(program: Program, index: int) -> str:

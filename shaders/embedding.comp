@@ -1,6 +1,7 @@
 #version 450
-// y[i] = row ids[i] - first_row of table, for ids in [first_row, first_row + the rows of table); the rows of y for other ids keep
-// their bytes, so that a vocabulary cut into several tables is one call a table.
+// y[i] = row ids[i] - first_row of table, for ids in [first_row, first_row + the rows of table). A vocabulary cut into several
+// tables is one call a table: the first one (first_row 0) writes all of y, with the nearest row for ids outside it, so that
+// no row keeps what the memory held before; the others write the rows of their own ids.
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x = LANES) in;
@@ -21,6 +22,7 @@ void main() {
   uint i = element_index();
   if (i >= n_elements) return;
   int row = ids[i / row_length] - first_row;
-  if (row < 0 || row >= table_rows) return;
-  y[i] = Y_TYPE(float(table[uint(row) * row_length + i % row_length]));
+  int near = clamp(row, 0, table_rows - 1);
+  if (near != row && first_row != 0) return;
+  y[i] = Y_TYPE(float(table[uint(near) * row_length + i % row_length]));
 }

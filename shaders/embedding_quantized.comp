@@ -1,6 +1,6 @@
 #version 450
 // y[i, d] = (table[r, d] - w_zp[r, d / group_size]) * scale[r, d / group_size], r = ids[i] - first_row, in f32, for ids in
-// [first_row, first_row + the rows of table); the rows of y for other ids keep their bytes. Elements of table are int8, or
+// [first_row, first_row + the rows of table); embedding.comp says what the rows of y for other ids become. Elements are int8, or
 // int4 with the lower nibble first; a row of int4 is padded to an even length. Serves embedding_q8 and embedding_q4.
 #extension GL_GOOGLE_include_directive : require
 
@@ -37,10 +37,11 @@ void main() {
   uint i = element_index();
   if (i >= n_elements) return;
   int row = ids[i / row_length] - first_row;
-  if (row < 0 || row >= table_rows) return;
+  int near = clamp(row, 0, table_rows - 1);
+  if (near != row && first_row != 0) return;
   uint d = i % row_length;
-  uint group = uint(row) * groups + d / group_size;
-  int code = code_at(uint(row) * row_stride + d);
+  uint group = uint(near) * groups + d / group_size;
+  int code = code_at(uint(near) * row_stride + d);
 #ifndef W_ZP_NONE
   code -= bitfieldExtract(int(w_zp[group >> 2]), int(8u * (group & 3u)), 8);
 #endif

@@ -159,14 +159,14 @@ void write_caches() {
 }
 
 void main() {
-  int wanted = token_position(batch(), 0u);
+  int wanted = token_place(batch(), 0u, keys);
   place = wanted >= 0 && uint(wanted) < keys ? uint(wanted) : kOutside;
   turn_heads();
   barrier();
   spread_heads();
   clear_rows();
   barrier();
-  int start = max(position[batch() * start_batch], 0);
+  int start = position[batch() * start_batch];
   attend(start, 0u, uvec2(key_begin(start, 0u), key_end(start, 0u)));
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     vec4 sum = sum_teams(sums[r]);

@@ -84,7 +84,7 @@ void turn_query(uint head, uint s, uint b) {
 }
 
 void write_key(uint head, uint s, uint b) {
-  int place = token_position(b, s);
+  int place = token_place(b, s, cache_keys);
   bool inside = place >= 0 && uint(place) < cache_keys;
   uint to = b * cache_batch + uint(place) * cache_row + head * cache_head;
   float norm = head_norm(heads + head);
@@ -100,7 +100,7 @@ void write_key(uint head, uint s, uint b) {
 
 void write_value(uint head, uint s, uint b) {
   uint from = v_first + b * k_batch + s * k_row + head * k_head;
-  int place = token_position(b, s);
+  int place = token_place(b, s, cache_keys);
   if (place < 0 || uint(place) >= cache_keys) return;
   uint to = b * cache_batch + uint(place) * cache_row + head * cache_head;
   for (uint i = gl_LocalInvocationIndex; i < HEAD_DIM; i += LANES) v_cache[to + i] = v[from + i];

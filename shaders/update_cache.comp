@@ -33,7 +33,7 @@ void main() {
   uint index = gl_GlobalInvocationID.x;
   uint s = gl_WorkGroupID.y;
   uint b = gl_WorkGroupID.z;
-  int place = token_position(b, s);
+  int place = token_place(b, s, cache_keys);
   if (index >= heads * QUADS || place < 0 || uint(place) >= cache_keys) return;
   uint head = index / QUADS;
   uint quad = index % QUADS;

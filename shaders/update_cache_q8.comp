@@ -51,7 +51,7 @@ void main() {
     if (lane < width) largest[lane] = max(largest[lane], largest[lane + width]);
     barrier();
   }
-  int place = token_position(b, s);
+  int place = token_place(b, s, cache_keys);
   if (place < 0 || uint(place) >= cache_keys) return;
   float scale = exact_div(max(largest[0], 1e-30), 127.0);
   float inverse = exact_div(1.0, scale);

@@ -67,7 +67,7 @@ def _positions(
     position: torch.Tensor, attrs: Attrs, batch: int, queries: int, keys: int
 ) -> tuple[torch.Tensor, list[int], list[int]]:
     """seen [B, 1, S, T]; by batch entry the first and one past the last key that causal, window and filled leave."""
-    start = position.reshape(-1).long().clamp(min=0)
+    start = position.reshape(-1).long()
     start = start[:batch] if attrs["position_per_batch"] else start[:1].expand(batch)
     window = int(attrs["window"])
     query = start.reshape(-1, 1, 1, 1) + torch.arange(queries).reshape(-1, 1)
@@ -80,6 +80,6 @@ def _positions(
     if attrs["filled"]:
         seen &= key < start.reshape(-1, 1, 1, 1) + queries
     bounded = bool(attrs["causal"]) or bool(attrs["filled"])
-    last = [min(keys, int(at) + queries) if bounded else keys for at in start]
+    last = [max(min(keys, int(at) + queries), 0) if bounded else keys for at in start]
     first = [min(max(int(at) + 1 - window, 0), end) if window > 0 else 0 for at, end in zip(start, last, strict=True)]
     return seen, first, last

@@ -36,10 +36,11 @@ def token_positions(position: torch.Tensor, attrs: Attrs, *, batch: int, tokens:
 
 
 def write_cache(cache: torch.Tensor, new: torch.Tensor, positions: torch.Tensor, *, layout: int) -> torch.Tensor:
-    """The cache with new [B, H, S, ...] at positions [B, S]; layout 0 is [B, H, T, ...], 1 is [B, T, H, ...]."""
+    """The cache with new [B, H, S, ...] at positions [B, S], negative ones from its end; layout 0 is [B, H, T, ...],
+    1 is [B, T, H, ...]."""
     by_head = (cache if layout == 0 else cache.transpose(1, 2)).clone()
     for b, row in enumerate(positions.tolist()):
         for s, place in enumerate(row):
-            if 0 <= place < by_head.shape[2]:
+            if -by_head.shape[2] <= place < by_head.shape[2]:
                 by_head[b, :, place] = new[b, :, s].to(cache.dtype)
     return by_head if layout == 0 else by_head.transpose(1, 2)

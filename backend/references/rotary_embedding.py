@@ -39,6 +39,7 @@ def _table_rows(inputs: Tensors, attrs: Attrs, *, batch: int, tokens: int) -> to
     count = inputs["cos_table"].numel() // inputs["cos_table"].shape[-1]
     if attrs["table_rows"] == 0:
         rows = token_positions(inputs["position"], attrs, batch=batch, tokens=tokens)
+        rows = torch.where(rows < 0, rows + count, rows)
     else:
         step = tokens if attrs["table_rows"] == 2 else 0
         rows = torch.arange(batch).reshape(-1, 1) * step + torch.arange(tokens)

@@ -16,6 +16,7 @@ from ..program import (
     Arg,
     Attr,
     Call,
+    Check,
     Dim,
     HostDType,
     Input,
@@ -52,6 +53,8 @@ def write_program(program: Program) -> bytes:
     root.alternatives = [
         _make(fb.AlternativeT, first=item.first, fused=item.fused, plain=item.plain) for item in program.alternatives
     ] or None
+    root.checks = [_write_check(check) for check in program.checks] or None
+    root.faults = program.faults
     builder = flatbuffers.Builder(1024)
     builder.Finish(root.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
@@ -124,6 +127,19 @@ def _write_call(call: Call) -> object:
     )
 
 
+def _write_check(check: Check) -> object:
+    return _make(
+        fb.CheckT,
+        input=check.input,
+        min=_write_dim(check.min),
+        max=_write_dim(check.max),
+        what=check.what,
+        offset=_write_dim(check.offset),
+        sizes=[_write_dim(size) for size in check.sizes],
+        strides=[_write_dim(stride) for stride in check.strides],
+    )
+
+
 def _write_attr(attr: Attr) -> object:
     if isinstance(attr.value, Dim):
         return _make(fb.AttrT, name=attr.name, kind=fb.AttrKind.symbolic, symbolic=_write_dim(attr.value))
@@ -164,6 +180,8 @@ def _read_root(root: fb.ProgramT) -> Program:
             for item in _list(root.outputs)
         ),
         alternatives=tuple(Alternative(item.first, item.fused, item.plain) for item in _list(root.alternatives)),
+        checks=tuple(_read_check(item) for item in _list(root.checks)),
+        faults=root.faults,
     )
 
 
@@ -195,6 +213,18 @@ def _read_call(item: fb.CallT) -> Call:
         args=tuple(Arg(_text(arg.slot), arg.tensor) for arg in _list(item.args)),
         attrs=tuple(Attr(_text(attr.name), _read_value(attr)) for attr in _list(item.attrs)),
         debug_handles=tuple(int(handle) for handle in _list(item.debugHandles)),
+    )
+
+
+def _read_check(item: fb.CheckT) -> Check:
+    return Check(
+        input=item.input,
+        min=_read_dim(item.min),
+        max=_read_dim(item.max),
+        what=_text(item.what),
+        offset=_read_dim(item.offset),
+        sizes=tuple(_read_dim(dim) for dim in _list(item.sizes)),
+        strides=tuple(_read_dim(dim) for dim in _list(item.strides)),
     )
 
 

@@ -25,6 +25,7 @@ BOUNDS: dict[str, Bound] = {
     "attention": attention.attention,
     "attention_decode_partial": attention.statistics,
     "attention_decode_reduce": attention.split_reduction,
+    "check_index": operators.rounded(0.0),
     "choose_qparams_per_row": quantized.parameters,
     "constant_pad": operators.rounded(0.0),
     "elementwise_binary": operators.binary,

@@ -57,7 +57,7 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #include "attention_scores.glsl"
 
 int start_position() {
-  return max(position[batch() * position_batch], 0);
+  return position[batch() * position_batch];
 }
 
 // Quad of element 0 of row `row` of this KV head: row s * group + g is query s of head kv_head * group + g.

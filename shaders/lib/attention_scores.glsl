@@ -17,11 +17,12 @@ uint batch() {
   return gl_WorkGroupID.z;
 }
 
-// One past the last key that query s may see, before the mask.
+// One past the last key that query s may see, before the mask. A start may be anything: before 0 a query sees less.
 uint key_end(int start, uint s) {
   uint end = keys;
-  if (causal != 0) end = min(end, uint(start) + s + 1u);
-  if (filled != 0) end = min(end, uint(start) + queries);
+  int first = min(start, int(keys));
+  if (causal != 0) end = min(end, uint(max(first + int(s) + 1, 0)));
+  if (filled != 0) end = min(end, uint(max(first + int(queries), 0)));
   return end;
 }
 

@@ -6,3 +6,10 @@
 int token_position(uint b, uint s) {
   return position[b * position_batch + s * position_row] + int(s * position_step);
 }
+
+// The same among `count` places: a negative position counts from the end, as an index does in PyTorch. Where it names no
+// place the result lies outside [0, count).
+int token_place(uint b, uint s, uint count) {
+  int place = token_position(b, s);
+  return place < 0 ? place + int(count) : place;
+}

@@ -6,7 +6,7 @@
 
 uint table_row(uint b, uint s) {
   if (table_by_position == 0) return min(b * table_batch + s, table_rows - 1u);
-  return uint(clamp(token_position(b, s), 0, int(table_rows) - 1));
+  return uint(clamp(token_place(b, s, table_rows), 0, int(table_rows) - 1));
 }
 
 bool is_rotated(uint pair) {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.op.calls import checked_call
 from tests.op.cases import Case, Packed, check, out
 from tests.op.tolerance import ROUNDED_ONCE_UNITS
 from tests.op.values import base, floats, integers, normal, size_attrs, view_attrs
@@ -165,3 +166,47 @@ def test_index_put_by_linear_index() -> None:
     attrs |= {"y_offset": 0, **{f"y_stride{axis}": 0 for axis in range(4)}, "axis_stride": 1, "axis_length": y.numel()}
     (result,) = check([Case("scatter", {"x": x, "index": linear}, y, attrs)])
     assert torch.equal(result, y.index_put((rows.long(), columns.long()), x))
+
+
+@pytest.mark.parametrize("n", [1, 127, 1000])
+@pytest.mark.parametrize("bad", [[], [0], [-1], [3, -2]], ids=str)
+def test_check_index(n: int, bad: list[int]) -> None:
+    """Every other of the elements from the first on, of which the first bad one is reported."""
+    x = integers(2 * n, low=-8, high=8)
+    for place in bad:
+        x[2 * (place % n)] = 8 if place % 2 else -9
+    attrs = {f"size{axis}": n if axis == 3 else 1 for axis in range(4)} | {"x_offset": 0}
+    attrs |= {f"x_stride{axis}": 2 if axis == 3 else 0 for axis in range(4)}
+    attrs |= {"low": -8, "high": 7, "wrap": 8, "outside": -(2**31), "call": 41}
+    slots = {"x": x, "faults": torch.zeros(5, dtype=torch.int32)}
+    outputs = {"y": out((n,), torch.int32), "faults": out((5,), torch.int32)}
+    actual, wanted = checked_call("check_index", slots, outputs, attrs)
+    assert actual["faults"].tolist() == wanted["faults"].tolist()
+    assert (actual["faults"][0] == 42) == bool(bad)
+    assert torch.equal(actual["y"][actual["y"] >= 0] % 8, x[::2][(x[::2] >= -8) & (x[::2] < 8)] % 8)
+
+
+def test_an_earlier_fault_is_kept() -> None:
+    attrs = {**{f"size{axis}": 1 for axis in range(4)}, "x_offset": 0, **{f"x_stride{axis}": 0 for axis in range(4)}}
+    attrs |= {"low": 0, "high": 7, "wrap": 0, "outside": -1, "call": 41}
+    slots = {"x": integers(1, low=9, high=10), "faults": torch.tensor([3, 1, 9, 0, 7], dtype=torch.int32)}
+    outputs = {"y": out((1,), torch.int32), "faults": out((5,), torch.int32)}
+    actual, _ = checked_call("check_index", slots, outputs, attrs)
+    assert actual["faults"].tolist() == [3, 1, 9, 0, 7]
+
+
+@pytest.mark.parametrize("bits", [0, 4, 8])
+def test_an_id_outside_has_the_nearest_row(bits: int) -> None:
+    """Of a table in pieces the first call writes every row, and the others none but their own."""
+    ids = torch.tensor([[-1, 9, 8, -(2**31), 2**31 - 1, 20]], dtype=torch.int32)
+    codes = integers(9, 32, low=-8, high=8, dtype=torch.int8)
+    inputs: dict[str, torch.Tensor | Packed] = {"ids": ids, "table": codes.float()}
+    kernel, attrs = "embedding", {}
+    if bits:
+        table = Packed("i4", (9, 32), pack_nibbles(codes.numpy())) if bits == 4 else codes
+        inputs |= {"table": table, "scale": torch.ones(9, 1)}
+        kernel, attrs = f"embedding_q{bits}", {"row_length": 32, "group_size": 32}
+    stale = torch.full((1, 6, 32), 7.0)
+    first, later = check([Case(kernel, inputs, stale, {**attrs, "first_row": row}) for row in (0, 20)])
+    assert torch.equal(first[0], codes.float()[[0, 8, 8, 0, 8, 8]])
+    assert torch.equal(later[0], torch.cat([stale[0, :5], codes[:1].float()]))

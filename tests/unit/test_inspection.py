@@ -27,7 +27,7 @@ def test_programs_and_constants(tmp_path: Path) -> None:
     assert all(hashlib.sha256(data).hexdigest() == key for key, data in found.constants.items())
     sizes = {tensor.constant: tensor.size_bytes for tensor in found.programs[0].tensors}
     assert all(len(data) == sizes[key] for key, data in found.constants.items())
-    assert str(found).startswith("forward delegate 0\nprogram version 3, arena ")
+    assert str(found).startswith("forward delegate 0\nprogram version 4, arena ")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

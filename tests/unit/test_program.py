@@ -78,7 +78,7 @@ def _field(**changes: object) -> Callable[[Program], Program]:
 X, SCALE, ZP, Q, W = range(5)
 ROWS = Dim(0, ((1, 0),))
 BROKEN = [
-    (_field(version=7), r"^program: version 7; this package knows 1, 2, 3; export again$"),
+    (_field(version=7), r"^program: version 7; this package knows 1, 2, 3, 4; export again$"),
     (_field(symbols=(Symbol("rows", 5, 2),)), r"^symbol\[0\] rows: range \[5, 2\]; need 0 <= min <= max"),
     (_field(symbols=(Symbol("", 1, 2),)), r"^symbol name '': empty or used twice"),
     (_field(symbols=(Symbol("rows", 1, 100), Symbol("z", 1, 2))), r"^symbol\[1\] z: no input gives it a value"),

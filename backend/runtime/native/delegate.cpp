@@ -13,10 +13,19 @@ std::vector<int64_t> values_of(const std::vector<Dim>& dims, const std::vector<i
   return result;
 }
 
-int64_t integer_of(const zp_tensor& input) {
-  int64_t result = 0;
-  std::memcpy(&result, input.data, sizeof(result));
+template <typename T> int64_t read_as(const zp_tensor& input, int64_t element) {
+  T result{};
+  std::memcpy(&result, static_cast<const T*>(input.data) + element, sizeof(result));
   return result;
+}
+
+int64_t integer_of(const zp_tensor& input, int64_t element = 0) {
+  switch (static_cast<fb::HostDType>(input.dtype)) {
+    case fb::HostDType::i64: return read_as<int64_t>(input, element);
+    case fb::HostDType::i32: return read_as<int32_t>(input, element);
+    case fb::HostDType::i8: return read_as<int8_t>(input, element);
+    default: return read_as<uint8_t>(input, element);
+  }
 }
 
 uint64_t product(const zp_tensor& tensor) {
@@ -116,6 +125,7 @@ Status Delegate::check_device() {
   };
   for (const Input& input : program_.inputs)
     if (input.tensor >= 0) stage(static_cast<size_t>(input.tensor));
+  if (program_.faults >= 0) stage(static_cast<size_t>(program_.faults));
   for (const Output& output : program_.outputs) std::for_each(output.tensors.begin(), output.tensors.end(), stage);
   return Status();
 }
@@ -229,6 +239,42 @@ Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
     std::vector<int64_t> given(inputs[i].dims, inputs[i].dims + inputs[i].rank);
     return wrong(i, "shape ", dims_text(given), "; need ", dims_text(values_of(input.dims, symbols_)));
   }
+  return check_indices(inputs);
+}
+
+// Indices among the inputs, before anything runs.
+Status Delegate::check_indices(const zp_tensor* inputs) const {
+  for (const Check& check : program_.checks) {
+    const zp_tensor& input = inputs[check.input];
+    const Input& given = program_.inputs[check.input];
+    const std::string& name = given.symbol < 0 ? program_.tensors[static_cast<size_t>(given.tensor)].name
+                                               : program_.symbols[static_cast<size_t>(given.symbol)].name;
+    auto wrong = [&](const auto&... parts) { return bad_argument("input[", check.input, "] ", name, ": ", parts...); };
+    auto n_elements = static_cast<int64_t>(product(input));
+    int64_t sizes[kMaxRank], strides[kMaxRank], n = 1, offset = check.offset.value(symbols_);
+    for (size_t i = 0; i < check.sizes.size(); ++i) {
+      sizes[i] = check.sizes[i].value(symbols_);
+      strides[i] = check.strides[i].value(symbols_);
+      n = std::min<int64_t>(n * sizes[i], INT32_MAX);
+    }
+    if (n == 0) continue;
+    int64_t first = offset, last = offset;
+    bool inside = n <= n_elements;  // or a forged check could take for ever
+    for (size_t i = 0; inside && i < check.sizes.size(); ++i) {
+      (strides[i] < 0 ? first : last) += (sizes[i] - 1) * strides[i];
+      inside = first >= 0 && last < n_elements;
+    }
+    if (!inside || first < 0 || last >= n_elements) return wrong("a check of elements that it does not have");
+    int64_t min = check.min.value(symbols_), max = check.max.value(symbols_);
+    for (int64_t i = 0; i < n; ++i) {
+      int64_t element = offset, rest = i;
+      for (size_t axis = check.sizes.size(); axis-- > 0; rest /= sizes[axis])
+        element += rest % sizes[axis] * strides[axis];
+      int64_t value = integer_of(input, element);
+      if (value < min || value > max)
+        return wrong("element ", element, " is ", value, "; ", check.what, " are ", min, " to ", max);
+    }
+  }
   return Status();
 }
 
@@ -298,8 +344,11 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOu
   ZP_TRY(find_recording(profile || (flags_ & ZP_PROFILE) != 0, &recording));
   last_ = recording;
   ZP_TRY(copy_in(inputs, *recording));
+  if (program_.faults >= 0)
+    std::memset(host_bytes(*recording, static_cast<size_t>(program_.faults)), 0, sizeof(Faults));
   ZP_TRY(context_->submit_and_wait(recording->commands));
   if (recording->queries != VK_NULL_HANDLE) ZP_TRY(read_times(*recording));
+  if (program_.faults >= 0) ZP_TRY(read_faults(*recording));
   return copy_out(*recording);
 }
 
@@ -319,6 +368,17 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
     ZP_TRY(convert(input.host_dtype, inputs[i].data, stored, target, product(inputs[i])).in("input[", i, "]"));
   }
   return Status();
+}
+
+// An index that was computed on the device and lies outside: the first one that a call has reported.
+Status Delegate::read_faults(const Recording& recording) const {
+  Faults found{};
+  std::memcpy(&found, host_bytes(recording, static_cast<size_t>(program_.faults)), sizeof(found));
+  if (found.call == 0) return Status();
+  auto index = static_cast<size_t>(found.call - 1);
+  std::string name = index < program_.calls.size() ? program_.calls[index].name : "";
+  return bad_argument("call[", index, "] ", name, ": element ", found.element, ", computed on the device, is ",
+      found.value, "; need ", found.min, " to ", found.max);
 }
 
 Status Delegate::copy_out(const Recording& recording) {

@@ -97,6 +97,7 @@ class Delegate {
   Status load_constants(const FindConstant& find);
   Status bind_inputs(const zp_tensor* inputs, size_t n_inputs);
   Status bind_symbols(const zp_tensor* inputs);
+  Status check_indices(const zp_tensor* inputs) const;
   Status bind_symbol(size_t input, const char* what, int64_t given, int64_t base, const Term& term);
   void output_shape(const Output& output, zp_tensor* tensor) const;
   Status pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks);
@@ -106,6 +107,7 @@ class Delegate {
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
   Status copy_out(const Recording& recording);
   Status read_times(const Recording& recording);
+  Status read_faults(const Recording& recording) const;
 
   Program program_;
   uint32_t flags_ = 0;

@@ -6,7 +6,7 @@
 
 namespace zeropoint {
 
-inline constexpr uint32_t kOldestProgramVersion = 1, kProgramVersion = 3;
+inline constexpr uint32_t kOldestProgramVersion = 1, kProgramVersion = 4;
 inline constexpr int kMaxRank = 8;
 inline constexpr uint64_t kArenaAlign = 256;
 inline constexpr uint64_t kSizeAlign = 16;
@@ -90,6 +90,20 @@ struct Output {
   fb::HostDType host_dtype = fb::HostDType::f32;
 };
 
+// Integers of an input that must lie in [min, max]: elements offset + sum(i * stride), i below the sizes.
+struct Check {
+  uint32_t input = 0;
+  std::string what;  // they index, for messages
+  Dim min, max, offset;
+  std::vector<Dim> sizes, strides;
+};
+
+// What Program::faults holds after a run in which a call was given an index that it may not use: 1 + that call (0: none
+// was), the element, its value, and the bounds.
+struct Faults {
+  int32_t call, element, value, min, max;
+};
+
 struct Program {
   uint64_t arena_bytes = 0;
   std::vector<Symbol> symbols;
@@ -98,6 +112,8 @@ struct Program {
   std::vector<Input> inputs;
   std::vector<Output> outputs;
   std::vector<fb::Alternative> alternatives;  // in order, within the calls, none within another
+  std::vector<Check> checks;
+  int32_t faults = -1;  // the tensor, or -1
 };
 
 // verify.cpp. Verifies all of a delegate blob that does not depend on the device and fills *program; `data` may be

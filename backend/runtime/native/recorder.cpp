@@ -33,6 +33,7 @@ class Delegate::Recorder {
     if (recording_.profile) ZP_TRY(create_queries());
     for (const Input& input : program_.inputs)
       if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
+    if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), true);
     if (!delegate_.states_.empty()) Context::barrier(recording_.commands);
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
@@ -42,6 +43,7 @@ class Delegate::Recorder {
     }
     for (const Output& output : program_.outputs)
       for (uint32_t tensor : output.tensors) copy(tensor, false);
+    if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), false);
     Context::barrier(recording_.commands, true);
     ZP_VK(vkEndCommandBuffer, recording_.commands);
     return Status();

@@ -19,6 +19,7 @@ template <> std::string_view name_of(const fb::Call& call) { return view(call.ke
 template <> std::string_view name_of(const fb::Input&) { return ""; }
 template <> std::string_view name_of(const fb::Alternative&) { return ""; }
 template <> std::string_view name_of(const fb::Output&) { return ""; }
+template <> std::string_view name_of(const fb::Check&) { return ""; }
 
 std::string where(const char* what, size_t index, std::string_view name = "") {
   return cat(what, "[", index, name.empty() ? "]" : "] ", printable(name));
@@ -41,6 +42,8 @@ class Decoder {
       return bad("arena_bytes ", program_.arena_bytes, "; its tensors end at ", end);
     ZP_TRY(each("input", source_.inputs(), kMaxArguments, &Decoder::input));
     ZP_TRY(check_symbols_are_given());
+    ZP_TRY(each("check", source_.checks(), kMaxItems, &Decoder::check));
+    ZP_TRY(faults(source_.faults()).in("faults"));
     ZP_TRY(each("call", source_.calls(), kMaxItems, &Decoder::call));
     ZP_TRY(each("alternative", source_.alternatives(), kMaxItems, &Decoder::alternative));
     return each("output", source_.outputs(), kMaxArguments, &Decoder::output);
@@ -210,6 +213,35 @@ class Decoder {
       return bad("symbol ", source.symbol(), "; the program has ", program_.symbols.size());
     bool i64 = source.host_dtype() == fb::HostDType::i64;
     return i64 ? Status() : bad("host dtype ", source.host_dtype(), " of a symbol; need i64");
+  }
+
+  Status check(const fb::Check& source) {
+    Check& target =
+        program_.checks.emplace_back(Check{source.input(), printable(view(source.what())), {}, {}, {}, {}, {}});
+    if (source.input() >= program_.inputs.size() || program_.inputs[source.input()].host_dtype <= fb::HostDType::bf16)
+      return bad("input ", source.input(), "; need one of integers, below ", program_.inputs.size());
+    int64_t range[2] = {};
+    for (auto [from, to] :
+        {std::pair(source.min(), &target.min), {source.max(), &target.max}, {source.offset(), &target.offset}})
+      ZP_TRY(from == nullptr ? bad("no min, max or offset") : dim(*from, to, range, true));
+    if (count(source.sizes()) != count(source.strides())) return bad("need as many sizes as strides");
+    ZP_TRY(limit("dimension", source.sizes(), kMaxRank));
+    for (uint32_t i = 0; i < count(source.sizes()); ++i) {
+      ZP_TRY(dim(*source.sizes()->Get(i), &target.sizes.emplace_back(), range));
+      ZP_TRY(dim(*source.strides()->Get(i), &target.strides.emplace_back(), range, true));
+    }
+    return Status();
+  }
+
+  // The player writes them before a run, like an input, and reads them after it.
+  Status faults(int32_t index) {
+    program_.faults = std::max(index, -1);
+    if (index < 0) return Status();
+    ZP_TRY(host_tensor(index, fb::HostDType::i32));
+    const Tensor& tensor = at(index);
+    bool fits = tensor.root == static_cast<size_t>(index) && tensor.dims == std::vector<Dim>{{sizeof(Faults) / 4, {}}};
+    if (fits && written_.insert(tensor.root).second) return Status();
+    return bad("tensor ", tensor.name, "; need i32 [5], no alias and no input");
   }
 
   // Every symbol is derived, or an integer input, or all that varies in a dimension of an input.

@@ -97,7 +97,7 @@ def overlapping(root: Any) -> None:
 QPARAMS_CALL, PACK_CALL = "call[0] choose_qparams_per_row: ", "call[1] quantize_and_pack: "
 X_DIM = "tensor[0] x: dim[0]: "
 CASES: list[tuple[Callable[[Any], object], str]] = [
-    (put("version", 4), "version 4; this player reads versions 1 to 3; export again or update zeropoint"),
+    (put("version", 5), "version 5; this player reads versions 1 to 4; export again or update zeropoint"),
     (put("arenaBytes", 2**50), f"arena_bytes {2**50}; its tensors end at 20480"),
     (put("arenaBytes", 0), "tensor[0] x: 16384 bytes at offset 0; the arena has 0 bytes"),
     (put("symbols[0].min", -1), "symbol[0] m: range [-1, 64]; need 0 <= min <= max < 2^31"),
