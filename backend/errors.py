@@ -15,6 +15,13 @@ class GraphBreakWarning(UserWarning):
     """Some operators stay on the CPU between delegates, which costs copies there and back."""
 
 
+class FusionWarning(UserWarning):
+    """A fusion broke an invariant of the Program and was taken back: a fault of this package that costs speed alone.
+
+    Ignored by default; an error in this package's tests.
+    """
+
+
 class OptionError(ZeropointError):
     """A compile option, command line value or environment variable is not acceptable."""
 

@@ -6,11 +6,14 @@ others where the device and the shape have an algorithm for it. Fused calls comp
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 from ..builder import ProgramBuilder
+from ..errors import FusionWarning
 from ..options import CompileOptions
 from .draft import Draft, Step
+from .invariants import Invariants
 from .merged_linears import merge_linears
 from .quantization import merge_gated, merge_norm, merge_quantization
 from .rope_attention import offer_rope_attention
@@ -26,18 +29,35 @@ PASSES: dict[str, Callable[[Draft], None]] = {
     "rope_attention": offer_rope_attention,
 }
 
+warnings.filterwarnings("ignore", category=FusionWarning, append=True)  # a user loses speed, and can do nothing
+
 
 def fuse(builder: ProgramBuilder, options: CompileOptions) -> Draft:
     """Runs the passes on what has been lowered, outputs and states declared.
 
-    Returns the calls that are left, and what is offered for them.
+    What would break an invariant of the Program is taken back, with a FusionWarning. Returns the calls that are left,
+    and what is offered for them.
     """
     draft = Draft.of(builder, options)
+    invariants = Invariants.of(draft)
     for name, run in PASSES.items():
         if options.fuses(name):
-            run(draft)
+            _attempt(draft, name, run, invariants)
     draft.finish()
     return draft
+
+
+def _attempt(draft: Draft, name: str, run: Callable[[Draft], None], invariants: Invariants) -> None:
+    """Runs a pass: all of it is taken back where the calls do not compute what they did, or single alternatives."""
+    steps, alternatives = list(draft.steps), list(draft.alternatives)
+    run(draft)
+    reason = invariants.broken_call(draft)
+    if reason is not None:
+        draft.steps, draft.alternatives = steps, alternatives
+        warnings.warn(f"fusion {name} is taken back: {reason}", FusionWarning, stacklevel=3)
+    for item, why in list(invariants.unfit(draft)):
+        draft.alternatives = [other for other in draft.alternatives if other is not item]
+        warnings.warn(f"fusion {name}: an alternative is taken back: {why}", FusionWarning, stacklevel=3)
 
 
 __all__ = ["PASSES", "Draft", "Step", "fuse"]

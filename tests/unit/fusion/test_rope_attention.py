@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from zeropoint import CompileOptions, ProgramBuilder
@@ -41,13 +42,7 @@ class Layer:
     def program(self, fusions: str = "rope_attention") -> Program:
         b = ProgramBuilder()
         n = b.symbol("n", *self.tokens) if self.tokens[0] != self.tokens[1] else Dim(self.tokens[0])
-        row = (self.heads + 2 * KV_HEADS) * self.head_dim
-        given = {"qkv": b.tensor("qkv", "f32", (1, n, row)), "table": b.tensor("table", "f32", (KEYS, self.head_dim))}
-        for name in ("position", "other_position"):
-            given[name] = b.tensor(name, "i32", (1,))
-        given["norm"], given["mask"] = b.tensor("norm", "f32", (1,)), b.tensor("mask", "u8", (1, 1, 1, 1))
-        for tensor in given.values():
-            b.input(tensor)
+        given = self.given(b, n)
         shape = (KV_HEADS, KEYS) if self.cache_layout == 0 else (KEYS, KV_HEADS)
         caches = [b.state(f"cache{i}", "f32", (1, *shape, self.head_dim)) for i in range(3)]
         q_out = b.tensor("q_out", "f32", (1, n, self.heads, self.head_dim))
@@ -62,6 +57,17 @@ class Layer:
         b.output(self._attention(b, given, keys, q_out, n))
         fuse(b, CompileOptions(fusions=fusions))
         return b.build(drop_unused=True)[0]
+
+    def given(self, b: ProgramBuilder, n: Dim) -> dict[str, int]:
+        """The inputs, by name."""
+        row = (self.heads + 2 * KV_HEADS) * self.head_dim
+        given = {"qkv": b.tensor("qkv", "f32", (1, n, row)), "table": b.tensor("table", "f32", (KEYS, self.head_dim))}
+        for name in ("position", "other_position"):
+            given[name] = b.tensor(name, "i32", (1,))
+        given["norm"], given["mask"] = b.tensor("norm", "f32", (1,)), b.tensor("mask", "u8", (1, 1, 1, 1))
+        for tensor in given.values():
+            b.input(tensor)
+        return given
 
     def _rotary(self, b: ProgramBuilder, given: dict[str, int], caches: list[int], q_out: int) -> None:
         first = self.heads * self.head_dim
@@ -162,3 +168,18 @@ def test_what_is_left_alone(layer: Layer) -> None:
     program = layer.program()
     assert not program.alternatives
     assert kernels(program) == kernels(layer.program("none"))
+
+
+def test_layers_that_share_a_place_of_no_matter() -> None:
+    """Attention under a mask reads no position: in all layers that slot is bound to one constant."""
+    b = ProgramBuilder()
+    layer = Layer(causal=0, other_position=True)
+    given = layer.given(b, Dim(1))
+    given["other_position"] = b.constant("placeholder", "i32", (1,), data=np.zeros(1, np.int32))
+    for index in range(2):
+        q_out = b.tensor("q_out", "f32", (1, 1, HEADS, WIDTH))
+        caches = [b.state(f"cache{index}{slot}", "f32", (1, KV_HEADS, KEYS, WIDTH)) for slot in "kv"]
+        layer._rotary(b, given, caches, q_out)
+        b.output(layer._attention(b, given, caches, q_out, Dim(1)))
+    fuse(b, CompileOptions(fusions="rope_attention"))
+    assert len(b.build(drop_unused=True)[0].alternatives) == 2
