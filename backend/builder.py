@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from . import __version__
 from .constants import array_of, payload_of
@@ -97,9 +98,15 @@ class ProgramBuilder:
         base = self._tensors[tensor]
         return self.constant(f"{base.name}.view", base.dtype, dims, data=self._data[tensor])
 
-    def state(self, name: str, dtype: DType | str, dims: Sequence[int], *, data: ConstantData | None = None) -> int:
-        """Declares a buffer that keeps its contents between calls. data: its first contents; None: zeros."""
+    def state(
+        self, name: str, dtype: DType | str, dims: Sequence[int], *, data: ConstantData | None = None, shared: str = ""
+    ) -> int:
+        """Declares a buffer that keeps its contents between calls. data: its first contents; None: zeros.
+
+        shared: the key under which the methods of one .pte share it; "": this one has its own.
+        """
         index = self._add(name, DType(dtype), dims, storage=Storage.BUFFER, memory=Memory.STATE)
+        self._tensors[index] = replace(self._tensors[index], shared=shared)
         if data is not None:
             self._data[index] = data
         return index
@@ -193,19 +200,17 @@ class ProgramBuilder:
         tensors = list(self._tensors)
         for index, data in self._data.items():
             payload = payload_of(tensors[index], data)
-            key = hashlib.sha256(payload).hexdigest()
+            key = xxhash.xxh3_128_hexdigest(payload)
             constants[key] = payload
             tensors[index] = replace(tensors[index], constant=key)
-        for index, tensor in enumerate(tensors):
-            if tensor.alias_of >= 0:
-                tensors[index] = replace(tensor, constant=tensors[tensor.alias_of].constant)
         self._number_faults()
         offsets, arena_bytes = self._plan(reuse_memory)
         for index, offset in offsets.items():
             tensors[index] = replace(tensors[index], offset=offset)
         for index, tensor in enumerate(tensors):
             if tensor.alias_of >= 0:
-                tensors[index] = replace(tensor, offset=tensors[tensor.alias_of].offset)
+                base = tensors[tensor.alias_of]
+                tensors[index] = replace(tensor, offset=base.offset, constant=base.constant)
         program = Program(
             producer=f"zeropoint {__version__}",
             arena_bytes=arena_bytes,

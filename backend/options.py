@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from .errors import OptionError
@@ -44,6 +45,8 @@ class CompileOptions:
     max_binding_bytes: no constant or activation is larger; matrices and outputs are split into column pieces.
     weights_file: "" keeps the constants in the .pte; a name puts them into <name>.ptd, which ExecuTorch writes with
     write_tensor_data_to_file and load_program takes as data_path.
+    shared_states: names of buffers, separated by commas (or a sequence of them), that methods lowered together share
+    although each has its own; the same buffer is shared by itself.
     leftover_quantization: what to do about quantization ops that stay outside the delegate and have no ExecuTorch
     kernel: raise, or keep them because another partitioner follows.
     """
@@ -56,6 +59,7 @@ class CompileOptions:
     fusions: str = "all"
     max_binding_bytes: int = 128 * MIB
     weights_file: str = ""
+    shared_states: str | Sequence[str] = ""
     leftover_quantization: str = "error"
 
     def __new__(cls, *args: object, **options: object) -> CompileOptions:
@@ -83,6 +87,19 @@ class CompileOptions:
             raise OptionError(
                 f"CompileOptions: weights_file: {self.weights_file!r}; need a file name of letters, digits, - _ and ."
             )
+
+        given = self.shared_states
+        names = given.split(",") if isinstance(given, str) and given else given
+        if not isinstance(names, Sequence) or not all(
+            isinstance(name, str) and name.strip() and "," not in name for name in names
+        ):
+            raise OptionError(f"CompileOptions: shared_states: {given!r}; need names of buffers, separated by commas")
+        object.__setattr__(self, "shared_states", ",".join(sorted({name.strip() for name in names})))
+
+    def shared_names(self) -> list[str]:
+        """The buffers that shared_states names."""
+        assert isinstance(self.shared_states, str)
+        return self.shared_states.split(",") if self.shared_states else []
 
     def fuses(self, name: str) -> bool:
         """Whether a fusion is switched on. name: one of FUSIONS."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -17,7 +17,8 @@ from .matching import Matching, group_anchors, is_arithmetic, is_leftover, match
 from .options import CompileOptions
 from .preprocess import BACKEND_ID, compile_specs
 from .rules import operators_kept_whole
-from .rules.graph import op_name
+from .rules.graph import STATE_KEY, op_name
+from .shared_states import Buffers, Method, note_method
 
 
 @final
@@ -33,11 +34,18 @@ class ZeropointPartitioner(Partitioner):
         self.reasons: dict[str, str] = {}
         self.delegation_spec = DelegationSpec(BACKEND_ID, compile_specs(self.options))
         self._weights: dict[str, torch.Tensor] = {}
+        self._buffers = Buffers(self.options.shared_names())  # of the lowering's methods
+        self._methods: list[Method] = []  # those partitioned so far
+        self._has_partitioned = False
 
     def ops_to_not_decompose(
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
         """Keeps whole the linears that a rule takes. Also remembers the weights: partition() is given fake ones."""
+        if self._has_partitioned:  # this is a new lowering
+            self._methods, self._buffers = [], Buffers(self.options.shared_names())
+            self._has_partitioned = False
+        self._buffers.add(ep)
         for name, tensor in ep.state_dict.items():
             if not isinstance(tensor, torch._subclasses.FakeTensor):
                 self._weights[name] = tensor
@@ -46,6 +54,8 @@ class ZeropointPartitioner(Partitioner):
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes. Raises Unsupported when a quantization op would be left without any kernel to run it."""
+        self._has_partitioned = True
+        states = self._mark_states(exported_program)
         matching = match_program(exported_program, self.options, self._weights)
         self._weights = {}
         self.reasons = {node.name: reason for node, reason in matching.reasons.items()}
@@ -64,12 +74,26 @@ class ZeropointPartitioner(Partitioner):
             for node in matching.reasons:
                 node.meta["delegation_tag"] = next(iter(tags))
         tag_constant_data(exported_program)
-        _tag_states(exported_program)
+        _tag_states(exported_program, states)
+        tagged = [node for node in exported_program.graph.nodes if "delegation_tag" in node.meta]
+        outside = _outside(exported_program, matching)
+        note_method(tagged, self._methods, Method(exported_program, outside))
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
 
+    def _mark_states(self, program: ExportedProgram) -> list[Node]:
+        """Marks the buffers that this method only reads and another one writes: they are no constants."""
+        signature, marked = program.graph_signature, []
+        mutated = set(signature.buffers_to_mutate.values())
+        for node in program.graph.find_nodes(op="placeholder"):
+            name = signature.inputs_to_buffers.get(node.name)
+            if name is not None and name not in mutated and self._buffers.is_written(name):
+                node.meta[STATE_KEY] = ""
+                marked.append(node)
+        return marked
 
-def _tag_states(program: ExportedProgram) -> None:
-    """Gives a delegate the mutated buffers that it alone reads and writes: its states. Others stay ExecuTorch's."""
+
+def _tag_states(program: ExportedProgram, read: Sequence[Node]) -> None:
+    """Gives a delegate the states that it alone reads and writes. Others stay ExecuTorch's. read: those only read."""
     signature = program.graph_signature
     written = {buffer: name for name, buffer in signature.buffers_to_mutate.items()}
     nodes = {node.name: node for node in program.graph.nodes}
@@ -84,6 +108,28 @@ def _tag_states(program: ExportedProgram) -> None:
             node.meta["delegation_tag"] = tag
         else:
             node.meta.pop("delegation_tag", None)
+    for node in read:
+        if len({user.meta.get("delegation_tag") for user in node.users}) > 1:
+            node.meta.pop("delegation_tag", None)
+
+
+def _outside(program: ExportedProgram, matching: Matching) -> dict[str, str]:
+    """The buffers that no delegate owns, each with a node that keeps it outside, and why."""
+    signature = program.graph_signature
+    results = {buffer: name for name, buffer in signature.buffers_to_mutate.items()}
+    nodes = {node.name: node for node in program.graph.nodes}
+    outside = {}
+    for name, buffer in signature.inputs_to_buffers.items():
+        node = nodes[name]
+        if "delegation_tag" in node.meta or not (node.users or buffer in results):
+            continue
+        result = nodes.get(results.get(buffer, ""), node)
+        near = [item for item in (result, *node.users, *result.users) if item.op == "call_function"]
+        stays = next((item for item in near if item in matching.reasons), None)
+        why = "its users lie in several delegates, or a method returns it" if stays is None else matching.reasons[stays]
+        breaks = result if stays is None else stays
+        outside[buffer] = f"node {breaks.name} ({op_name(breaks)}): {why}"
+    return outside
 
 
 def _refuse_leftovers(matching: Matching) -> None:

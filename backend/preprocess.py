@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import final
 
 import torch
@@ -18,11 +19,13 @@ from .options import CompileOptions
 from .program import Program
 from .rules import Lowering, has_rule, lower_node
 from .rules.lowering import HOST_DTYPES
-from .serialization.program_io import write_program
+from .serialization.program_io import read_program, write_program
+from .shared_states import check_agreement, give_keys
 
 BACKEND_ID = "ZeropointBackend"
 OPTIONS_KEY = "options"
 CONSTANT_ALIGN = 16
+STATES_KEY = "zeropoint.states"  # an entry of a .pte's named data by which the player knows its methods of one load
 
 
 def compile_specs(options: CompileOptions) -> list[CompileSpec]:
@@ -100,7 +103,27 @@ def _declare_ends(edge_program: ExportedProgram, inputs: list[Node], lowering: L
 
 @final
 class ZeropointBackend(BackendDetails):
-    """Called by ExecuTorch's to_backend for every partition; its class name is the backend id in the .pte."""
+    """Called by ExecuTorch's to_backend; its class name is the backend id in the .pte."""
+
+    @classmethod
+    def copy_exported_program_for_preprocess(
+        cls, edge_program: ExportedProgram, compile_specs: list[CompileSpec]
+    ) -> ExportedProgram:
+        """A copy that has the same tensors: nothing writes into them, and shared states are known by their storage."""
+        tensors = (*edge_program.state_dict.values(), *edge_program.constants.values())
+        copied: ExportedProgram = copy.deepcopy(edge_program, {id(tensor): tensor for tensor in tensors})
+        return copied
+
+    @classmethod
+    def preprocess_multimethod(
+        cls, edge_programs: dict[str, list[ExportedProgram]], compile_specs: dict[str, list[list[CompileSpec]]]
+    ) -> dict[str, list[PreprocessResult]]:
+        """Every partition of every method, once it is known which states the methods share."""
+        options = [read_options(specs) for per_method in compile_specs.values() for specs in per_method]
+        give_keys(edge_programs, sorted({name for item in options for name in item.shared_names()}))
+        results: dict[str, list[PreprocessResult]] = super().preprocess_multimethod(edge_programs, compile_specs)
+        check_agreement({name: [read_program(r.processed_bytes) for r in found] for name, found in results.items()})
+        return results
 
     @staticmethod
     def preprocess(edge_program: ExportedProgram, compile_specs: list[CompileSpec]) -> PreprocessResult:
@@ -108,6 +131,8 @@ class ZeropointBackend(BackendDetails):
         options = read_options(compile_specs)
         program, constants = lower_program(edge_program, options)
         store = NamedDataStore()
+        if any(tensor.shared for tensor in program.tensors):
+            store.add_named_data(STATES_KEY, bytes(CONSTANT_ALIGN), alignment=CONSTANT_ALIGN)
         for key in sorted(constants):
             store.add_named_data(
                 key, constants[key], alignment=CONSTANT_ALIGN, external_tag=options.weights_file or None

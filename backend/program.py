@@ -35,7 +35,7 @@ class HostDType(Enum):
 
 class Memory(Enum):
     """Where a tensor's bytes come from: planned scratch memory, named data found by content hash, or memory that keeps
-    its contents between calls and that programs of one .pte share by name."""
+    its contents between calls."""
 
     ARENA = "arena"
     CONSTANT = "constant"
@@ -86,7 +86,8 @@ class Symbol:
 class Tensor:
     """One device allocation, or with alias_of >= 0 other dimensions of an earlier one.
 
-    offset and size_bytes: see serialization/README.md.
+    offset and size_bytes: see serialization/README.md. shared: the key under which the methods of one .pte share a
+    state; each has its own when it is empty.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Tensor:
     size_bytes: int
     constant: str = ""
     alias_of: int = -1
+    shared: str = ""
 
 
 @dataclass(frozen=True, slots=True)

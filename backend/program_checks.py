@@ -26,8 +26,7 @@ from .program_indices import check_indices
 
 MAX_ELEMENTS = 2**31 - 1
 MAX_RANK = 8
-MAX_STATE_NAME = 256  # bytes; methods share states by name
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_STATE_NAME = 256  # bytes; methods share states by key, before version 4 by name
 CONVERSIONS: dict[HostDType, tuple[DType, ...]] = {
     HostDType.F32: (DType.F32, DType.F16),
     HostDType.F16: (DType.F16, DType.F32),
@@ -52,6 +51,7 @@ def verify(program: Program) -> None:
         if tensor.alias_of != -1:
             _check_alias(program, where, index, tensor)
     _check_unique("tensor", [tensor.name for tensor in program.tensors])
+    _check_unique("state shared under the", [tensor.shared for tensor in program.tensors if tensor.shared])
     _check_calls(program)
     _check_inputs(program)
     _check_outputs(program)
@@ -121,10 +121,12 @@ def _check_tensor(program: Program, where: str, tensor: Tensor) -> None:
     expected = size_bytes(tensor.dtype, tensor.dims, program.symbols)
     if tensor.size_bytes != expected:
         raise ProgramError(f"{where}: size_bytes {tensor.size_bytes}; its dtype and dimensions need {expected}")
+    if tensor.shared and (tensor.memory is not Memory.STATE or tensor.alias_of != -1):
+        raise ProgramError(f"{where}: shared under {tensor.shared!r}; only a state that is no alias is shared")
     if tensor.memory is Memory.CONSTANT:
-        _check_constant(where, tensor)
+        _check_constant(where, tensor, program.version)
     elif tensor.memory is Memory.STATE:
-        _check_state(where, tensor)
+        _check_state(where, tensor, program.version)
     else:
         _check_arena(program, where, tensor)
 
@@ -140,22 +142,27 @@ def _check_dim(program: Program, where: str, dim: Dim) -> None:
         raise ProgramError(f"{where}: range [{low}, {high}]; need [0, {MAX_ELEMENTS}]")
 
 
-def _check_constant(where: str, tensor: Tensor) -> None:
-    if not _SHA256.fullmatch(tensor.constant):
-        raise ProgramError(f"{where}: constant key {tensor.constant!r}; need 64 lower-case hexadecimal digits")
+def _check_key(where: str, tensor: Tensor, version: int) -> None:
+    n_digits = 32 if version >= 4 else 64  # XXH3-128; sha256
+    if not re.fullmatch(f"[0-9a-f]{{{n_digits}}}", tensor.constant):
+        raise ProgramError(f"{where}: constant key {tensor.constant!r}; need {n_digits} lower-case hexadecimal digits")
+
+
+def _check_constant(where: str, tensor: Tensor, version: int) -> None:
+    _check_key(where, tensor, version)
     if tensor.storage is not Storage.BUFFER or tensor.offset or any(dim.terms for dim in tensor.dims):
         raise ProgramError(f"{where}: a constant is a buffer with offset 0 and no symbols")
 
 
-def _check_state(where: str, tensor: Tensor) -> None:
-    if tensor.constant and not _SHA256.fullmatch(tensor.constant):
-        raise ProgramError(f"{where}: constant key {tensor.constant!r}; need 64 lower-case hexadecimal digits or none")
+def _check_state(where: str, tensor: Tensor, version: int) -> None:
+    if tensor.constant:
+        _check_key(where, tensor, version)
     varies = tensor.alias_of == -1 and any(dim.terms for dim in tensor.dims)
     if tensor.storage is not Storage.BUFFER or tensor.offset or varies:
         raise ProgramError(f"{where}: a state is a buffer with offset 0 and no symbols")
-    n_bytes = len(tensor.name.encode())
+    n_bytes = len((tensor.shared if version >= 4 else tensor.name).encode())
     if tensor.alias_of == -1 and n_bytes > MAX_STATE_NAME:
-        raise ProgramError(f"{where}: a name of {n_bytes} bytes; a state's has at most {MAX_STATE_NAME}")
+        raise ProgramError(f"{where}: shared under a key of {n_bytes} bytes; at most {MAX_STATE_NAME}")
 
 
 def _check_alias(program: Program, where: str, index: int, tensor: Tensor) -> None:

@@ -61,7 +61,7 @@ def _tensor(program: Program, index: int) -> str:
     if tensor.alias_of >= 0:
         where = f"alias of {_name(program, tensor.alias_of)}"
     elif tensor.memory is Memory.STATE:
-        where = f"state {tensor.constant[:16] or 'of zeros'}"
+        where = f"state {tensor.constant[:16] or 'of zeros'}{f' shared as {tensor.shared}' if tensor.shared else ''}"
     elif tensor.memory is Memory.CONSTANT:
         where = f"constant {tensor.constant[:16]}"
     elif tensor.storage.value == "image":

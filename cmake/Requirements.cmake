@@ -17,6 +17,7 @@ enable_language(CXX)
 zeropoint_require_header(ZEROPOINT_VULKAN_INCLUDE vulkan/vulkan.h libvulkan-dev)
 zeropoint_require_header(ZEROPOINT_VOLK_INCLUDE volk.h libvulkan-volk-dev)
 zeropoint_require_header(ZEROPOINT_FLATBUFFERS_INCLUDE flatbuffers/base.h libflatbuffers-dev)
+zeropoint_require_header(ZEROPOINT_XXHASH_INCLUDE xxhash.h libxxhash-dev)
 
 # Generated C++ must come from the flatc of the headers' version. ExecuTorch's wheel puts another one on a
 # virtual environment's PATH, so the system's is looked for first.

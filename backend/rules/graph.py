@@ -12,6 +12,9 @@ from torch.fx import Node
 
 from ..errors import Unsupported
 
+# In the meta of a buffer's placeholder: it is a state even where its own method only reads it. Its value is the key
+# under which methods share it, empty until all of them are known.
+STATE_KEY = "zeropoint_state"
 _COPIES = {
     "aten.lift_fresh.default",
     "aten.detach.default",
@@ -134,15 +137,19 @@ def find_constant(program: ExportedProgram, node: Node, weights: Mapping[str, to
 
 
 def mutated_buffer(program: ExportedProgram, node: Node) -> Constant | None:
-    """The buffer of a placeholder that the program changes, with its first contents."""
+    """The buffer of a placeholder that the program, or another method, changes, with its first contents."""
     signature = program.graph_signature
     name = signature.inputs_to_buffers.get(node.name, "") if node.op == "placeholder" else ""
-    if name not in signature.buffers_to_mutate.values():
+    if not name or not _is_mutated(program, node, name):
         return None
     data = get_buffer(program, node)
     assert data is not None, f"{name} is in the signature but not in the program"
     real = None if isinstance(data, torch._subclasses.FakeTensor) else data
     return Constant(name, tuple(data.shape), data.dtype, real, (node,))
+
+
+def _is_mutated(program: ExportedProgram, node: Node, name: str) -> bool:
+    return STATE_KEY in node.meta or name in program.graph_signature.buffers_to_mutate.values()
 
 
 def _stored(
@@ -159,7 +166,7 @@ def _stored(
         return _named(name, weights.get(name), get_param(program, node))
     if is_buffer(program, node):
         name = signature.inputs_to_buffers[node.name]
-        if name in signature.buffers_to_mutate.values():
+        if _is_mutated(program, node, name):
             return None
         return _named(name, weights.get(name), get_buffer(program, node))
     if node.name in signature.inputs_to_lifted_tensor_constants:

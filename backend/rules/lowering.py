@@ -21,7 +21,7 @@ from ..errors import Unsupported
 from ..options import CompileOptions
 from ..program import Dim, HostDType, Memory, SymbolOp
 from .copying import emit_copy
-from .graph import Constant, find_constant, mutated_buffer, tensor_of
+from .graph import STATE_KEY, Constant, find_constant, mutated_buffer, tensor_of
 from .view import ONE, ZERO, View, add, dense_strides, is_dense, scale
 
 HOST_DTYPES: dict[torch.dtype, HostDType] = {
@@ -233,7 +233,8 @@ class Lowering:
         state = mutated_buffer(self.program, node)
         if state is not None:
             data = self._constant_data(state, dtype)
-            return self.builder.state(state.name, dtype, state.shape, data=data if _nonzero(state) else None)
+            first, shared = data if _nonzero(state) else None, node.meta.get(STATE_KEY, "")
+            return self.builder.state(state.name, dtype, state.shape, data=first, shared=shared)
         constant = self.constant(node)
         if constant is None:
             return self.builder.tensor(node.name, dtype, self.dims(value.shape))

@@ -16,7 +16,7 @@ from ..errors import Unsupported
 from . import attention
 from .caches import RULES as CACHE_RULES
 from .caches import Update, emit_update, read_update
-from .graph import arguments, mutated_buffer, node_argument, op_name
+from .graph import STATE_KEY, arguments, mutated_buffer, node_argument, op_name
 from .llama_ops import FUNCTIONALIZED, read_custom_update, with_results
 from .lowering import Lowered, Lowering, NotApplicable
 from .patterns import is_op, skip
@@ -125,8 +125,10 @@ def _bind(update: Update, lowering: Lowering) -> tuple[int, int]:
     assert state is not None, f"{update.cache.name} was found to be a state"
 
     def make() -> tuple[int, ...]:
-        codes = lowering.builder.state(f"{state.name}.codes", DType.I8, state.shape)
-        return codes, lowering.builder.state(f"{state.name}.scale", DType.F32, state.shape[:-1])
+        key = update.cache.meta.get(STATE_KEY, "")
+        shared = (f"{key}:codes", f"{key}:scale") if key else ("", "")
+        codes = lowering.builder.state(f"{state.name}.codes", DType.I8, state.shape, shared=shared[0])
+        return codes, lowering.builder.state(f"{state.name}.scale", DType.F32, state.shape[:-1], shared=shared[1])
 
     codes, scale = lowering.once(("int8 cache", state.name), make)
     lowering.scales[codes] = scale

@@ -108,6 +108,7 @@ def _write_tensor(tensor: Tensor) -> object:
         sizeBytes=tensor.size_bytes,
         constant=tensor.constant or None,
         aliasOf=tensor.alias_of,
+        shared=tensor.shared or None,
     )
 
 
@@ -203,6 +204,7 @@ def _read_tensor(item: fb.TensorT) -> Tensor:
         size_bytes=item.sizeBytes,
         constant=_text(item.constant),
         alias_of=item.aliasOf,
+        shared=_text(item.shared),
     )
 
 

@@ -96,8 +96,9 @@ NO_HEADERS = "-DCMAKE_IGNORE_PATH=/usr/include;/usr/local/include"
         ((), "vulkan/vulkan.h", "libvulkan-dev"),
         (("VULKAN",), "volk.h", "libvulkan-volk-dev"),
         (("VULKAN", "VOLK"), "flatbuffers/base.h", "libflatbuffers-dev"),
+        (("VULKAN", "VOLK", "FLATBUFFERS"), "xxhash.h", "libxxhash-dev"),
     ],
-    ids=["vulkan", "volk", "flatbuffers"],
+    ids=["vulkan", "volk", "flatbuffers", "xxhash"],
 )
 def test_missing_header_names_its_package(tmp_path: Path, found: tuple[str, ...], header: str, package: str) -> None:
     text = configure(tmp_path, NO_HEADERS, *(f"-DZEROPOINT_{name}_INCLUDE=/usr/include" for name in found))

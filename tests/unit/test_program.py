@@ -91,7 +91,7 @@ BROKEN = [
     (_tensor(X, size_bytes=25616), r"x: size_bytes 25616; its dtype and dimensions need 25600"),
     (_tensor(X, name="q"), r"^tensor name 'q': empty or used twice"),
     (_tensor(W, dims=(Dim(2), Dim(32), Dim(5))), r"w: i4 needs a static, even last dimension"),
-    (_tensor(W, constant="ABC"), r"w: constant key 'ABC'; need 64 lower-case"),
+    (_tensor(W, constant="ABC"), r"w: constant key 'ABC'; need 32 lower-case"),
     (_tensor(W, offset=256), r"w: a constant is a buffer with offset 0 and no symbols"),
     (_tensor(X, constant="a" * 64), r"x: arena memory with constant key 'a+'; leave the key empty"),
     (_tensor(ZP, offset=256), r"zp: an image has offset 0 and no i4"),
@@ -182,7 +182,7 @@ BROKEN_2 = [
     (_symbol(1, op=SymbolOp.GIVEN), r"symbol\[1\] d1: no input gives it a value"),
     (
         _tensor(CACHE, constant="12"),
-        r"tensor\[1\] cache: constant key '12'; need 64 lower-case hexadecimal digits or none",
+        r"tensor\[1\] cache: constant key '12'; need 32 lower-case hexadecimal digits",
     ),
     (_tensor(CACHE, offset=256), r"tensor\[1\] cache: a state is a buffer with offset 0 and no symbols"),
     (_tensor(CACHE, storage=Storage.IMAGE), r"tensor\[1\] cache: a state is a buffer with offset 0 and no symbols"),
@@ -190,7 +190,11 @@ BROKEN_2 = [
         _tensor(CACHE, dims=(Dim(0, ((2, 0),)), Dim(4))),
         r"tensor\[1\] cache: a state is a buffer with offset 0 and no symbols",
     ),
-    (_tensor(CACHE, name="c" * 257), r"tensor\[1\] c+: a name of 257 bytes; a state's has at most 256"),
+    (_tensor(CACHE, shared="c" * 257), r"tensor\[1\] cache: shared under a key of 257 bytes; at most 256"),
+    (
+        _tensor(FLAT, shared="key"),
+        r"tensor\[2\] cache.view: shared under 'key'; only a state that is no alias is shared",
+    ),
     (_tensor(FLAT, alias_of=2), r"tensor\[2\] cache.view: alias of tensor 2; need an earlier one"),
     (_tensor(FLAT, alias_of=-2), r"tensor\[2\] cache.view: alias of tensor -2; need an earlier one"),
     (

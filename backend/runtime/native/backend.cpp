@@ -36,6 +36,15 @@ et::Error logged(const Status& status) {
 constexpr ScalarType kScalarTypes[] = {ScalarType::Float, ScalarType::Half, ScalarType::BFloat16, ScalarType::Long,
     ScalarType::Int, ScalarType::Char, ScalarType::Byte, ScalarType::Bool};
 
+// Tells one load of a .pte from another. With a .ptd each method sees a map of its own, but all of them show the same
+// strings: export puts an entry of this name beside shared states. Older programs have none, and the map stands for it.
+const void* load_of(const et::NamedDataMap* map) {
+  uint32_t n = map == nullptr || !map->get_num_keys().ok() ? 0 : map->get_num_keys().get();
+  for (uint32_t i = 0; i < n; ++i)
+    if (auto key = map->get_key(i); key.ok() && std::strcmp(key.get(), "zeropoint.states") == 0) return key.get();
+  return map;
+}
+
 // What ExecuTorch holds as the delegate handle.
 struct Handle {
   uint64_t id = 0;
@@ -133,7 +142,8 @@ class Backend final : public et::BackendInterface {
       return Status();
     };
     std::string method = context.get_method_name() == nullptr ? "" : context.get_method_name();
-    ZP_TRY(Delegate::load(blob.get(), processed.size(), *library, find, 0, named_data, method, &handle->delegate));
+    ZP_TRY(Delegate::load(
+        blob.get(), processed.size(), *library, find, 0, load_of(named_data), method, &handle->delegate));
     handle->delegate->owned_by_executorch = true;
     handle->id = register_delegate(handle->delegate);
     return Status();

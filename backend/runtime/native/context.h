@@ -57,10 +57,10 @@ struct Pipeline {
   VkPipeline handle = VK_NULL_HANDLE;
 };
 
-// A buffer that keeps its contents between calls, shared by name among the methods of one load of a .pte.
+// A buffer that keeps its contents between calls, shared by key among the methods of one load of a .pte.
 struct State {
-  const void* program = nullptr;
-  std::string name;
+  const void* program = nullptr;  // tells one load from another; null: not shared
+  std::string key;                // empty: not shared
   std::set<std::string> methods;  // those that hold it now
   std::shared_ptr<Buffer> buffer;
   std::shared_ptr<Buffer> first;  // its first contents; null: zeros
@@ -69,7 +69,15 @@ using States = std::vector<std::shared_ptr<State>>;
 
 VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& binding);
 
-using Upload = std::pair<const Buffer*, std::string_view>;  // the bytes that go into a buffer
+// A constant: the XXH3-128 of its bytes, and the buffer that they go into; null where an earlier load put them there.
+struct Upload {
+  std::string_view data;
+  std::string key;
+  const Buffer* target = nullptr;
+  std::string where;
+};
+// The XXH3-128 in canonical form: 32 lower-case hexadecimal digits.
+std::string content_key(std::string_view data);
 
 enum class MemoryUse { kDevice, kHost };
 
@@ -99,8 +107,10 @@ class Context {
   Status read_buffer(const VkDescriptorBufferInfo& source, uint64_t size_bytes, void* data);
   Status read_image(const Image& source, uint64_t n_elements, void* data);
 
-  // The device buffer that holds a constant, shared by content key. *is_new: it must be uploaded.
+  // The device buffer that holds a constant, shared by content key. *is_new: it must be uploaded. The caller proves
+  // that the key is that of its own bytes before it lets go of the mutex, by upload(), or drops the buffer.
   Status constant(const std::string& key, uint64_t size_bytes, std::shared_ptr<Buffer>* buffer, bool* is_new);
+  // Refuses bytes that their key is not the hash of.
   Status upload(const std::vector<Upload>& uploads);
 
   // The state that a method of a program shares with its other methods. A method that asks again while it holds it, and

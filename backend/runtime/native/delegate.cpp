@@ -80,7 +80,7 @@ Status Delegate::open(const Library& library, const FindConstant& find, const vo
     maxima.push_back(symbol.is_given() ? symbol.max : symbol.derived(maxima));
   std::vector<Pick> picks;
   ZP_TRY(pick_calls(maxima, &picks));
-  ZP_TRY(load_constants(find));
+  if (Status status = load_constants(find); !status.ok()) return buffers_.clear(), status;  // no one may share them
   ZP_TRY(create_images());
   ZP_TRY(create_states(program));
   if ((flags_ & ZP_KEEP_ALL) != 0) {
@@ -147,7 +147,7 @@ Status Delegate::create_states(const void* program) {
     if (!tensor.is_state() || tensor.root != i) continue;
     bool is_new = false;
     std::shared_ptr<State> state;
-    State wanted{program, tensor.state, {method}, nullptr, buffers_[i]};
+    State wanted{program, tensor.shared, {method}, nullptr, buffers_[i]};
     ZP_TRY(context_->state(wanted, std::max(tensor.size_bytes, kSizeAlign), &state, &is_new).in("state ", tensor.name));
     buffers_[i] = state->buffer;
     if (is_new) fresh.push_back(state);
@@ -164,10 +164,12 @@ Status Delegate::reset() {
 
 Status Delegate::load_constants(const FindConstant& find) {
   std::vector<Upload> uploads;
+  std::map<std::string_view, std::shared_ptr<Buffer>> known;  // by the Program's keys
   buffers_.resize(program_.tensors.size());
   for (size_t i = 0; i < program_.tensors.size(); ++i) {
     const Tensor& tensor = program_.tensors[i];
     if (tensor.constant.empty() || tensor.size_bytes == 0 || tensor.root != i) continue;
+    if (buffers_[i] = known[tensor.constant]; buffers_[i] != nullptr) continue;
     std::string where = cat("tensor ", tensor.name, ": constant ", tensor.constant);
     std::string_view data;
     ZP_TRY(find(tensor.constant, &data).in(where));
@@ -175,11 +177,14 @@ Status Delegate::load_constants(const FindConstant& find) {
       return fail(
           Code::kInvalidProgram, where, ": ", data.size(), " bytes; its dtype and dimensions need ", tensor.data_bytes);
     }
+    // Nobody ever compared the sha256 keys of old Programs with the bytes: what they share goes by the bytes, too.
+    std::string key = program_.version < 4 ? content_key(data) : tensor.constant;
     bool is_new = false;
-    ZP_TRY(context_->constant(tensor.constant, tensor.size_bytes, &buffers_[i], &is_new).in(where));
-    if (is_new) uploads.push_back({buffers_[i].get(), data});
+    ZP_TRY(context_->constant(key, tensor.size_bytes, &buffers_[i], &is_new).in(where));
+    uploads.push_back({data, key, is_new ? buffers_[i].get() : nullptr, std::move(where)});
+    known[tensor.constant] = buffers_[i];
   }
-  return context_->upload(uploads).in("constants");
+  return context_->upload(uploads);
 }
 
 Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks) {

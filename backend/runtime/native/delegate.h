@@ -46,7 +46,7 @@ using PlaceOutput = std::function<Status(size_t index, zp_tensor* output)>;
 
 class Delegate {
  public:
-  // program: tells loads of one .pte from those of another; states are shared by name among the methods of one load.
+  // program: tells loads of one .pte from those of another; states are shared by key among the methods of one load.
   // Null: this delegate has states of its own.
   static Status load(const void* blob, size_t size, const Library& library, const FindConstant& find, uint32_t flags,
       const void* program, const std::string& method, std::shared_ptr<Delegate>* delegate);

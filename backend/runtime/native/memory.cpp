@@ -1,5 +1,8 @@
 // Device memory of a Context: buffers, images, shared constants, uploads.
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "context.h"
 #include "program.h"
 
@@ -7,6 +10,7 @@ namespace zeropoint {
 namespace {
 
 constexpr VkDeviceSize kUploadBytes = 16 << 20;  // staging of one upload submission
+constexpr size_t kHashBytes = 128 << 10;         // copied while they are in the cache
 constexpr VkBufferUsageFlags kUsage =
     VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
 
@@ -14,7 +18,24 @@ constexpr VkBufferUsageFlags kUsage =
 constexpr VkFormat kFormats[] = {VK_FORMAT_UNDEFINED, VK_FORMAT_R32G32B32A32_SFLOAT, VK_FORMAT_R16G16B16A16_SFLOAT,
     VK_FORMAT_R32G32B32A32_SINT, VK_FORMAT_R8G8B8A8_SINT};
 
+std::string text_of(const XXH128_hash_t& hash) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  return hex(canonical.digest, sizeof(canonical.digest));
+}
+
+// Hashes bytes, and copies them while they are at hand. target: null copies nothing.
+void hash_and_copy(XXH3_state_t* hash, uint8_t* target, const char* source, size_t n) {
+  for (size_t done = 0; done < n; done += kHashBytes) {
+    size_t part = std::min(kHashBytes, n - done);
+    XXH3_128bits_update(hash, source + done, part);
+    if (target != nullptr) std::memcpy(target + done, source + done, part);
+  }
+}
+
 }  // namespace
+
+std::string content_key(std::string_view data) { return text_of(XXH3_128bits(data.data(), data.size())); }
 
 Memory::~Memory() {
   if (memory == VK_NULL_HANDLE) return;
@@ -127,9 +148,8 @@ Status Context::constant(const std::string& key, uint64_t size_bytes, std::share
     known = *buffer;
     return Status();
   }
-  ++counters.constants_shared;
-  if ((*buffer)->size_bytes == size_bytes) return Status();
-  return fail(Code::kInvalidProgram, size_bytes, " bytes; another tensor with this key has ", (*buffer)->size_bytes);
+  ++counters.constants_shared;  // equal bytes have one size, and other bytes do not pass upload()
+  return Status();
 }
 
 Status Context::state(const State& wanted, uint64_t size_bytes, std::shared_ptr<State>* state, bool* is_new) {
@@ -138,8 +158,8 @@ Status Context::state(const State& wanted, uint64_t size_bytes, std::shared_ptr<
   *is_new = false;
   for (const std::weak_ptr<State>& weak : states_) {
     std::shared_ptr<State> known = weak.lock();
-    if (wanted.program == nullptr || known->program != wanted.program || known->name != wanted.name) continue;
-    if (known->methods.count(*wanted.methods.begin()) != 0) continue;
+    if (wanted.program == nullptr || known->program != wanted.program || known->key != wanted.key) continue;
+    if (wanted.key.empty() || known->methods.count(*wanted.methods.begin()) != 0) continue;
     if (known->buffer->size_bytes != size_bytes || known->first != wanted.first)
       return fail(Code::kInvalidProgram, size_bytes, " bytes; another method has ", known->buffer->size_bytes,
           " bytes, or other first contents");
@@ -181,21 +201,23 @@ Status Context::upload(const std::vector<Upload>& uploads) {
       barrier(commands);
     });
   };
-  for (const auto& [target, data] : uploads) {
-    ++counters.constants_uploaded;
-    if (target->mapped != nullptr) {
-      std::memcpy(target->mapped, data.data(), data.size());
-      continue;
-    }
-    if (staging == nullptr) ZP_TRY(create_buffer(kUploadBytes, MemoryUse::kHost, &staging));
-    for (VkDeviceSize done = 0; done < data.size();) {
+  for (const auto& [data, key, target, where] : uploads) {
+    XXH3_state_t hash;
+    XXH3_128bits_reset(&hash);
+    bool staged = target != nullptr && target->mapped == nullptr;
+    if (!staged) hash_and_copy(&hash, target == nullptr ? nullptr : target->mapped, data.data(), data.size());
+    if (staged && staging == nullptr) ZP_TRY(create_buffer(kUploadBytes, MemoryUse::kHost, &staging));
+    for (VkDeviceSize done = 0; staged && done < data.size();) {
       if (used == kUploadBytes) ZP_TRY(flush());
       VkDeviceSize part = std::min<VkDeviceSize>(data.size() - done, kUploadBytes - used);
-      std::memcpy(staging->mapped + used, data.data() + done, part);
+      hash_and_copy(&hash, staging->mapped + used, data.data() + done, part);
       copies.push_back({target, {used, done, part}});
       done += part;
       used = std::min(kUploadBytes, align_up(used + part, kSizeAlign));
     }
+    if (std::string found = text_of(XXH3_128bits_digest(&hash)); found != key)
+      return fail(Code::kInvalidProgram, where, ": its bytes have the hash ", found, "; the file is damaged");
+    counters.constants_uploaded += target != nullptr;
   }
   return flush();
 }

@@ -50,8 +50,8 @@ struct Tensor {
   uint64_t data_bytes = 0;  // the same, not rounded up
   int64_t max_numel = 0;
   std::string constant;
-  std::string state;  // the whole name of a state that is no alias
-  size_t root = 0;    // the tensor that this one is an alias of, or itself
+  std::string shared;  // the key under which methods share a state that is no alias; before version 4 its name
+  size_t root = 0;     // the tensor that this one is an alias of, or itself
 
   bool is_state() const { return memory == fb::Memory::state; }
   bool in_arena() const { return memory == fb::Memory::arena && storage == fb::Storage::buffer; }
@@ -105,6 +105,7 @@ struct Faults {
 };
 
 struct Program {
+  uint32_t version = 0;
   uint64_t arena_bytes = 0;
   std::vector<Symbol> symbols;
   std::vector<Tensor> tensors;

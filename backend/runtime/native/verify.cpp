@@ -8,7 +8,7 @@ namespace {
 
 constexpr size_t kMaxItems = 1 << 16;   // tensors, calls
 constexpr size_t kMaxArguments = 4096;  // inputs, outputs, pieces of one output, symbols, states
-constexpr size_t kMaxTerms = 8, kMaxStateName = 256;
+constexpr size_t kMaxTerms = 8, kMaxStateKey = 256;
 constexpr int64_t kMaxElements = INT32_MAX;
 
 template <typename... Parts> Status bad(const Parts&... parts) { return fail(Code::kInvalidProgram, parts...); }
@@ -31,6 +31,7 @@ class Decoder {
       : source_(source), library_(library), program_(*program) {}
 
   Status run() {
+    program_.version = source_.version();
     program_.arena_bytes = source_.arena_bytes();
     ZP_TRY(each("symbol", source_.symbols(), kMaxArguments, &Decoder::symbol));
     ZP_TRY(each("tensor", source_.tensors(), kMaxItems, &Decoder::tensor));
@@ -115,18 +116,21 @@ class Decoder {
     if (source.size_bytes() != target.size_bytes)
       return bad("size_bytes ", source.size_bytes(), "; its dtype and dimensions need ", target.size_bytes);
     target.constant = printable(view(source.constant()));
-    if (source.alias_of() >= 0)
-      ZP_TRY(alias(source.alias_of(), &target));
-    else if (target.is_state())
-      ZP_TRY(state(view(source.name()), &target));
+    if (source.alias_of() >= 0) ZP_TRY(alias(source.alias_of(), &target));
+    if (source.alias_of() < 0 && target.is_state())
+      ZP_TRY(state(view(program_.version < 4 ? source.name() : source.shared()), &target));
+    else if (count(source.shared()) != 0)
+      return bad("shared under ", printable(view(source.shared())), "; only a state that is no alias is shared");
     return target.memory == fb::Memory::arena ? arena_tensor(target) : fixed_tensor(target, source.alias_of() >= 0);
   }
 
-  // A state is shared by its whole name, which must tell it from the others.
-  Status state(std::string_view name, Tensor* target) {
-    if (name.size() > kMaxStateName || state_names_.size() == kMaxArguments || !state_names_.insert(name).second)
-      return bad("need at most ", kMaxArguments, " states, of different names of at most ", kMaxStateName, " bytes");
-    target->state = name;
+  // A state is shared by its whole key, which must tell it from the others.
+  Status state(std::string_view key, Tensor* target) {
+    bool is_new = key.empty() ? program_.version >= 4 : shared_.insert(key).second;
+    if (!is_new || key.size() > kMaxStateKey || ++n_states_ > kMaxArguments)
+      return bad(
+          "need at most ", kMaxArguments, " states, shared under different keys of at most ", kMaxStateKey, " bytes");
+    target->shared = key;
     return Status();
   }
 
@@ -166,10 +170,11 @@ class Decoder {
   }
 
   // A constant, or a state, whose first contents are zeros or a constant.
-  static Status fixed_tensor(const Tensor& tensor, bool is_alias) {
-    bool is_key = tensor.constant.size() == 64 || (tensor.is_state() && tensor.constant.empty());
+  Status fixed_tensor(const Tensor& tensor, bool is_alias) const {
+    size_t n_digits = program_.version < 4 ? 64 : 32;  // sha256; XXH3-128
+    bool is_key = tensor.constant.size() == n_digits || (tensor.is_state() && tensor.constant.empty());
     if (!is_key || tensor.constant.find_first_not_of("0123456789abcdef") != std::string::npos)
-      return bad("constant key ", tensor.constant, "; need 64 lower-case hexadecimal digits");
+      return bad("constant key ", tensor.constant, "; need ", n_digits, " lower-case hexadecimal digits");
     for (const Dim& dim : tensor.dims)
       if (!dim.terms.empty() && !is_alias) return bad("a constant has no symbols");
     if (tensor.storage == fb::Storage::buffer && tensor.offset == 0) return Status();
@@ -376,8 +381,9 @@ class Decoder {
   const fb::Program& source_;
   const Library& library_;
   Program& program_;
-  std::unordered_set<size_t> written_;  // roots of the tensors that an input or an earlier call wrote
-  std::unordered_set<std::string_view> state_names_;
+  std::unordered_set<size_t> written_;           // roots of the tensors that an input or an earlier call wrote
+  std::unordered_set<std::string_view> shared_;  // keys of states
+  size_t n_states_ = 0;
   uint64_t alternatives_end_ = 0;
 };
 

@@ -15,7 +15,7 @@ from zeropoint.runtime.player import verify_blob
 from zeropoint.serialization._generated import program_generated as fb
 from zeropoint.serialization.program_io import write_program
 
-KEY = "0" * 64
+KEY = "0" * 32
 QPARAMS = {"mapping": 0, "qmin": -128, "qmax": 127, "eps": 1e-7}
 PACKING = {"rounding": 0, "qmin": -128, "qmax": 127, "group_size": 32, "group_padded": 32, "step": 32}
 
@@ -110,7 +110,7 @@ CASES: list[tuple[Callable[[Any], object], str]] = [
     (put("tensors[0].offset", 128), "tensor[0] x: offset 128; need a multiple of 256"),
     (put("tensors[0].offset", 2**64 - 256), f"tensor[0] x: 16384 bytes at offset {2**64 - 256}; the arena has 20480"),
     (put("tensors[0].constant", KEY), f"tensor[0] x: arena memory with constant key {KEY}; leave it empty"),
-    (put("tensors[0].memory", 1), "tensor[0] x: constant key ; need 64 lower-case hexadecimal digits"),
+    (put("tensors[0].memory", 1), "tensor[0] x: constant key ; need 32 lower-case hexadecimal digits"),
     (put("tensors[1].offset", 256), "tensor[1] scale: an image has offset 0"),
     (put("tensors[1].dtype", 5), "tensor[1] scale: size_bytes 256; its dtype and dimensions need 64"),
     (put("tensors[2].dtype", 5), "tensor[2] zp: an image of u8; offered f32, f16, i32, i8"),

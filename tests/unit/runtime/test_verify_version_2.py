@@ -80,7 +80,7 @@ CACHE_IS, FLAT_IS, IN_CALL = "tensor[1] cache: ", "tensor[2] cache.view: ", "cal
 UNLIKE = (
     "cannot be an alias of cache; need an arena or state buffer as large, of the same dtype, memory and offset, that "
 )
-NAMES = "need at most 4096 states, of different names of at most 256 bytes"
+KEYS = "need at most 4096 states, shared under different keys of at most 256 bytes"
 CASES: list[tuple[Callable[[Any], object], str]] = [
     (put("symbols[1].op", 3), "symbol[1] d1: operation 3 without two operands"),
     (put("symbols[1].a", None), "symbol[1] d1: operation 1 without two operands"),
@@ -96,14 +96,29 @@ CASES: list[tuple[Callable[[Any], object], str]] = [
         f"symbol[1] d1: range [4, 64]; its operands give [{(2**31 - 1) ** 2}, {(2**31 - 1) ** 2}]",
     ),
     (put("symbols[1].op", 0), "symbol[1] d1: no input gives it a value"),
-    (put("tensors[1].constant", b"12"), CACHE_IS + "constant key 12; need 64 lower-case hexadecimal digits"),
-    (put("tensors[1].constant", KEY[1:] + "G"), CACHE_IS + f"constant key {KEY[1:]}G; need 64 lower-case hexa"),
+    (put("tensors[1].constant", b"12"), CACHE_IS + "constant key 12; need 32 lower-case hexadecimal digits"),
+    (put("tensors[1].constant", KEY[1:] + "G"), CACHE_IS + f"constant key {KEY[1:]}G; need 32 lower-case hexa"),
     (put("tensors[1].offset", 256), CACHE_IS + "a constant or a state is a buffer with offset 0"),
     (put("tensors[1].storage", 2), CACHE_IS + "a constant or a state is a buffer with offset 0"),
     (put("tensors[1].memory", 0), CACHE_IS + "arena memory with constant key "),
     (put("tensors[1].dims[0].terms", [fb.TermT()]), CACHE_IS + "dim[0]: a coefficient of 0"),
-    (put("tensors[1].name", b"c" * 257), f"tensor[1] {'c' * 64}...: {NAMES}"),
-    (second_state(), f"tensor[3] cache: {NAMES}"),
+    (put("tensors[1].shared", b"c" * 257), CACHE_IS + KEYS),
+    (all_of(put("tensors[1].shared", b"key"), second_state(shared=b"key")), f"tensor[3] cache: {KEYS}"),
+    (put("tensors[0].shared", b"key"), "tensor[0] x: shared under key; only a state that is no alias is shared"),
+    (put("tensors[2].shared", b"key"), FLAT_IS + "shared under key; only a state that is no alias is shared"),
+    (
+        all_of(
+            put("version", 3),
+            put("tensors[1].constant", b"0" * 64),
+            put("tensors[2].constant", b"0" * 64),
+            second_state(),
+        ),
+        f"tensor[3] cache: {KEYS}",
+    ),
+    (
+        all_of(put("version", 3), put("tensors[1].constant", b"0" * 32)),
+        CACHE_IS + f"constant key {'0' * 32}; need 64 lower-case hexadecimal digits",
+    ),
     (put("tensors[2].aliasOf", 2), FLAT_IS + "alias of tensor 2; need an earlier one"),
     (put("tensors[2].aliasOf", 2**31 - 1), FLAT_IS + f"alias of tensor {2**31 - 1}; need an earlier one"),
     (put("tensors[2].aliasOf", 0), FLAT_IS + "cannot be an alias of x; need an arena or state buffer as large, "),

@@ -1,0 +1,154 @@
+"""A constant whose bytes are not those that were exported is refused and never reaches another load."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from executorch.runtime import Runtime
+
+import zeropoint
+from tests.player.test_player import linear, rows_of
+from zeropoint.errors import RuntimeFailure
+from zeropoint.inspection import inspect
+from zeropoint.program import Program
+from zeropoint.runtime.player import LoadedProgram, counters
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]
+
+
+def test_every_byte_counts() -> None:
+    program, constants = linear(1)
+    names = {tensor.constant: tensor.name for tensor in program.tensors if tensor.constant}
+    assert sorted(names.values()) == ["w", "w_scale"]
+    for key, data in constants.items():
+        for at in range(len(data)):
+            damaged = {**constants, key: flipped(data, at)}
+            text = (
+                rf"^program: tensor {names[key]}: constant {key}: its bytes have the hash [0-9a-f]{{32}}; the file is "
+            )
+            with pytest.raises(RuntimeFailure, match=text):
+                LoadedProgram(program, damaged)
+
+
+@pytest.mark.parametrize("staging", [False, True])
+def test_a_large_constant_is_hashed_across_the_pieces_it_is_copied_in(
+    staging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Larger than a piece of staging, which is 16 MiB, and no multiple of one that is hashed."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "subgroup_vote" if staging else "subgroup_ballot")  # contexts of their own
+    if staging:
+        monkeypatch.setenv("ZEROPOINT_STAGING", "1")
+    program, constants, table = gathered((17 << 20) // 4 + 5)
+    with LoadedProgram(program, constants) as loaded:
+        np.testing.assert_array_equal(loaded.read_tensor(1), table)
+        before = counters()["constants_uploaded"]
+        (key,) = constants
+        for at in (0, 16 << 20, (17 << 20) + 16):
+            with pytest.raises(
+                RuntimeFailure, match=rf"^program: tensor table: constant {key}: its bytes have the hash "
+            ):
+                LoadedProgram(program, {key: flipped(constants[key], at)})
+        assert counters()["constants_uploaded"] == before  # a living load has them: they are hashed all the same
+    with pytest.raises(RuntimeFailure, match="tensor table"):
+        LoadedProgram(program, {key: flipped(constants[key], 16 << 20)})
+
+
+def gathered(n: int) -> tuple[Program, dict[str, bytes], np.ndarray]:
+    """A Program that copies the first elements of a table of n."""
+    from zeropoint.builder import ProgramBuilder
+
+    table = np.arange(n, dtype=np.float32)
+    b = ProgramBuilder()
+    y = b.tensor("y", "f32", [4])
+    source = b.constant("table", "f32", [n], data=table)
+    attrs = {f"{name}{axis}": int(axis == 3) for name in ("x_stride", "y_stride") for axis in range(4)}
+    sizes = {f"size{axis}": 4 if axis == 3 else 1 for axis in range(4)}
+    b.call("strided_copy", {"x": source, "y": y}, {**attrs, **sizes, "x_offset": 0, "y_offset": 0})
+    b.output(y)
+    return *b.build(), table
+
+
+def test_a_damaged_file_that_comes_first_changes_nothing() -> None:
+    program, constants = linear(1)
+    with LoadedProgram(program, constants) as loaded:
+        (wanted,) = loaded.execute([rows_of(3)])
+    for key, data in constants.items():
+        with pytest.raises(RuntimeFailure, match="the file is damaged"):
+            LoadedProgram(program, {**constants, key: flipped(data, 3)})
+        with LoadedProgram(program, constants) as loaded:
+            np.testing.assert_array_equal(loaded.execute([rows_of(3)])[0], wanted)
+
+
+def test_old_keys_are_not_believed() -> None:
+    """Two old Programs that name other bytes by one key: each computes its own; equal bytes are still shared."""
+
+    def old(seed: int) -> tuple[Program, dict[str, bytes]]:
+        program, constants = linear(seed)
+        keys = {key: f"{index:064}" for index, key in enumerate(sorted(constants, key=lambda k: len(constants[k])))}
+        tensors = tuple(replace(t, constant=keys.get(t.constant, "")) for t in program.tensors)
+        return replace(program, tensors=tensors, version=3), {keys[key]: data for key, data in constants.items()}
+
+    x = rows_of(3)
+    with LoadedProgram(*linear(1)) as first, LoadedProgram(*linear(2)) as second:
+        wanted = [loaded.execute([x])[0] for loaded in (first, second)]
+        before = counters()["constants_uploaded"]
+        with LoadedProgram(*old(1)) as one, LoadedProgram(*old(2)) as two:
+            for loaded, expected in zip((one, two), wanted, strict=True):
+                np.testing.assert_array_equal(loaded.execute([x])[0], expected)
+        assert counters()["constants_uploaded"] == before
+
+
+class Table(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(1, 65, dtype=torch.float32).reshape(4, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = x * self.table
+        return result
+
+
+@pytest.mark.parametrize("ptd", [False, True], ids=["pte", "ptd"])
+def test_damaged_files(tmp_path: Path, ptd: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    zeropoint.register()
+    options = zeropoint.CompileOptions(weights_file="w" if ptd else "")
+    program = torch.export.export(Table(), (torch.ones(4, 16),))
+    manager = to_edge_transform_and_lower(
+        program, partitioner=[zeropoint.ZeropointPartitioner(options)]
+    ).to_executorch()
+    files: Mapping[str, bytes] = {"m.pte": bytes(manager.buffer)}
+    if ptd:
+        manager.write_tensor_data_to_file(str(tmp_path))
+        files = {**files, "w.ptd": (tmp_path / "w.ptd").read_bytes()}
+    (delegate,) = inspect(files["m.pte"]).programs
+    (key,) = {tensor.constant for tensor in delegate.tensors if tensor.constant}
+    name, data = list(files.items())[-1]
+    table = Table().table.numpy().tobytes()
+    assert data.count(table) == 1
+
+    def load(content: bytes) -> torch.Tensor:
+        for file, original in files.items():
+            (tmp_path / file).write_bytes(content if file == name else original)
+        path, extra = tmp_path / "m.pte", {"data_path": tmp_path / "w.ptd"} if ptd else {}
+        loaded = Runtime.get().load_program(path, **extra)
+        result: torch.Tensor = loaded.load_method("forward").execute([torch.ones(4, 16)])[0].clone()
+        gc.collect()
+        return result
+
+    start = data.index(table)
+    for at in range(start, start + len(table)):
+        with pytest.raises(RuntimeError):
+            load(flipped(data, at))
+        text = rf"program: tensor \S*table: constant {key}: its bytes have the hash [0-9a-f]{{32}}; the file is damaged"
+        assert re.search(text, capfd.readouterr().err) is not None
+    torch.testing.assert_close(load(data), Table().table)
