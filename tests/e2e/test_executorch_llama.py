@@ -20,14 +20,20 @@ SIZES = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 
 OPTIONS = ["-kv", "-qmode", "8da4w", "-G", "32", "-d", "fp32", "--max_seq_length", "32", "--max_context_length", "32"]
 
 
-def export(folder: Path, *more: str) -> tuple[Path, nn.Module]:
-    """The .pte, and ExecuTorch's quantized module."""
+def write_checkpoint(folder: Path) -> None:
+    """params.json and consolidated.00.pth of a tiny random Llama, as ExecuTorch's export reads them."""
     (folder / "params.json").write_text(json.dumps({**SIZES, "norm_eps": 1e-5, "rope_theta": 10000.0}))
     weights = construct_transformer(ModelArgs(**SIZES, max_seq_len=32, max_context_len=32)).state_dict()
     for name, weight in weights.items():
         weight.copy_(torch.randn(weight.shape) * 0.1 + ("norm" in name))
-    torch.save(weights, folder / "weights.pth")
-    files = ["--params", str(folder / "params.json"), "--checkpoint", str(folder / "weights.pth"), "-o", str(folder)]
+    torch.save(weights, folder / "consolidated.00.pth")
+
+
+def export(folder: Path, *more: str) -> tuple[Path, nn.Module]:
+    """The .pte, and ExecuTorch's quantized module."""
+    write_checkpoint(folder)
+    weights = folder / "consolidated.00.pth"
+    files = ["--params", str(folder / "params.json"), "--checkpoint", str(weights), "-o", str(folder)]
     arguments = [*files, *OPTIONS, *more]
     return folder / "llama.pte", export_llama(arguments, folder / "llama.pte").model
 
