@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .program import Program as Program
     from .quantization import quantize as quantize
     from .runtime.devices import devices as devices
+    from .runtime.library import last_error as last_error
     from .runtime.player import reset_states as reset_states
     from .runtime.register import register as register
     from .verification import verify as verify
@@ -49,6 +50,7 @@ _HOME = {
     "devices": "runtime.devices",
     "explain": "explanation",
     "inspect": "inspection",
+    "last_error": "runtime.library",
     "quantize": "quantization",
     "register": "runtime.register",
     "reset_states": "runtime.player",

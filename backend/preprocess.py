@@ -19,7 +19,7 @@ from .options import CompileOptions
 from .program import Program
 from .rules import Lowering, has_rule, lower_node
 from .rules.lowering import HOST_DTYPES
-from .serialization.program_io import read_program, write_program
+from .serialization.program_io import read_program, seal, write_program
 from .shared_states import check_agreement, give_keys
 
 BACKEND_ID = "ZeropointBackend"
@@ -138,7 +138,7 @@ class ZeropointBackend(BackendDetails):
                 key, constants[key], alignment=CONSTANT_ALIGN, external_tag=options.weights_file or None
             )
         return PreprocessResult(
-            processed_bytes=write_program(program),
+            processed_bytes=seal(write_program(program)),
             debug_handle_map={i: call.debug_handles for i, call in enumerate(program.calls) if call.debug_handles},
             data_store_output=store.get_named_data_store_output(),
         )

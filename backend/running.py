@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from executorch.runtime import Program, Runtime
+from executorch.runtime import Program
 
-from .errors import OptionError, RuntimeFailure
-from .runtime import library
+from .errors import OptionError
+from .files import replace_file
+from .pte import read_pte, reported
 from .runtime.register import register
-
-T = TypeVar("T")
-_LOGGER = logging.getLogger("zeropoint.executorch")
 
 
 def open_program(path: Path) -> Program:
     """A .pte in executorch.runtime, which knows our backend afterwards. Keep it as long as its methods.
 
-    Raises OptionError when path is no .pte, RuntimeFailure when it does not load.
+    Raises OptionError when there is no such .pte, ProgramError when it is none or damaged.
     """
     if path.suffix != ".pte":
         raise OptionError(f"{path}: suffix {path.suffix!r}; need .pte")
     if not path.is_file():
         raise OptionError(f"{path}: no such file; make it with `zeropoint export` or zeropoint.ZeropointPartitioner")
-    with path.open("rb") as file:
-        identifier = file.read(8)[4:]
-    if identifier[:2] != b"ET":
-        raise OptionError(f"{path}: identifier {identifier!r}; need an ExecuTorch .pte")
     register()
-    return reported(str(path), lambda: Runtime.get().load_program(path))
-
-
-def reported(where: str, call: Callable[[], T]) -> T:
-    """Calls ExecuTorch. Its errors are numbers: RuntimeFailure gives the player's reason, or ExecuTorch's first note.
-
-    What ExecuTorch would write to stderr goes to the logger `zeropoint.executorch`.
-    """
-    notes = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(notes):
-            return call()
-    except RuntimeError as error:
-        lines = [line.partition("] ")[2] or line for line in notes.getvalue().splitlines()]
-        ours = library.last_error()
-        reason = ours if ours in lines else next(iter(lines), str(error))
-        raise RuntimeFailure(f"{where}: {reason}") from error
-    finally:
-        for line in notes.getvalue().splitlines():
-            _LOGGER.info(line)
+    return read_pte(path).loaded
 
 
 def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, method: str = "forward") -> Iterator[str]:
@@ -76,7 +47,11 @@ def run_program(path: Path, inputs: Sequence[Path], output: Path | None, *, meth
         yield f"output {index}: {str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            np.save(output / f"output_{index}.npy", result.numpy())
+            _write_array(output / f"output_{index}.npy", result.numpy())
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    replace_file(path, lambda file: np.save(file, array))
 
 
 def peak_bytes() -> int:
@@ -85,11 +60,13 @@ def peak_bytes() -> int:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of a .npy file. Raises OptionError when there is none."""
+    """The array of a .npy file, of a dtype that PyTorch has. Raises OptionError when there is none."""
     if not path.is_file():
         raise OptionError(f"{path}: no such file; need a .npy array")
     try:
-        array: np.ndarray = np.load(path)
-    except ValueError as error:
-        raise OptionError(f"{path}: {error}; need a .npy array") from error
+        with path.open("rb") as file:
+            array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+        torch.from_numpy(array)
+    except (ValueError, TypeError, MemoryError) as error:  # TypeError: no such dtype in PyTorch
+        raise OptionError(f"{path}: {str(error).splitlines()[0]}; need a .npy array") from error
     return array

@@ -25,8 +25,9 @@ from .errors import OptionError
 from .inspection import inspect
 from .interpreter import HOST_TORCH, run_reference, to_host
 from .program import Memory, Program
+from .pte import reported
 from .recomputation import DeviceRun, first_states, recompute
-from .running import open_program, reported
+from .running import open_program
 from .runtime import library as native
 from .runtime import player
 from .serialization.library import LibrarySummary, read_library

@@ -17,9 +17,10 @@ from executorch.extension.llm.export.builder import LLMEdgeManager
 from executorch.extension.llm.export.config.llm_config import LlmConfig
 
 from ..errors import OptionError
+from ..files import replace_file
 from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
-from .files import check_output, replace_file
+from .files import check_output
 
 _BACKENDS = ("xnnpack", "vulkan", "coreml", "mps", "qnn", "openvino")
 
@@ -38,10 +39,5 @@ def export_llama(arguments: Sequence[str], output: Path, options: CompileOptions
     exported = llama._prepare_for_llama_export(config).export()
     exported.run_canonical_optimizations()
     manager = exported.to_edge_transform_and_lower([ZeropointPartitioner(options)]).to_executorch()
-    replace_file(output, lambda path: _write(path, manager))
+    replace_file(output, manager.export_program.write_to_file)
     return manager
-
-
-def _write(path: Path, manager: LLMEdgeManager) -> None:
-    with path.open("wb") as file:
-        manager.export_program.write_to_file(file)

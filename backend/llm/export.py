@@ -21,12 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 from ..errors import OptionError
+from ..files import replace_file
 from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
 from ..passes.drop_unread_buffers import drop_unread_buffers
 from ..quantization import quantize
 from ..rules import operators_kept_whole
-from .files import check_output, replace_file, tokenizer_path
+from .files import check_output, tokenizer_path
 from .models import find_model, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
 
@@ -193,11 +194,7 @@ def write_program(
     words = None
     if tokenizer is not None:
         words = tokenizer_path(output)
-        replace_file(words, lambda path: tokenizer.backend_tokenizer.save(str(path)))
-    replace_file(output, lambda path: _write(path, program.write_to_file))
+        text = tokenizer.backend_tokenizer.to_str(pretty=True)
+        replace_file(words, lambda file: file.write(text.encode()))
+    replace_file(output, program.write_to_file)
     return ExportedText(output, words, output.stat().st_size, n_linears)
-
-
-def _write(path: Path, write: Callable[..., None]) -> None:
-    with path.open("wb") as file:
-        write(file)

@@ -1,9 +1,7 @@
-"""Names and atomic writing of what belongs to a text model on disk."""
+"""Names of what belongs to a text model on disk."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import OptionError
@@ -22,13 +20,3 @@ def check_output(path: Path) -> None:
         raise OptionError(f"export: {path}: no folder {path.parent}; make it first")
     if path.is_dir():
         raise OptionError(f"export: {path}: is a folder; give a file")
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes beside path and renames: a reader sees the old file or the whole new one, whatever happens."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

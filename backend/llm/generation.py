@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from executorch.runtime import Method
@@ -13,7 +14,8 @@ from executorch.runtime import Method
 from ..errors import OptionError
 from ..inspection import inspect
 from ..program import Call, Program
-from ..running import open_program, reported
+from ..pte import reported
+from ..running import open_program
 from ..runtime import player
 
 
@@ -147,8 +149,8 @@ class TextProgram:
         missing = sorted({*_METADATA, "forward"} - names)
         if missing:
             raise OptionError(f"{path}: no method {missing[0]}; need a text model that `zeropoint export` wrote")
-        values = {name: self._method(path, name).execute([]) for name in _METADATA}
-        return TextMetadata(
+        values = {name: self._constants(path, name) for name in _METADATA}
+        found = TextMetadata(
             vocab_size=values["get_vocab_size"][0],
             max_prefill=values["get_max_seq_len"][0],
             max_context=values["get_max_context_len"][0],
@@ -157,6 +159,19 @@ class TextProgram:
             chat_template=values["get_chat_template"][0],
             n_linears=values["get_n_linears"][0],
         )
+        sizes = (found.vocab_size, found.max_prefill, found.max_context, *(end + 1 for end in found.eos_ids))
+        if not all(0 < size < 1 << 31 for size in sizes) or not 0 <= found.bos_id < found.vocab_size:
+            raise OptionError(f"{path}: {found}: numbers that no text model has; export it again")
+        return found
+
+    def _constants(self, path: Path, name: str) -> list[Any]:
+        """What a constant method returns, of the type that TextMetadata says."""
+        method = self._method(path, name)
+        values = reported(f"{path}: method {name}", lambda: method.execute([]))
+        kind = str if name == "get_chat_template" else int
+        if not values or not all(type(value) is kind for value in values):
+            raise OptionError(f"{path}: method {name}: {values!r}; need {kind.__name__}; export it again")
+        return list(values)
 
     def _method(self, path: Path, name: str) -> Method:
         method: Method = reported(f"{path}: method {name}", lambda: self._program.load_method(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
@@ -35,21 +36,38 @@ class Tokenizer:
 
         A base model has no template: it continues the message, after the tokens that the tokenizer begins a text with.
         """
+        turns = [{"role": "user", "content": _checked(message)}]
         if not self._fast.chat_template:
             return list(self._fast.encode(message))
-        turns = [{"role": "user", "content": message}]
-        text = self._fast.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self._fast.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # jinja2's, which is no dependency of ours
+            raise OptionError(
+                f"generate: the program's chat template: {error}; give --raw, or export it again"
+            ) from error
         return self.encode(str(text))
 
     def encode(self, text: str) -> list[int]:
         """Text as it is: no token is added."""
-        return list(self._fast.encode(text, add_special_tokens=False))
+        return list(self._fast.encode(_checked(text), add_special_tokens=False))
 
     def decode(self, tokens: list[int]) -> str:
         return str(self._fast.decode(tokens, skip_special_tokens=True))
 
     def stream(self) -> TextStream:
         return TextStream(self._fast)
+
+
+def _checked(text: str) -> str:
+    """Raises OptionError on bytes of a command line that are no UTF-8, which Python keeps as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        wrong = os.fsencode(text[error.start]) if "\udc80" <= text[error.start] <= "\udcff" else text[error.start]
+        raise OptionError(
+            f"generate: prompt: {wrong!r} after {error.start} characters is no UTF-8; write it in UTF-8"
+        ) from error
+    return text
 
 
 class TextStream:

@@ -44,6 +44,7 @@ _U64_POINTER, _TENSORS = ctypes.POINTER(_U64), ctypes.POINTER(TensorStruct)
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "zp_version": (_TEXT, ()),
     "zp_last_error": (_TEXT, ()),
+    "zp_clear_error": (None, ()),
     "zp_devices": (_TEXT, ()),
     "zp_library": (_DATA, (_U64_POINTER,)),
     "zp_load": (
@@ -120,9 +121,18 @@ def check(code: int) -> None:
 
 
 def last_error() -> str:
-    """The last error of this thread."""
+    """Why the player last refused or failed in this thread, in one line; empty when it did not.
+
+    ExecuTorch's own errors are numbers: after one from `load_method` or `execute`, this is the sentence. Each thread
+    has its own, which stays until its next failure. zeropoint's own functions and commands raise with it.
+    """
     text: bytes = open_library().zp_last_error()
     return text.decode()
+
+
+def clear_error() -> None:
+    """Forgets this thread's last error."""
+    open_library().zp_clear_error()
 
 
 def text_of(answer: bytes | None) -> str:

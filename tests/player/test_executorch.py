@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,28 @@ def test_a_refusal_is_logged_in_whole(
     with pytest.raises(RuntimeError):
         portable_lib._load_for_executorch_from_buffer(pte).forward([rows_of(64, 3)])
     assert "ZEROPOINT_DEVICE=no such device: no such usable device; devices: 0: " in capfd.readouterr().err
+
+
+def test_a_refusal_is_a_sentence_of_its_thread(pte: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ExecuTorch raises has a number; another thread's error is its own."""
+    monkeypatch.setenv("ZEROPOINT_DEVICE", "no such device")
+    with pytest.raises(RuntimeError, match="0x"):
+        portable_lib._load_for_executorch_from_buffer(pte).forward([rows_of(64, 3)])
+    assert zeropoint.last_error().startswith("ZEROPOINT_DEVICE=no such device: no such usable device; devices: 0: ")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(zeropoint.last_error).result() == ""
+    assert zeropoint.last_error().startswith("ZEROPOINT_DEVICE=")
+
+
+def test_a_long_refusal_is_raised_whole(pte: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a log line of ExecuTorch."""
+    (tmp_path / "linear.pte").write_bytes(pte)
+    facts = ", ".join(devices()[0].facts)
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "no_such_fact")
+    with pytest.raises(zeropoint.RuntimeFailure, match="ZEROPOINT_DISABLE: no fact no_such_fact") as caught:
+        zeropoint.verify(tmp_path / "linear.pte")
+    assert len(facts) > 300
+    assert str(caught.value).endswith(f"facts: {facts}")
 
 
 def test_an_input_beyond_the_exported_range_is_refused(pte: bytes) -> None:

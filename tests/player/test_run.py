@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 import subprocess
 from pathlib import Path
 
@@ -18,9 +21,15 @@ def quiet_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ZEROPOINT_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, most_bytes: int = resource.RLIM_INFINITY) -> subprocess.CompletedProcess[str]:
+    """most_bytes: of a file that it writes; beyond, the kernel ends it by SIGXFSZ."""
     runner = library_path().with_name("zeropoint-run")
-    return subprocess.run([runner, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [runner, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +65,11 @@ def test_outputs_and_times(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "usage: zeropoint-run MODEL.pte"),
+        ([], "no MODEL.pte; see zeropoint-run --help"),
         (["a.pte", "b.pte"], "b.pte: a second model"),
         (["a.pte", "--input"], "--input: needs a value"),
-        (["a.pte", "--what", "x"], "--what: unknown option"),
+        (["a.pte", "--what", "x"], "--what: unknown option; see zeropoint-run --help"),
+        (["a.pte", "-x"], "-x: unknown option; see zeropoint-run --help"),
         (["a.pte", "--repeat", "0"], "--repeat 0: need a number of at least 1"),
         (["a.pte"], "a.pte: no such file"),
     ],
@@ -67,7 +77,40 @@ def test_outputs_and_times(model: Path, tmp_path: Path) -> None:
 def test_bad_command_lines(arguments: list[str], text: str) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"zeropoint-run: {text}")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"zeropoint-run: {text}")
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(option: str) -> None:
+    done = run("a.pte", option)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("usage: zeropoint-run MODEL.pte", "--data", "--method", "--input", "--output", "--repeat"):
+        assert name in done.stdout
+
+
+def test_a_method_that_is_not_there(model: Path) -> None:
+    done = run(model, "--method", "backward")
+    assert (done.returncode, done.stderr) == (1, f"zeropoint-run: {model}: method backward; offered forward\n")
+
+
+def test_outputs_follow_no_link(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("not ours")
+    for name in ("output_0.npy", "output_0.npy.partial"):
+        (tmp_path / name).symlink_to(other)
+    done = run(model, "--input", model.with_name("x.npy"), "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert other.read_text() == "not ours"
+    assert np.load(tmp_path / "output_0.npy").shape == (5, 24)
+    assert not (tmp_path / "output_0.npy").is_symlink()
+
+
+def test_a_signal_leaves_nothing_half_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_CACHE_DIR", "")
+    done = run(model, "--input", model.with_name("x.npy"), "--output", tmp_path / "out", most_bytes=256)
+    assert done.returncode == -signal.SIGXFSZ, done.stderr
+    assert os.listdir(tmp_path / "out") == []
 
 
 def test_bad_inputs(model: Path, tmp_path: Path) -> None:
@@ -85,7 +128,7 @@ def test_bad_inputs(model: Path, tmp_path: Path) -> None:
         return done.stderr.splitlines()[-1].removeprefix("zeropoint-run: ")
 
     whole = model.with_name("x.npy").read_bytes()
-    assert run(model).stderr == "zeropoint-run: 0 inputs; method forward has 1\n"
+    assert run(model).stderr == f"zeropoint-run: {model}: method forward: 0 inputs given; need 1: f4 [16, 64]\n"
     assert error(b"") == f"{bad}: no .npy file"
     assert error(whole[:9]) == f"{bad}: no .npy file"
     assert error(whole[:40]) == f"{bad}: cut short"
@@ -96,7 +139,10 @@ def test_bad_inputs(model: Path, tmp_path: Path) -> None:
     assert error(np.asfortranarray(x)) == f"{bad}: not in C order"
     assert error(x.astype(">f4")) == f"{bad}: dtype '>f4'; need a little-endian scalar type"
     assert error(x.astype(np.float64)) == f"input[0] {bad}: dtype f8; need f4"
-    assert error(np.zeros((17, 64), np.float32)) != ""
+    for shape in ("[17, 64]", "[5, 65]", "[64]", "[1, 5, 64]"):
+        text = f"input[0] {bad}: shape {shape}; need at most f4 [16, 64]"
+        assert error(np.zeros(json.loads(shape), np.float32)) == text
+    assert error(np.zeros((5, 63), np.float32)).startswith(f"{model}: method forward: ")
 
 
 def test_what_the_player_says_is_the_message(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 // ExecuTorch's BackendInterface over Delegate.
 #include <executorch/runtime/backend/interface.h>
 #include <executorch/runtime/core/event_tracer_hooks_delegate.h>
+#include <executorch/runtime/core/exec_aten/util/scalar_type_util.h>
 #include <executorch/runtime/core/exec_aten/util/tensor_util.h>
 #include <executorch/runtime/platform/log.h>
 #include <executorch/runtime/platform/platform.h>
@@ -59,7 +60,7 @@ Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   const executorch::aten::Tensor& tensor = value.toTensor();
   const ScalarType* known = std::find(std::begin(kScalarTypes), std::end(kScalarTypes), tensor.scalar_type());
   if (known == std::end(kScalarTypes))
-    return bad_argument("scalar type ", tensor.scalar_type(), "; no host dtype of ours");
+    return bad_argument("scalar type ", et::toString(tensor.scalar_type()), "; no host dtype of ours");
   result->dtype = static_cast<int32_t>(known - kScalarTypes);
   if (tensor.dim() > ZP_MAX_RANK) return bad_argument(tensor.dim(), " dimensions; at most ", ZP_MAX_RANK);
   result->rank = static_cast<int32_t>(tensor.dim());
@@ -73,12 +74,15 @@ Status read_tensor_argument(const et::EValue& value, zp_tensor* result) {
   return Status();
 }
 
+const char* host_name(int32_t dtype) { return fb::EnumNameHostDType(static_cast<fb::HostDType>(dtype)); }
+
 // Resizes the output; its shape is known only now.
 Status place_output(et::EValue& value, size_t index, zp_tensor* output) {
   auto wrong = [&](const auto&... parts) { return bad_argument("output[", index, "]: ", parts...); };
   zp_tensor given{};
   if (Status status = read_tensor_argument(value, &given); !status.ok()) return wrong(status.message());
-  if (given.dtype != output->dtype) return wrong("host dtype ", given.dtype, "; the program gives ", output->dtype);
+  if (given.dtype != output->dtype)
+    return wrong("host dtype ", host_name(given.dtype), "; the program gives ", host_name(output->dtype));
   executorch::aten::SizesType sizes[ZP_MAX_RANK] = {};
   for (int32_t i = 0; i < output->rank; ++i) {
     if (output->dims[i] > INT32_MAX) return wrong("a dimension above 2^31");
@@ -87,7 +91,7 @@ Status place_output(et::EValue& value, size_t index, zp_tensor* output) {
   executorch::aten::Tensor& tensor = value.toTensor();
   et::Error error = et::resize_tensor(tensor, {sizes, static_cast<size_t>(output->rank)});
   if (error != et::Error::Ok || tensor.nbytes() < output->size_bytes)
-    return wrong("cannot be resized (ExecuTorch error ", error, ")");
+    return wrong("cannot be resized (ExecuTorch ", et::to_string(error), ")");
   output->data = tensor.mutable_data_ptr();
   return Status();
 }
@@ -117,6 +121,7 @@ class Backend final : public et::BackendInterface {
   }
 
   void destroy(et::DelegateHandle* opaque) const override {
+    if (!check_process().ok()) return;  // its objects are the parent's
     auto* handle = static_cast<Handle*>(opaque);
     find_delegate(handle->id, true);
     delete handle;
@@ -134,8 +139,8 @@ class Backend final : public et::BackendInterface {
       if (named_data == nullptr) return fail(Code::kNotFound, "the .pte has no named data; is a .ptd missing?");
       auto found = named_data->get_data(key);
       if (!found.ok())
-        return fail(
-            Code::kNotFound, "not in the named data (ExecuTorch error ", found.error(), "); is a .ptd missing?");
+        return fail(Code::kNotFound, "not in the named data (ExecuTorch ", et::to_string(found.error()),
+            "); is a .ptd missing?");
       loaded.push_back(std::move(found.get()));
       auto bytes = loaded.back().data_safe();
       if (bytes.ok()) *data = {static_cast<const char*>(bytes.get()), loaded.back().size()};
@@ -150,6 +155,7 @@ class Backend final : public et::BackendInterface {
   }
 
   static Status run(Handle* handle, et::Span<et::EValue*> args, bool profile) {
+    ZP_TRY(check_process());
     const Program& program = handle->delegate->program();
     size_t n_inputs = program.inputs.size();
     if (args.size() != n_inputs + program.outputs.size()) {

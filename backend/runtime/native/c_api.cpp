@@ -16,6 +16,7 @@ const char* text(std::string value) {
 }
 
 template <typename Use> Status with_program(uint64_t id, Use use) {
+  ZP_TRY(check_process());
   std::shared_ptr<Delegate> delegate = find_delegate(id);
   return delegate == nullptr ? fail(Code::kNotFound, "program ", id, ": no such program") : use(*delegate);
 }
@@ -73,6 +74,7 @@ static const char* text_of(uint64_t program, std::string (Delegate::*describe)()
 
 const char* zp_version(void) { return ZEROPOINT_VERSION; }
 const char* zp_last_error(void) { return last_error.c_str(); }
+void zp_clear_error(void) { last_error.clear(); }
 
 const char* zp_devices(void) {
   std::vector<DeviceInfo> devices;
@@ -124,6 +126,7 @@ int zp_execute(uint64_t program, const zp_tensor* inputs, uint64_t n_inputs, zp_
 
 int zp_reset(uint64_t program) {
   if (program != 0) return report(with_program(program, [](Delegate& delegate) { return delegate.reset(); }));
+  if (int code = report(check_process()); code != ZP_OK) return code;
   for (const auto& [id, delegate] : live_delegates())
     if (int code = report(delegate->reset()); code != ZP_OK) return code;
   return ZP_OK;

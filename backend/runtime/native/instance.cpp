@@ -1,6 +1,9 @@
 #define VOLK_IMPLEMENTATION
 #include "instance.h"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cctype>
 
 namespace zeropoint {
@@ -27,6 +30,10 @@ template <typename Item, typename List> std::vector<Item> listed(List list, Item
   return items;
 }
 
+constexpr const char* kInstallDriver =
+    "install a driver: the Debian package mesa-vulkan-drivers (AMD, Intel, Arm, and the software device) or NVIDIA's "
+    "own; "
+    "vulkaninfo lists what works";
 constexpr const char* kValidationLayer = "VK_LAYER_KHRONOS_validation";
 constexpr size_t kMaxMessages = 256;
 
@@ -43,7 +50,7 @@ VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlagBitsEXT
 
 Status create_instance(VkInstance* instance) {
   if (volkInitialize() != VK_SUCCESS)
-    return Status(Code::kDevice, "Vulkan loader: libvulkan.so.1 does not open; install libvulkan1");
+    return Status(Code::kDevice, "Vulkan loader: libvulkan.so.1 does not open; install the Debian package libvulkan1");
   uint32_t api = std::min<uint32_t>(volkGetInstanceVersion(), VK_API_VERSION_1_3);
   if (api < VK_API_VERSION_1_1) return Status(Code::kDevice, "Vulkan loader: version 1.0; need 1.1 or later");
   const char* wanted = std::getenv("ZEROPOINT_VALIDATION");
@@ -57,6 +64,7 @@ Status create_instance(VkInstance* instance) {
   VkResult created = vkCreateInstance(&create, nullptr, instance);
   if (created == VK_ERROR_LAYER_NOT_PRESENT)
     return fail(Code::kDevice, "ZEROPOINT_VALIDATION: no ", kValidationLayer, "; install vulkan-validationlayers");
+  if (created == VK_ERROR_INCOMPATIBLE_DRIVER) return fail(Code::kDevice, "no Vulkan driver; ", kInstallDriver);
   ZP_TRY(vk_status("vkCreateInstance", created));
   volkLoadInstance(*instance);
   if (!validate) return Status();
@@ -149,10 +157,14 @@ Status vk_status(const char* call, VkResult result) {
   // clang-format on
   static constexpr std::pair<VkResult, const char*> kNames[] = {X(VK_ERROR_OUT_OF_HOST_MEMORY),
       X(VK_ERROR_OUT_OF_DEVICE_MEMORY), X(VK_ERROR_OUT_OF_POOL_MEMORY), X(VK_ERROR_TOO_MANY_OBJECTS),
-      X(VK_ERROR_INITIALIZATION_FAILED), X(VK_ERROR_DEVICE_LOST), X(VK_ERROR_MEMORY_MAP_FAILED),
-      X(VK_ERROR_EXTENSION_NOT_PRESENT), X(VK_ERROR_FEATURE_NOT_PRESENT), X(VK_ERROR_INCOMPATIBLE_DRIVER)};
+      X(VK_ERROR_FRAGMENTATION), X(VK_ERROR_FRAGMENTED_POOL), X(VK_ERROR_INITIALIZATION_FAILED),
+      X(VK_ERROR_DEVICE_LOST), X(VK_ERROR_MEMORY_MAP_FAILED), X(VK_ERROR_LAYER_NOT_PRESENT),
+      X(VK_ERROR_EXTENSION_NOT_PRESENT), X(VK_ERROR_FEATURE_NOT_PRESENT), X(VK_ERROR_INCOMPATIBLE_DRIVER),
+      X(VK_ERROR_FORMAT_NOT_SUPPORTED), X(VK_ERROR_UNKNOWN), X(VK_ERROR_INVALID_EXTERNAL_HANDLE),
+      X(VK_ERROR_INVALID_OPAQUE_CAPTURE_ADDRESS), X(VK_ERROR_VALIDATION_FAILED_EXT), X(VK_ERROR_INVALID_SHADER_NV),
+      X(VK_NOT_READY), X(VK_TIMEOUT), X(VK_INCOMPLETE), X(VK_PIPELINE_COMPILE_REQUIRED)};
 #undef X
-  constexpr size_t kMemoryErrors = 4;  // the first ones
+  constexpr size_t kMemoryErrors = 6;  // the first ones
   for (size_t i = 0; i < std::size(kNames); ++i)
     if (kNames[i].first == result)
       return fail(i < kMemoryErrors ? Code::kOutOfMemory : Code::kDevice, call, ": ", kNames[i].second);
@@ -210,7 +222,16 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
     *unused = VK_FALSE;
 }
 
+static std::atomic<pid_t> opener{0};  // the process that created the instance
+
+Status check_process() {
+  if (opener == 0 || opener == getpid()) return Status();
+  return fail(Code::kDevice, "this process was forked from one that had opened Vulkan already, which drivers do not ",
+      "survive; use spawn: multiprocessing.get_context(\"spawn\")");
+}
+
 Status list_devices(std::vector<DeviceInfo>* devices) {
+  ZP_TRY(check_process());
   static std::mutex mutex;
   static VkInstance instance = VK_NULL_HANDLE;
   static auto* known = new std::vector<DeviceInfo>();
@@ -219,6 +240,7 @@ Status list_devices(std::vector<DeviceInfo>* devices) {
     VkInstance created = VK_NULL_HANDLE;
     ZP_TRY(create_instance(&created));
     instance = created;
+    opener = getpid();
     auto list = [](auto... out) { vkEnumeratePhysicalDevices(instance, out...); };
     for (VkPhysicalDevice handle : listed<VkPhysicalDevice>(list)) describe(handle, known);
   }
@@ -244,8 +266,7 @@ Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted,
   std::string list = join(devices, described, "; ");
   if (!name.empty())
     return fail(Code::kDevice, "ZEROPOINT_DEVICE=", printable(wanted), ": no such usable device; devices: ", list);
-  list = cat("no usable Vulkan device (", list, "); install a driver, or mesa-vulkan-drivers for the software one");
-  return Status(Code::kDevice, list);
+  return fail(Code::kDevice, "no usable Vulkan device (", list, "); ", kInstallDriver);
 }
 
 Status disable_facts(const char* list, Facts* facts) {

@@ -47,6 +47,8 @@ struct DeviceInfo {
   Limits limits;
 };
 
+// Drivers do not survive a fork: an error in a child of the process that created the instance. Waits for nothing.
+Status check_process();
 // Creates the instance at the first call. Thread-safe.
 Status list_devices(std::vector<DeviceInfo>* devices);
 // The device that ZEROPOINT_DEVICE names (an index, a part of a name, or `cpu`), otherwise the first of

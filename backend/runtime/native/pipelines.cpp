@@ -1,11 +1,11 @@
 // Pipelines of a Context, and their cache on disk: removable, keyed by driver and library, never trusted.
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "context.h"
+#include "files.h"
 
 namespace zeropoint {
 namespace {
@@ -82,15 +82,8 @@ void Context::save_pipelines() {
   if (vkGetPipelineCacheData(device, pipeline_cache_, &size, data.data()) != VK_SUCCESS) return;
   data.resize(size);
   Header header{kMagic, size, fnv1a(data)};
-  std::string temporary = path + ".XXXXXX";
-  int unique = mkstemp(temporary.data());
-  if (unique < 0) return;
-  close(unique);
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  file.write(reinterpret_cast<const char*>(&header), sizeof(header));
-  file.write(data.data(), static_cast<std::streamsize>(size));
-  file.close();
-  if (!file || std::rename(temporary.c_str(), path.c_str()) != 0) std::remove(temporary.c_str());
+  // The next process makes the pipelines again where this does not succeed.
+  (void)replace_file(path, {{reinterpret_cast<const char*>(&header), sizeof(header)}, data});
 }
 
 Status Context::pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,

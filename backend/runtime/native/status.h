@@ -55,11 +55,11 @@ template <typename... Parts> Status bad_argument(const Parts&... parts) {
   return fail(Code::kInvalidArgument, parts...);
 }
 
-// Text from a file, fit for one line of a message: at most 64 bytes, unprintable ones replaced.
-inline std::string printable(std::string_view text) {
-  std::string result(text.substr(0, 64));
+// Text from a file, fit for one line of a message: unprintable bytes are replaced.
+inline std::string printable(std::string_view text, size_t most = 64) {
+  std::string result(text.substr(0, most));
   std::replace_if(result.begin(), result.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
-  return text.size() > 64 ? result + "..." : result;
+  return text.size() > most ? result + "..." : result;
 }
 
 inline std::string hex(const uint8_t* bytes, size_t n) {

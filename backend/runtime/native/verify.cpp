@@ -1,6 +1,7 @@
 #include <cmath>
 #include <unordered_set>
 
+#include "context.h"
 #include "program.h"
 
 namespace zeropoint {
@@ -402,7 +403,20 @@ Status check_version(const uint8_t* data, size_t size) {
       kProgramVersion, "; export again or update zeropoint");
 }
 
+constexpr size_t kSealBytes = 36;
+
+// A blob that ends in "ZPCK" and the content key of what stands before is what was written, or refused: forged
+// attributes verify, and make a shader compute nonsense, or for hours.
+Status check_seal(const void* data, size_t* size) {
+  std::string_view all(static_cast<const char*>(data), *size);
+  if (all.size() < kSealBytes || all.substr(all.size() - kSealBytes, 4) != "ZPCK") return Status();
+  *size -= kSealBytes;
+  if (content_key(all.substr(0, *size)) == all.substr(*size + 4)) return Status();
+  return bad("its checksum differs; the bytes are damaged; export again");
+}
+
 Status decode(const void* data, size_t size, const Library& library, Program* program) {
+  ZP_TRY(check_seal(data, &size));
   if (size < 8 || size >= FLATBUFFERS_MAX_BUFFER_SIZE) return bad(size, " bytes; need at least 8 and below 2^31");
   std::vector<uint64_t> aligned(size / 8 + 1);
   std::memcpy(aligned.data(), data, size);

@@ -3,7 +3,9 @@
 
    Every function is thread-safe and never throws or aborts. Those that return int return a zp_code; those
    that return a string return JSON owned by the calling thread until its next call here, or NULL. After a
-   failure zp_last_error() says where, what and why, in one line. */
+   failure zp_last_error() says where, what and why, in one line: of the calling thread's last failure, ExecuTorch's
+   calls of the delegate included, since zp_clear_error(). A process forked after the first use of Vulkan gets an error
+   from each of them: start it anew. */
 #pragma once
 
 #include <stddef.h>
@@ -50,7 +52,8 @@ typedef struct zp_constant {
 #define ZP_PROFILE 2u  /* GPU time of each call; calls are then serialized */
 
 ZP_API const char* zp_version(void);
-ZP_API const char* zp_last_error(void);
+ZP_API const char* zp_last_error(void); /* "" when nothing failed */
+ZP_API void zp_clear_error(void);
 /* [{"index", "name", "type", "driver", "api", "unusable", "facts": {...}}]; ZEROPOINT_DISABLE is applied. */
 ZP_API const char* zp_devices(void);
 /* The embedded kernel library. */

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zeropoint.errors import OptionError
-from zeropoint.llm.files import check_output, replace_file, tokenizer_path
+from zeropoint.llm.files import check_output, tokenizer_path
 
 
 def test_tokenizer_lies_beside_the_program() -> None:
@@ -22,17 +22,3 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=text):
             check_output(path)
     check_output(tmp_path / "m.pte")
-
-
-def test_replace_is_all_or_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "m.pte"
-    replace_file(path, lambda partial: partial.write_bytes(b"first"))
-
-    def broken(partial: Path) -> None:
-        partial.write_bytes(b"sec")
-        raise RuntimeError("disk")
-
-    with pytest.raises(RuntimeError, match="disk"):
-        replace_file(path, broken)
-    assert path.read_bytes() == b"first"
-    assert list(tmp_path.iterdir()) == [path]

@@ -52,3 +52,20 @@ def test_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(OptionError, match=r"bad\.json: .*; need a tokenizer\.json"):
         make(tmp_path / "bad.json")
+
+
+def test_text_that_is_no_utf_8(path: Path) -> None:
+    """Bytes of a command line, as Python gives them."""
+    words = make(path)
+    for read in (words.chat, words.encode):
+        with pytest.raises(
+            OptionError, match=r"^generate: prompt: b'\\xff' after 3 characters is no UTF-8; write it in UTF-8$"
+        ):
+            read(b"a b\xffc".decode("utf-8", "surrogateescape"))
+
+
+def test_a_template_that_is_none(path: Path) -> None:
+    with pytest.raises(
+        OptionError, match=r"^generate: the program's chat template: .*; give --raw, or export it again$"
+    ):
+        Tokenizer(path, chat_template="{% for", bos_id=256, eos_id=257).chat("hello")
