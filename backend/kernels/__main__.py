@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ZeropointError
+from ..files import replace_file
 from .build import build_library, list_kernels
 
 
@@ -44,9 +45,7 @@ def _build(options: argparse.Namespace) -> None:
         options.shaders, cache_dir=options.cache, workers=options.jobs, progress=_progress("shader variants")
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_name(options.out.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(options.out)
+    replace_file(options.out, lambda file: file.write(data))
     print(f"{options.out}: {len(data)} bytes in {time.monotonic() - start:.1f} s")
 
 

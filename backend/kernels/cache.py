@@ -10,11 +10,11 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ShaderError
+from ..files import replace_file
 from .keys import VariantKey
 from .manifest import Algorithm, Manifest
 from .prelude import prelude
@@ -93,9 +93,7 @@ class ShaderCache:
         header: dict[str, object] = {field: getattr(variant, field) for field in _FIELDS}
         header["sha256"] = hashlib.sha256(variant.spirv).hexdigest()
         # Algorithms of one source have one name, and are compiled at the same time.
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as file:
-            file.write(json.dumps(header).encode() + b"\n" + variant.spirv)
-        Path(file.name).replace(self._folder / name)
+        replace_file(self._folder / name, lambda file: file.write(json.dumps(header).encode() + b"\n" + variant.spirv))
 
     def _source(self, path: Path, lib: Path) -> str:
         """Text of a shader with that of everything it includes, in the order of first mention."""

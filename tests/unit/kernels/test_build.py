@@ -184,8 +184,11 @@ def test_a_missing_variant_is_our_bug(shaders: Path) -> None:
 def test_command(shaders: Path, tmp_path: Path, library: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "kernels.zpl"
     options = ["--shaders", str(shaders), "--out", str(out), "--cache", str(tmp_path / "cache"), "--jobs", "1"]
+    out.parent.mkdir()
+    out.with_name("kernels.zpl.partial").symlink_to(tmp_path / "not_ours")
     assert command.main(["build", *options]) == 0
     assert out.read_bytes() == library
+    assert not (tmp_path / "not_ours").exists()
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{out}: {len(library)} bytes in ")
     assert captured.err.splitlines()[-1] == "shader variants: 32/32"
