@@ -18,6 +18,7 @@ from .matching import is_arithmetic
 from .options import CompileOptions
 from .program import Program
 from .rules import Lowering, has_rule, lower_node
+from .rules.index_checks import check_indices
 from .rules.lowering import HOST_DTYPES
 from .serialization.program_io import read_program, seal, write_program
 from .shared_states import check_agreement, give_keys
@@ -53,6 +54,7 @@ def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tup
     absorbed: set[Node] = set()
     refused: dict[Node, Unsupported] = {}
     for node in edge_program.graph.nodes:
+        check_indices(node, lowering)
         if has_rule(node, options):
             try:
                 absorbed.update(lower_node(node, lowering).nodes)

@@ -11,6 +11,7 @@ from torch.fx import Node
 from ..errors import Unsupported
 from ..options import CompileOptions
 from . import (
+    assertions,
     attention,
     caches,
     elementwise,
@@ -36,7 +37,7 @@ from .lowering import Lowered, Lowering, NotApplicable
 Rule = Callable[[Node, Lowering], Lowered]
 # In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.
 _FUSING = (quantized_caches, items, rotary_caches, llama_ops, ranges, attention, rotary, norms, gated, caches)
-_FAMILIES = (*_FUSING, linear, matmul, embedding, rows, indexing, views, joins, elementwise)
+_FAMILIES = (*_FUSING, linear, matmul, embedding, rows, indexing, views, joins, elementwise, assertions)
 _LINEARS = (linear,)
 
 

@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from ..program import Dim
 from .graph import arguments, node_argument, tensor_of
-from .heads import QUAD, check_head_dim, heads_of, order, position_tensor
+from .heads import QUAD, check_head_dim, heads_of, index_operand, order, position_tensor
 from .lowering import Lowered, Lowering, NotApplicable
 from .patterns import is_op, is_tensor, shape_of
 from .positions import item_chain, read_affine, starts_at
@@ -46,7 +46,7 @@ class Update:
         if self.first is not None:
             return position_tensor(self.first, lowering), FROM_FIRST
         assert self.places is not None, f"{self.node.name} has no places"
-        return lowering.operand(self.places), EACH if tensor_of(self.places).dim() == 1 else EACH_OF_BATCH
+        return index_operand(self.places, lowering), EACH if tensor_of(self.places).dim() == 1 else EACH_OF_BATCH
 
 
 def read_update(node: Node, lowering: Lowering) -> Update:

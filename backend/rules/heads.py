@@ -129,7 +129,7 @@ def alias(tensor: int, dims: Sequence[Dim], lowering: Lowering) -> int:
 def position_tensor(position: Node | int, lowering: Lowering) -> int:
     """An i32 tensor [1] with a token's position: a constant, the one element of a node's value, or a traced size."""
     if isinstance(position, Node) and is_tensor(position):
-        return lowering.operand(position, (ONE,))
+        return index_operand(position, lowering, (ONE,))
     if isinstance(position, Node):
         start = lowering.size(position)
 
@@ -140,6 +140,15 @@ def position_tensor(position: Node | int, lowering: Lowering) -> int:
 
         return lowering.once(("position", start), make)[0]
     return _constant("position", DType.I32, (1,), np.array([position], np.int32), lowering)
+
+
+def index_operand(node: Node, lowering: Lowering, dims: Sequence[Dim] | None = None) -> int:
+    """The tensor of a node's integers, which are indices: once a call has looked at them, what it left of them."""
+    view = lowering.view(node)
+    found = lowering.guarded(view)
+    if found == view:
+        return lowering.operand(node, dims)
+    return alias(found.tensor, view.sizes if dims is None else dims, lowering)
 
 
 def no_mask(lowering: Lowering) -> int:

@@ -17,8 +17,9 @@ from .graph import arguments, op_name, tensor_of
 from .lowering import Lowering
 from .shapes import permute
 from .values import FLOATS, broadcast, check_dtype, dense, emit, placed, scalar, size_scalar, temporary
-from .view import ONE, ZERO, View, add, collapse
+from .view import ONE, ZERO, View, add, collapse, scale
 
+_NOWHERE = -(2**31)  # what no operator reads or writes, from whichever end it counts
 _MAX_ALPHA = 2**24  # elementwise_binary's alpha is an f32
 _ARANGES = ("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
 _KEEPING = ("aten.view.default", "aten.unsqueeze.default", "aten.expand.default", "aten.clone.default")
@@ -43,7 +44,33 @@ def index_view(node: Node, lowering: Lowering) -> View:
     """An index tensor's value. Raises Unsupported for masks."""
     if tensor_of(node).dtype in (torch.bool, torch.uint8):
         raise Unsupported(f"index {node.name} is a mask: its result has no static size; offered integers")
-    return lowering.view(node)
+    return lowering.guarded(lowering.view(node))
+
+
+def emit_check(
+    user: Node,
+    view: View,
+    bounds: tuple[Dim, Dim],
+    lowering: Lowering,
+    *,
+    what: str,
+    wrap: Dim = ZERO,
+    outside: Dim | int = _NOWHERE,
+) -> View:
+    """The same indices, those outside reported and replaced by `outside`. wrap: is added to negative ones."""
+    low, high = bounds
+
+    def make() -> tuple[int, ...]:
+        y = temporary(lowering, f"{user.name}.index", DType.I32, view.sizes)
+        args, attrs = placed(lowering, view.sizes, {"x": lowering.guarded(view)}, node=user)
+        attrs |= {"low": low, "high": high, "wrap": wrap, "outside": outside, "call": 0}
+        slots = {**args, "y": y, "faults": lowering.builder.faults()}
+        lowering.builder.call("check_index", slots, attrs, writes=("y", "faults"), name=f"{user.name}: {what}")
+        if outside == _NOWHERE:
+            lowering.guard(view, lowering.dense_view(y))
+        return (y,)
+
+    return lowering.dense_view(lowering.once(("checked", view, low, high, wrap, outside), make)[0])
 
 
 def along(x: View, axis: int, index: View, count: Dim | None = None) -> Reach:
@@ -86,8 +113,8 @@ def by_indices(node: Node, x: View, lowering: Lowering) -> Reach:
         index, stride, length = views[0], x.strides[first], x.sizes[first]
     else:
         part = View(x.tensor, x.offset, x.sizes[first:last], x.strides[first:last])
-        natural = [_is_natural(index) for index in used.values()]
-        index = _linear(node, views, natural, part, shape, lowering=lowering)
+        counted = [_wrapped(node, *item, part, lowering) for item in zip(range(len(views)), used.values(), strict=True)]
+        index = _linear(node, counted, part, shape, lowering=lowering)
         stride, length = ONE, _span(part, lowering)
     sizes = (*x.sizes[:first], *shape, *x.sizes[last:])
     still = (*x.strides[:first], *(ZERO for _ in shape), *x.strides[last:])
@@ -109,9 +136,7 @@ def _span(part: View, lowering: Lowering) -> Dim:
     return span
 
 
-def _linear(
-    node: Node, views: Sequence[View], natural: Sequence[bool], part: View, shape: Sequence[Dim], *, lowering: Lowering
-) -> View:
+def _linear(node: Node, views: Sequence[View], part: View, shape: Sequence[Dim], *, lowering: Lowering) -> View:
     """sum(i * stride) over the indexed dimensions, each i counted from the beginning."""
     total: View | None = None
     order = sorted(range(len(views)), key=lambda number: part.strides[number] != ONE)  # the one without a factor first
@@ -119,9 +144,6 @@ def _linear(
         stride, view = part.strides[number], views[number]
         if stride == ZERO:
             continue
-        if not natural[number]:
-            length = broadcast(size_scalar(lowering, part.sizes[number], node=node), view.sizes)
-            view = _arithmetic(node, BinaryOp.REMAINDER, view, length, lowering=lowering)
         if total is None and stride == ONE:
             total = view
         elif total is not None and not stride.terms and abs(stride.base) <= _MAX_ALPHA:
@@ -131,6 +153,19 @@ def _linear(
             scaled = _arithmetic(node, BinaryOp.MUL, view, step, lowering=lowering)
             total = scaled if total is None else _arithmetic(node, BinaryOp.ADD, total, scaled, lowering=lowering)
     return broadcast(scalar(lowering, 0, DType.I32) if total is None else total, shape)
+
+
+def _wrapped(node: Node, axis: int, index: Node, part: View, lowering: Lowering) -> View:
+    """An index counted from the beginning. One that a call has found outside becomes one outside all of `part`."""
+    view, size = lowering.view(index), part.sizes[axis]
+    if _is_natural(index) or part.strides[axis] == ZERO:
+        return view
+    if lowering.guarded(view) != view:
+        beyond = lowering.quotient(add(add(_span(part, lowering), part.strides[axis]), -1), part.strides[axis])
+        bounds = scale(size, -1), add(size, -1)
+        return emit_check(node, view, bounds, lowering, what="counted from 0", wrap=size, outside=beyond)
+    length = broadcast(size_scalar(lowering, size, node=node), view.sizes)
+    return _arithmetic(node, BinaryOp.REMAINDER, view, length, lowering=lowering)
 
 
 def _arithmetic(node: Node, op: BinaryOp, a: View, b: View, alpha: float = 1.0, *, lowering: Lowering) -> View:

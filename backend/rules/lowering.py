@@ -71,7 +71,7 @@ class Lowering:
     """Collects one Program. Everything a rule may ask of the graph or add to the Program goes through here.
 
     weights: real parameters and buffers by qualified name, where the exported program itself carries fake ones.
-    scales: by the codes of an int8 cache, its scales.
+    scales: by the codes of an int8 cache, its scales. given: tensors that hold inputs of the Program.
     """
 
     program: ExportedProgram
@@ -79,6 +79,8 @@ class Lowering:
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
     builder: ProgramBuilder = field(default_factory=ProgramBuilder)
     scales: dict[int, int] = field(default_factory=dict)
+    given: set[int] = field(default_factory=set)
+    _guards: dict[View, View] = field(default_factory=dict)
     _values: dict[Node, View] = field(default_factory=dict)
     _pieces: dict[Node, tuple[int, ...]] = field(default_factory=dict)
     _derived: dict[tuple[SymbolOp, Dim, Dim], Dim] = field(default_factory=dict)
@@ -113,6 +115,32 @@ class Lowering:
         if node not in self._values:
             self._values[node] = self.dense_view(self._stored(node))
         return self._values[node]
+
+    def has_value(self, node: Node) -> bool:
+        """Whether a node was lowered or is none that would be."""
+        return node in self._values or node.op != "call_function"
+
+    def guard(self, view: View, checked: View) -> None:
+        """Says where the integers of a view lie once a call has looked at them as indices."""
+        self._guards[_single(view)] = checked
+
+    def guarded(self, view: View) -> View:
+        """The view, or where its integers lie that were looked at."""
+        found = self._guards.get(_single(view))
+        if found is None:
+            return view
+        strides = found.strides if len(found.sizes) == len(view.sizes) else (ZERO,) * len(view.sizes)
+        return View(found.tensor, found.offset, view.sizes, strides)
+
+    def knows(self, size: int | torch.SymInt) -> bool:
+        """Whether a traced size is made of sizes that the Program has."""
+        return isinstance(size, int) or size.node.expr.free_symbols <= self._symbols.keys()
+
+    def integer_symbols(self) -> set[int]:
+        """The symbols that integer inputs give their values."""
+        nodes = [node for node in self.program.graph.nodes if node.op == "placeholder"]
+        sizes = [node.meta["val"] for node in nodes if isinstance(node.meta.get("val"), torch.SymInt)]
+        return {self.integer_input(size).terms[0][1] for size in sizes}
 
     def operand(self, node: Node, dims: Sequence[int | Dim] | None = None) -> int:
         """A tensor that holds a node's value densely, with the node's dimensions or with these. Copies if it must."""
@@ -237,7 +265,9 @@ class Lowering:
             return self.builder.state(state.name, dtype, state.shape, data=first, shared=shared)
         constant = self.constant(node)
         if constant is None:
-            return self.builder.tensor(node.name, dtype, self.dims(value.shape))
+            tensor = self.builder.tensor(node.name, dtype, self.dims(value.shape))
+            self.given.add(tensor)
+            return tensor
         name, data = constant.name, self._constant_data(constant, dtype)
         return self.once(
             ("constant", name, dtype), lambda: (self.builder.constant(name, dtype, constant.shape, data=data),)
@@ -346,6 +376,11 @@ class Lowering:
             name = f"s{len(self._symbols)}"
             self._symbols[expression] = self.builder.symbol(name, int(bounds.lower), int(bounds.upper))
         return self._symbols[expression]
+
+
+def _single(view: View) -> View:
+    """One element, in whatever dimensions."""
+    return View(view.tensor, view.offset, (), ()) if all(size == ONE for size in view.sizes) else view
 
 
 def _nonzero(state: Constant) -> bool:

@@ -13,12 +13,13 @@ from ..dtypes import DType
 from ..program import Dim
 from .graph import arguments, op_name, tensor_of
 from .heads import dense_tensor, heads_of, largest, order, position_tensor
+from .index_checks import Use, require
 from .lowering import Lowered, Lowering, NotApplicable
 from .patterns import RESHAPES, is_op, shape_of, skip
 from .positions import item_chain, read_affine, read_position, renamed_axes, same_position, starts_at
 from .rotary_tables import MadeTable, count_rows, fits, read_made
 from .rotations import ADD, Rotation, read_halves, read_pairs, read_partial
-from .view import ONE, ZERO, View
+from .view import ONE, ZERO, View, add, scale
 
 _BY_POSITION, _BY_TOKEN, _BY_BATCH_AND_TOKEN = 0, 1, 2
 
@@ -102,6 +103,9 @@ def make_tables(rotation: Rotation, lowering: Lowering) -> Tables:
     made = _read_made_tables(rotation, lowering)
     if made is not None:
         cos, sin, rows = made
+        tokens = lowering.dims(tensor_of(rotation.x).shape)[token_axes(rotation)[2]]
+        last = add(Dim(rows), scale(tokens, -1))
+        require(rotation.x, Use(cos.first, ZERO, last, f"first rows of {rows} for the tokens' angles"), lowering)
         tensors = [item.tensor(rows, lowering) for item in (cos, sin)]
         return Tables(tensors[0], tensors[1], _BY_POSITION)
     picked = [_read_picked(item, lowering) for item in (rotation.cos, rotation.sin)]

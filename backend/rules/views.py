@@ -159,6 +159,17 @@ def _narrowed(view: View, node: Node, lowering: Lowering) -> View:
     return narrow(view, axis, start, lowering.dims(tensor_of(node).shape)[axis], multiply=lowering.multiply)
 
 
+def change_view(view: View, node: Node, lowering: Lowering) -> View | None:
+    """What one of these operators makes of a view of its operand; None when it is none, or would have to copy."""
+    change = _CHANGES.get(op_name(node))
+    if change is _reshaped:
+        return reshape(view, lowering.dims(tensor_of(node).shape), lowering.multiply)
+    try:
+        return None if change is None else change(view, node, lowering)
+    except Unsupported:
+        return None
+
+
 def lower_split(node: Node, lowering: Lowering) -> Lowered:
     """A split has no value of its own: its parts are bound by their getitem nodes."""
     values = arguments(node)

@@ -22,6 +22,7 @@ from zeropoint.runtime.player import LoadedProgram, counters, programs
 from zeropoint.serialization.program_io import write_program
 
 N_OUTPUTS = 3  # of sample()
+I64 = 3  # of HostDType
 WORDS = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\x01\0\0\0")
 
 
@@ -29,7 +30,7 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     """A blob with everything a Program can hold, and its constants.
 
     Given and derived symbols, both storages, all three memories, an alias of each memory that can have one, attributes
-    of all three kinds, an alternative.
+    of all three kinds, an alternative, a check of an input, and a call that reports faults.
     """
     b = ProgramBuilder()
     rows = b.symbol("m", 1, 64)
@@ -65,6 +66,12 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     third = b.derived(SymbolOp.QUOTIENT, b.derived(SymbolOp.PRODUCT, rows, Dim(2)), Dim(3))
     z = b.tensor("z", "f32", [third, 16])
     b.call("strided_copy", {"x": b.alias(history, [rows, 32]), "y": z}, _copied(third, 16), name="recall")
+    ids, places = b.tensor("ids", "i32", [rows]), b.tensor("places", "i32", [rows])
+    b.input(ids, "i64")
+    b.check(0, Dim(64, ((-1, 0),)), "rows of history", tensor=ids, sizes=[rows], strides=[1])
+    bounds = {"low": 0, "high": 63, "wrap": 0, "outside": -1, "call": 0}
+    flat: dict[str, int | float | Dim] = {key: value for key, value in _copied(rows, 1).items() if key[0] != "y"}
+    b.call("check_index", {"x": ids, "y": places, "faults": b.faults()}, {**flat, **bounds}, writes=("y", "faults"))
     b.output(q)
     b.output(b.alias(y, [rows, 2, 16]))
     b.output(z)
@@ -104,19 +111,21 @@ def damaged(blob: bytes, rounds: int, chance: random.Random) -> Iterator[bytes]:
 
 def use(loaded: LoadedProgram) -> None:
     """What is safe with forged attributes: binds inputs, computes output shapes, gives states their first contents."""
-    x = np.zeros((7, 64), np.float32)
-    given = (native.TensorStruct * 1)()
-    given[0].rank, given[0].data, given[0].size_bytes = 2, x.ctypes.data, x.nbytes
-    given[0].dims[:2] = x.shape
+    inputs = np.zeros((7, 64), np.float32), np.zeros(7, np.int64)
+    given = (native.TensorStruct * 2)()
+    for struct, array in zip(given, inputs, strict=True):
+        struct.rank, struct.data, struct.size_bytes = array.ndim, array.ctypes.data, array.nbytes
+        struct.dims[: array.ndim] = array.shape
+    given[1].dtype = I64
     shapes = (native.TensorStruct * N_OUTPUTS)()
-    native.open_library().zp_output_shapes(programs()[-1].id, given, 1, shapes, N_OUTPUTS)
+    native.open_library().zp_output_shapes(programs()[-1].id, given, len(inputs), shapes, N_OUTPUTS)
     loaded.reset()
 
 
 def fuzz(rounds: int, chance: random.Random) -> dict[str, int]:
     blob, constants = sample()
     with LoadedProgram(blob, constants) as loaded:
-        loaded.execute([np.ones((7, 64), np.float32)])
+        loaded.execute([np.ones((7, 64), np.float32), np.arange(7)])
     before = counters()["device_bytes"]
     counts = {"loaded": 0, "refused": 0, "without_text": 0}
     for data in damaged(blob, rounds, chance):

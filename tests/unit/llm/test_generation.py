@@ -65,6 +65,15 @@ def test_more_tokens_than_one_call_takes(program: TextProgram) -> None:
         program.logits([1] * 7, 0)
 
 
+def test_a_token_beyond_the_vocabulary(program: TextProgram) -> None:
+    text = (
+        r"^forward: call\[\d+\] \w+: rows of embedding.weight: element 0, computed on the device, is 40; need 0 to 39$"
+    )
+    with pytest.raises(RuntimeFailure, match=text):
+        program.logits([40], 0)
+    assert int(program.logits([3], 0).argmax()) == 4
+
+
 def test_program_without_metadata(tmp_path: Path) -> None:
     path = write(tmp_path / "bare.pte", {})
     with pytest.raises(

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.unit.rules.lowered import export
 from tests.unit.rules.test_rotary_caches import turned_pairs
-from zeropoint import CompileOptions, Program
+from zeropoint import CompileOptions, Program, ProgramError
 from zeropoint.interpreter import run_reference
 from zeropoint.matching import match_program
 from zeropoint.preprocess import lower_program
@@ -51,6 +51,20 @@ class Model(nn.Module):
 def lowered(model: nn.Module, dialect: str) -> tuple[Program, dict[str, bytes]]:
     inputs = torch.randn(1, 3, 4 * WIDTH), torch.tensor([4])
     return lower_program(export(model, inputs, dialect), CompileOptions())
+
+
+@pytest.mark.parametrize("dialect", ["aten", "edge"])
+def test_a_position_read_with_item_is_checked(dialect: str) -> None:
+    """Rows of the tables and places of the cache, from the position on for all tokens."""
+    program, constants = lowered(Model(), dialect)
+    found = [(check.input, check.min.base, check.max.base, check.what) for check in program.checks]
+    assert found == [(1, 0, PLACES - 3, "places along dimension 0 of cos")]
+    assert program.faults == -1
+    for bad in (PLACES - 2, -1):
+        with pytest.raises(
+            ProgramError, match=rf"^input\[1\] position: element 0 is {bad}; places along .* are 0 to 21$"
+        ):
+            run_reference(program, constants, [torch.randn(1, 3, 4 * WIDTH), torch.tensor([bad])])
 
 
 @pytest.mark.parametrize("dialect", ["aten", "edge"])
