@@ -15,6 +15,7 @@ from .errors import Unsupported
 from .graph_breaks import warn_of_breaks
 from .matching import Matching, group_anchors, is_arithmetic, is_leftover, match_program
 from .options import CompileOptions
+from .passes.hand_out_states import hand_out_states
 from .preprocess import BACKEND_ID, compile_specs
 from .rules import operators_kept_whole
 from .rules.graph import STATE_KEY, op_name
@@ -37,6 +38,10 @@ class ZeropointPartitioner(Partitioner):
         self._buffers = Buffers(self.options.shared_names())  # of the lowering's methods
         self._methods: list[Method] = []  # those partitioned so far
         self._has_partitioned = False
+
+    def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
+        """Clones the states that operators on the CPU read: see hand_out_states."""
+        return hand_out_states(exported_program, self.options)
 
     def ops_to_not_decompose(
         self, ep: ExportedProgram

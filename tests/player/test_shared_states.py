@@ -13,7 +13,7 @@ from executorch.exir import ExecutorchProgramManager, to_edge, to_edge_transform
 from executorch.runtime import Runtime
 
 import zeropoint
-from zeropoint import Unsupported, preprocess
+from zeropoint import preprocess
 from zeropoint.program import Program
 from zeropoint.runtime.player import counters, programs, reset_states
 
@@ -34,6 +34,15 @@ class Log(torch.nn.Module):
             x = torch.cumsum(x * 2, 0)  # of one row: itself; no rule takes it, so that it stays on the CPU
         self.log[at] = x
         return self.log * self.weight
+
+
+class Summed(Log):
+    """Sums the log up on the CPU, as it was and as it is: 100 times the old sums more than the new ones."""
+
+    def forward(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        before = torch.cumsum(self.log, 0)
+        self.log[at] = x
+        return torch.cumsum(self.log, 0) * self.weight + before * 100
 
 
 class Inner(torch.nn.Module):
@@ -169,21 +178,6 @@ def test_buffers_that_the_user_names_are_shared() -> None:
     assert both("two", 2, 1) == [1, 2, 0, 0]
 
 
-def test_named_buffers_must_agree() -> None:
-    options = zeropoint.CompileOptions(shared_states="log")
-    text = (
-        r"^state log: torch.float32 \[3, 8\] in method two, torch.float32 \[4, 8\] in method one; a shared state has "
-    )
-    with pytest.raises(Unsupported, match=text):
-        made(options, one=Log(), two=Log(rows=3))
-    with pytest.raises(
-        Unsupported, match=r"^state log: methods one and two keep it in different dtypes, shapes or first "
-    ):
-        made(options, one=Log(first=1), two=Log(first=2))
-    with pytest.raises(zeropoint.OptionError, match=r"shared_states: 'lag': no method has it; they have log, weight$"):
-        made(zeropoint.CompileOptions(shared_states="lag"), one=Log(), two=Log())
-
-
 @pytest.mark.parametrize("ptd", [False, True], ids=["pte", "ptd"])
 def test_a_weights_file_changes_nothing(tmp_path: Path, ptd: bool) -> None:
     log = Log()
@@ -207,38 +201,16 @@ def test_a_method_reads_what_another_writes(order: tuple[str, str]) -> None:
     assert both("read", 0, 0) == [1, 1, 4, 1]
 
 
-@pytest.mark.parametrize("order", [("write", "read"), ("read", "write")])
-def test_a_state_that_another_method_reads_on_the_cpu_is_refused(order: tuple[str, str]) -> None:
-    log = Log()
-    methods: dict[str, torch.nn.Module] = {"write": log, "read": Reader(log, last=True)}
-    text = (
-        r"^state (inner\.)?log: method write keeps it on the device, but method read reads it on the CPU: node "
-        r"aten_cumsum_default \(aten\.cumsum\.default\): no rule"
-    )
-    with pytest.raises(Unsupported, match=text):
-        made(**{name: methods[name] for name in order})
-
-
-def test_a_state_that_another_method_writes_on_the_cpu_is_refused() -> None:
-    class Scan(Log):
-        def forward(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-            self.log.copy_(torch.cumsum(self.log, 0))
-            return x + self.log
-
-    log, scan = Log(), Scan()
-    scan.log = log.log
-    text = r"^state log: method one keeps it on the device, but method scan writes it on the CPU: node aten_cumsum"
-    with pytest.raises(Unsupported, match=text):
-        made(scan=scan, one=log)
-
-
-def test_views_of_one_buffer_are_refused() -> None:
-    log, part = Log(), Log(rows=2)
-    part.log = log.log[:2]
-    with pytest.raises(
-        Unsupported, match=r"^states that overlap in memory \(one: log, two: log\); share whole buffers"
-    ):
-        made(one=log, two=part)
+@pytest.mark.parametrize("order", [("one", "sums"), ("sums", "one")])
+def test_a_state_that_its_own_method_reads_on_the_cpu_stays_on_the_device(order: tuple[str, str]) -> None:
+    log, sums = Log(), Summed()
+    sums.log = log.log
+    methods: dict[str, torch.nn.Module] = {"one": log, "sums": sums}
+    both = Loaded(lowered(**{name: methods[name] for name in order}), *order)
+    both("one", 1, 0)
+    assert both("sums", 2, 1) == [101, 103, 103, 103]
+    assert both("one", 3, 2) == [1, 2, 3, 0]
+    assert both("sums", 4, 3) == [101, 303, 606, 610]
 
 
 def test_older_programs_share_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
