@@ -15,6 +15,7 @@ FLOAT16, INT64, INT16, INT8 = 9, 11, 22, 39
 STORAGE_16BIT, STORAGE_8BIT = 4433, 4448
 VULKAN_MEMORY_MODEL = 5345
 DOT_INPUT_ALL, DOT_INPUT_4X8, DOT_INPUT_PACKED, DOT_PRODUCT = 6016, 6017, 6018, 6019
+COOPERATIVE_MATRIX = 6022
 GROUP_BASIC, GROUP_VOTE, GROUP_ARITHMETIC, GROUP_BALLOT = 61, 62, 63, 64
 GROUP_SHUFFLE, GROUP_SHUFFLE_RELATIVE, GROUP_CLUSTERED = 65, 66, 67
 
@@ -40,11 +41,13 @@ NAMES = {
     DOT_INPUT_4X8: "DotProductInput4x8Bit",
     DOT_INPUT_PACKED: "DotProductInput4x8BitPacked",
     DOT_PRODUCT: "DotProduct",
+    COOPERATIVE_MATRIX: "CooperativeMatrixKHR",
 }
 # An extension is needed when one of these capabilities is. Those that SPIR-V 1.3 took in never are.
 EXTENSIONS = {
     "SPV_KHR_8bit_storage": (STORAGE_8BIT,),
     "SPV_KHR_vulkan_memory_model": (VULKAN_MEMORY_MODEL,),
+    "SPV_KHR_cooperative_matrix": (COOPERATIVE_MATRIX,),
     "SPV_KHR_integer_dot_product": (DOT_INPUT_ALL, DOT_INPUT_4X8, DOT_INPUT_PACKED, DOT_PRODUCT),
 }
 
@@ -59,7 +62,7 @@ _FIRST_DOT_ACC_SAT = 4453
 _QUERIES = range(103, 108)  # OpImageQueryFormat .. OpImageQuerySamples
 _GROUPS = range(333, 367)  # OpGroupNonUniformElect .. OpGroupNonUniformQuadSwap
 _DOTS = range(4450, 4456)  # OpSDot .. OpSUDotAccSat
-_DECLARES = (Opcode.TYPE_INT, Opcode.VARIABLE, Opcode.MEMORY_MODEL, Opcode.DECORATE)
+_DECLARES = (Opcode.TYPE_INT, Opcode.TYPE_MATRIX, Opcode.VARIABLE, Opcode.MEMORY_MODEL, Opcode.DECORATE)
 _TELLING = frozenset((*_DECLARES, *_QUERIES, *_GROUPS, *_DOTS))
 _UNDEF, _EXT_INST = 1, 12
 _SUBGROUP_BUILTINS = (36, 38, 40, 41)  # SubgroupSize, NumSubgroups, SubgroupId, SubgroupLocalInvocationId
@@ -94,20 +97,39 @@ def _arithmetic(module: Module, small: dict[int, int]) -> set[int]:
     return found
 
 
+def matrix_products(module: Module) -> frozenset[str]:
+    """Facts for the products of cooperative matrices: coopmat_f16_16x16x16 is f16 [16, 16] * f16 [16, 16] + f32.
+
+    A product of other types, for which no fact has a name, comes with all of them.
+    """
+    matrices = {target: kind.operands for target, kind in module.types.items() if kind.opcode == Opcode.TYPE_MATRIX}
+    values = [item.operands for item in module.instructions if _has_value(item) and item.operands[0] in matrices]
+    types = {operands[1]: matrices[operands[0]] for operands in values}
+    found = set()
+    for item in module.instructions:
+        if item.opcode == Opcode.MATRIX_MULTIPLY_ADD:
+            a, b, c = (types[operand] for operand in item.operands[2:5])
+            names = [module.scalar_text(matrix[0]) for matrix in (a, b, c)]
+            sizes = "x".join(str(module.constant(size)) for size in (a[2], b[3], a[3]))
+            plain = names in (["f16", "f16", "f32"], ["i8", "i8", "i32"])
+            found.add(f"coopmat_{names[0] if plain else '_'.join(names)}_{sizes}")
+    return frozenset(found)
+
+
 def needed_extensions(capabilities: frozenset[int]) -> frozenset[str]:
     return frozenset(name for name, uses in EXTENSIONS.items() if any(use in capabilities for use in uses))
 
 
 def _has_value(item: Instruction) -> bool:
     """True where a result type and a result id come first."""
-    is_store = item.opcode in (Opcode.STORE, Opcode.IMAGE_WRITE, Opcode.ATOMIC_STORE)
+    is_store = item.opcode in (Opcode.STORE, Opcode.IMAGE_WRITE, Opcode.ATOMIC_STORE, Opcode.MATRIX_STORE)
     return not _is_declaration(item) and not is_store and len(item.operands) >= 2
 
 
 def _is_declaration(item: Instruction) -> bool:
     """Debug, mode, type and annotation instructions: their operands are no values."""
     code = item.opcode
-    is_type = Opcode.TYPE_VOID <= code <= 39
+    is_type = Opcode.TYPE_VOID <= code <= 39 or code == Opcode.TYPE_MATRIX
     is_annotation = code in (Opcode.DECORATE, Opcode.MEMBER_DECORATE, Opcode.EXECUTION_MODE_ID)
     return is_type or is_annotation or (code < Opcode.TYPE_VOID and code not in (_UNDEF, _EXT_INST))
 
@@ -116,6 +138,10 @@ def _of_instruction(module: Module, item: Instruction) -> Iterator[int]:
     code, ops = item.opcode, item.operands
     if code == Opcode.TYPE_INT and ops[1] == 64:
         yield INT64
+    elif code == Opcode.TYPE_MATRIX:
+        yield COOPERATIVE_MATRIX
+        if (arithmetic := _small(module, ops[1])) is not None:
+            yield arithmetic
     elif code == Opcode.VARIABLE and ops[2] == StorageClass.STORAGE_BUFFER:
         parts = [_small(module, part) for part in _parts(module, _pointee(module, ops[0]))]
         yield from (STORAGE_8BIT if part == INT8 else STORAGE_16BIT for part in parts if part is not None)

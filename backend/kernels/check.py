@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..dtypes import DType, Storage
 from ..errors import ShaderError
-from .capabilities import NAMES, needed, needed_extensions
+from .capabilities import NAMES, matrix_products, needed, needed_extensions
+from .facts import FACTS
 from .keys import SlotKey, VariantKey
 from .manifest import Algorithm, Io, Manifest, Slot
 from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type
@@ -48,6 +49,7 @@ class _Check:
         self.check_local()
         self.check_specs()
         self.check_needs(optimized)
+        self.check_products(optimized)
         return self.found
 
     def check_unknown_bindings(self) -> None:
@@ -164,6 +166,15 @@ class _Check:
         for extension in self.found.extensions:
             if extension not in needed_names:
                 raise self.error(f"extension {extension}: not needed; drop the #extension that asks for it")
+
+    def check_products(self, optimized: Module) -> None:
+        """A shape of cooperative matrices that a device does not report computes garbage: the guard must ask for it."""
+        asked = {op.name for op in self.algorithm.when.ops} if self.algorithm.when else set()
+        for product in sorted(matrix_products(optimized)):
+            if product not in FACTS:
+                raise self.error(f"product {product}: the player has no device fact for it; add one or do without")
+            if product not in asked:
+                raise self.error(f"product {product}: the guard does not ask for it; add device.{product} to when")
 
 
 def _kind(text: str) -> str:

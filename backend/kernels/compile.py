@@ -19,7 +19,8 @@ from .toolchain import TARGET, Toolchain, run_tool
 
 # Inlining, scalars for arrays, dead code. Not -O: its folding breaks 8-bit constants (spirv-val: "Cannot form
 # constants of 8- or 16-bit types") and touches float arithmetic, and its unrolling triples the size; drivers do
-# both. NVIDIA's unrolls less than [[unroll]] asks: an algorithm with arrays in such loops sets `unroll`.
+# both. NVIDIA's unrolls less than [[unroll]] asks: an algorithm with arrays in such loops sets `unroll`, which makes
+# their indices literals and, after that, the arrays scalars.
 _PASSES = (
     "wrap-opkill",
     "eliminate-dead-branches",
@@ -87,7 +88,8 @@ def _compile(job: Job, toolchain: Toolchain, scratch: Path) -> CompiledVariant:
     _glslang(job, before, toolchain, compiled)
     passes = [f"--{name}" for name in _PASSES]
     if job.algorithm.unroll:
-        passes.insert(passes.index("--ssa-rewrite") + 1, "--loop-unroll")
+        after = passes.index("--ssa-rewrite") + 1
+        passes[after:after] = ["--loop-unroll", "--ccp", "--scalar-replacement=64", "--ssa-rewrite"]
     _run(job, [toolchain.spirv_opt, f"--target-env={TARGET}", *passes, str(compiled), "-o", str(optimized)])
     _run(job, [toolchain.spirv_val, "--target-env", TARGET, str(optimized)])
     data = optimized.read_bytes()

@@ -18,6 +18,8 @@ FACTS = (
     "subgroup_shuffle_relative",
     "subgroup_clustered",
     "memory_model",
+    "cooperative_matrix",
+    "coopmat_f16_16x16x16",
     "subgroup_size",
     "shared_memory_bytes",
     "max_workgroup_invocations",

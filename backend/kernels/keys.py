@@ -9,7 +9,7 @@ from itertools import product
 from ..dtypes import DType, Storage
 from ..errors import ManifestError
 from .manifest import Algorithm, Manifest, Slot
-from .where import Choice
+from .where import Choice, Where
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,14 @@ def slot_choices(manifest: Manifest) -> tuple[tuple[SlotKey, ...], ...]:
 
 
 def variant_keys(manifest: Manifest, algorithm: Algorithm) -> tuple[VariantKey, ...]:
-    return tuple(VariantKey(manifest.name, algorithm.name, row) for row in slot_choices(manifest))
+    """The kernel's combinations that the algorithm's own `where` accepts. Raises ManifestError when none is left."""
+    rows = tuple(row for row in slot_choices(manifest) if _accepted(algorithm.where, row))
+    if not rows:
+        conditions = "; ".join(where.text for where in algorithm.where)
+        raise ManifestError(
+            f"{manifest.path.name}: algorithm.{algorithm.name}.where: no variant is left ({conditions})"
+        )
+    return tuple(VariantKey(manifest.name, algorithm.name, row) for row in rows)
 
 
 def _choices(slot: Slot) -> list[Choice]:
@@ -65,7 +72,12 @@ def _choices(slot: Slot) -> list[Choice]:
 
 def _combinations(manifest: Manifest) -> Iterator[tuple[SlotKey, ...]]:
     names = [slot.name for slot in manifest.slots]
-    for row in product(*(_choices(slot) for slot in manifest.slots)):
-        key = dict(zip(names, row, strict=True))
-        if all(where.accepts(key) for where in manifest.where):
-            yield tuple(SlotKey(name, dtype, storage) for name, (dtype, storage) in key.items())
+    for choices in product(*(_choices(slot) for slot in manifest.slots)):
+        row = tuple(SlotKey(name, dtype, storage) for name, (dtype, storage) in zip(names, choices, strict=True))
+        if _accepted(manifest.where, row):
+            yield row
+
+
+def _accepted(conditions: tuple[Where, ...], row: tuple[SlotKey, ...]) -> bool:
+    key = {slot.slot: (slot.dtype, slot.storage) for slot in row}
+    return all(where.accepts(key) for where in conditions)

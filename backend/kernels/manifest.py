@@ -76,6 +76,7 @@ class Algorithm:
     specs: tuple[Spec, ...]
     pushes: tuple[Push, ...]
     unroll: bool = False  # spirv-opt unrolls the loops marked [[unroll]]
+    where: tuple[Where, ...] = ()  # which of the kernel's variants this algorithm has
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class _Parser:
             doc=self.get("doc", table, str),
             slots=slots,
             attrs=attrs,
-            where=self.where(self.get("variants", table, dict, default={}), tuple(slot.name for slot in slots)),
+            where=self.variants(self.get("variants", table, dict, default={}), slots),
             constants=constants,
             algorithms=parsed,
         )
@@ -123,14 +123,15 @@ class _Parser:
         if view not in VIEWS:
             raise self.error(key, f"{view!r}; offered {', '.join(VIEWS)}")
 
-    def where(self, table: dict[str, object], slots: tuple[str, ...]) -> tuple[Where, ...]:
+    def variants(self, table: dict[str, object], slots: tuple[Slot, ...]) -> tuple[Where, ...]:
         self.known("variants", table, ("where",))
-        conditions = self.get("where", table, list, "variants", default=[])
+        return self.where("variants", table, slots)
+
+    def where(self, key: str, table: Mapping[str, object], slots: tuple[Slot, ...]) -> tuple[Where, ...]:
+        names = tuple(slot.name for slot in slots)
         return tuple(
-            compile_where(
-                self.typed(f"variants.where[{i}]", text, str), slots, f"{self.path.name}: variants.where[{i}]"
-            )
-            for i, text in enumerate(conditions)
+            compile_where(self.typed(f"{key}.where[{i}]", text, str), names, f"{self.path.name}: {key}.where[{i}]")
+            for i, text in enumerate(self.get("where", table, list, key, default=[]))
         )
 
     def integers(self, key: str, table: Mapping[str, object], slots: tuple[Slot, ...]) -> tuple[tuple[str, int], ...]:
@@ -151,7 +152,7 @@ class _Parser:
     ) -> Algorithm:
         key = f"algorithm[{index}]"
         table = self.typed(key, value, dict)
-        self.known(key, table, ("name", "source", "when", "unroll", "defines", "grid", "spec", "push"))
+        self.known(key, table, ("name", "source", "where", "when", "unroll", "defines", "grid", "spec", "push"))
         name = self.named(f"{key}.name", self.get("name", table, str, key), _NAME)
         key = f"algorithm.{name}"
         defines = self.integers(f"{key}.defines", self.get("defines", table, dict, key, default={}), slots)
@@ -181,6 +182,7 @@ class _Parser:
             ),
             pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope),
             unroll=self.get("unroll", table, bool, key, default=False),
+            where=self.where(key, table, slots),
         )
 
     def pushes(self, key: str, table: Mapping[str, object], scope: Scope) -> tuple[Push, ...]:

@@ -66,6 +66,10 @@ class Opcode(IntEnum):
     ATOMIC_STORE = 228
     PHI = 245
     EXECUTION_MODE_ID = 331
+    TYPE_MATRIX = 4456  # cooperative ones: OpTypeCooperativeMatrixKHR
+    MATRIX_LOAD = 4457
+    MATRIX_STORE = 4458
+    MATRIX_MULTIPLY_ADD = 4459
 
 
 class Decoration(IntEnum):
@@ -157,7 +161,7 @@ def parse(data: bytes) -> Module:
         ops = item.operands
         if item.opcode == Opcode.FUNCTION:
             break
-        if Opcode.TYPE_VOID <= item.opcode <= 39:
+        if Opcode.TYPE_VOID <= item.opcode <= 39 or item.opcode == Opcode.TYPE_MATRIX:
             types[ops[0]] = Type(item.opcode, ops[1:])
         elif Opcode.CONSTANT_TRUE <= item.opcode <= 52:
             constants[ops[1]] = item

@@ -20,8 +20,8 @@ CHAINS = (
 )
 # OpAtomicExchange .. OpAtomicXor, OpAtomicFMinEXT, OpAtomicFMaxEXT, OpAtomicFAddEXT
 _ATOMICS = (*range(229, 243), 5614, 5615, 6035)
-_READS = (Opcode.IMAGE_READ, Opcode.LOAD, Opcode.ATOMIC_LOAD)
-_WRITES = (Opcode.IMAGE_WRITE, Opcode.STORE, Opcode.ATOMIC_STORE)
+_READS = (Opcode.IMAGE_READ, Opcode.LOAD, Opcode.ATOMIC_LOAD, Opcode.MATRIX_LOAD)
+_WRITES = (Opcode.IMAGE_WRITE, Opcode.STORE, Opcode.ATOMIC_STORE, Opcode.MATRIX_STORE)
 _USES = frozenset((*CHAINS, *_ATOMICS, *_READS, *_WRITES, Opcode.COPY_MEMORY))
 _PASSES_ON = (Opcode.COPY_OBJECT, Opcode.IMAGE_TEXEL_POINTER)
 _FLOWS = frozenset((*CHAINS, *_PASSES_ON, Opcode.LOAD, Opcode.SELECT, Opcode.PHI, Opcode.FUNCTION_CALL))

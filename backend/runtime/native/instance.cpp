@@ -16,7 +16,7 @@ constexpr std::pair<uint32_t, Fact> kCapabilities[] = {
     {62, Fact::subgroup_vote}, {63, Fact::subgroup_arithmetic}, {64, Fact::subgroup_ballot},
     {65, Fact::subgroup_shuffle}, {66, Fact::subgroup_shuffle_relative}, {67, Fact::subgroup_clustered},
     {4433, Fact::storage_16bit}, {4448, Fact::storage_8bit}, {5345, Fact::memory_model}, {6016, Fact::int8_dot},
-    {6017, Fact::int8_dot}, {6018, Fact::int8_dot}, {6019, Fact::int8_dot}};
+    {6017, Fact::int8_dot}, {6018, Fact::int8_dot}, {6019, Fact::int8_dot}, {6022, Fact::cooperative_matrix}};
 // clang-format on
 constexpr uint32_t kAlways[] = {1 /* Shader */, 0 /* Matrix */, 50 /* ImageQuery */};
 
@@ -89,6 +89,15 @@ void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
   info->unusable = "no compute queue";
 }
 
+// The products of cooperative matrices that the device computes; none without the feature.
+std::vector<VkCooperativeMatrixPropertiesKHR> matrix_products(VkPhysicalDevice device, const Features& features) {
+  auto query = reinterpret_cast<PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR>(
+      vkGetInstanceProcAddr(volkGetLoadedInstance(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"));
+  if (features.matrix.cooperativeMatrix == VK_FALSE || query == nullptr) return {};
+  return listed<VkCooperativeMatrixPropertiesKHR>(
+      [&](auto... out) { query(device, out...); }, {VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR});
+}
+
 void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   DeviceInfo* info = &devices->emplace_back();
   info->handle = handle;
@@ -126,6 +135,14 @@ void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   features.query(info->handle, first.apiVersion);
   bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
   auto subgroup = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroups.supportedOperations & bit) != 0; };
+  auto products = matrix_products(info->handle, features);
+  auto product = [&](int32_t factors, int32_t sums, uint32_t m, uint32_t n, uint32_t k) {
+    return std::any_of(products.begin(), products.end(), [&](const VkCooperativeMatrixPropertiesKHR& p) {
+      return std::tie(p.AType, p.BType, p.CType, p.ResultType) == std::tie(factors, factors, sums, sums) &&
+             std::tie(p.MSize, p.NSize, p.KSize) == std::tie(m, n, k) && p.scope == VK_SCOPE_SUBGROUP_KHR &&
+             p.saturatingAccumulation == VK_FALSE;
+    });
+  };
 #define X(name, value) info->facts[Fact::name] = value;
   ZP_FACTS(X)
 #undef X
@@ -209,6 +226,8 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
       VK_KHR_VULKAN_MEMORY_MODEL_EXTENSION_NAME);
   chain(&dot, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES, VK_API_VERSION_1_3,
       VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
+  chain(&matrix, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, UINT32_MAX,
+      VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
   vkGetPhysicalDeviceFeatures2(device, &core);
   // Enable no more than a fact or a capability stands for.
   VkPhysicalDeviceFeatures supported = core.features;
@@ -218,7 +237,7 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
   for (VkBool32* unused : {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
            &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
            &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
-           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains})
+           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains, &matrix.cooperativeMatrixRobustBufferAccess})
     *unused = VK_FALSE;
 }
 

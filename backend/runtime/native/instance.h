@@ -27,6 +27,7 @@ struct Features {
   VkPhysicalDeviceShaderFloat16Int8Features float16_int8{};
   VkPhysicalDeviceShaderIntegerDotProductFeatures dot{};
   VkPhysicalDeviceVulkanMemoryModelFeatures memory_model{};
+  VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix{};
   std::vector<const char*> extensions;
 
   void query(VkPhysicalDevice device, uint32_t api);

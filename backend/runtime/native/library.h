@@ -24,7 +24,8 @@ namespace zeropoint {
   X(subgroup_shuffle, subgroup(VK_SUBGROUP_FEATURE_SHUFFLE_BIT)) \
   X(subgroup_shuffle_relative, subgroup(VK_SUBGROUP_FEATURE_SHUFFLE_RELATIVE_BIT)) \
   X(subgroup_clustered, subgroup(VK_SUBGROUP_FEATURE_CLUSTERED_BIT)) \
-  X(memory_model, features.memory_model.vulkanMemoryModel) \
+  X(memory_model, features.memory_model.vulkanMemoryModel) X(cooperative_matrix, features.matrix.cooperativeMatrix) \
+  X(coopmat_f16_16x16x16, product(VK_COMPONENT_TYPE_FLOAT16_KHR, VK_COMPONENT_TYPE_FLOAT32_KHR, 16, 16, 16)) \
   X(subgroup_size, subgroups.subgroupSize) X(shared_memory_bytes, limits.maxComputeSharedMemorySize) \
   X(max_workgroup_invocations, limits.maxComputeWorkGroupInvocations) \
   X(max_binding_bytes, limits.maxStorageBufferRange) X(max_workgroup_count_x, limits.maxComputeWorkGroupCount[0]) \

@@ -10,6 +10,7 @@ import pytest
 
 from zeropoint.kernels import spirv
 from zeropoint.kernels.capabilities import (
+    COOPERATIVE_MATRIX,
     DOT_INPUT_4X8,
     DOT_INPUT_ALL,
     DOT_INPUT_PACKED,
@@ -33,6 +34,7 @@ from zeropoint.kernels.capabilities import (
     STORAGE_8BIT,
     STORAGE_16BIT,
     VULKAN_MEMORY_MODEL,
+    matrix_products,
     needed,
     needed_extensions,
 )
@@ -68,6 +70,27 @@ void main() {{ b[0] = dot4(v[0], v[1]{", 0" if literal else ""}); }}"""
 MEMORY_MODEL = f"""#extension GL_KHR_memory_scope_semantics : require
 #pragma use_vulkan_memory_model
 {IN_OUT}void main() {{ b[0] = a[0]; }}"""
+
+MATRICES = f"""#extension GL_KHR_cooperative_matrix : require
+#extension GL_KHR_memory_scope_semantics : require
+{ARITHMETIC}{IN_OUT}
+shared FACTOR part[256];
+void main() {{
+  part[gl_LocalInvocationIndex] = FACTOR(a[0]);
+  barrier();
+  coopmat<FACTOR, gl_ScopeSubgroup, 16, DEPTH, gl_MatrixUseA> x;
+  coopmat<FACTOR, gl_ScopeSubgroup, DEPTH, 16, gl_MatrixUseB> y;
+  coopMatLoad(x, part, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+  coopMatLoad(y, part, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+  coopmat<TERM, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> z;
+  z = coopMatMulAdd(x, y, coopmat<TERM, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>(0));
+  b[0] = int(z[0]);
+}}"""
+
+
+def matrices(factor: str, term: str, depth: int = 16) -> str:
+    return MATRICES.replace("FACTOR", factor).replace("TERM", term).replace("DEPTH", str(depth))
+
 
 NEEDS = {
     "plain": (f"{IN_OUT}void main() {{ b[0] = a[0]; }}", set()),
@@ -109,6 +132,7 @@ NEEDS = {
         f"{IN_OUT}layout(binding = 2, rgba8i) uniform readonly iimage2D i;void main() {{ b[0] = imageSize(i).x; }}",
         {IMAGE_QUERY},
     ),
+    "f16 matrices": (matrices("float16_t", "float"), {FLOAT16, VULKAN_MEMORY_MODEL, COOPERATIVE_MATRIX}),
     "subgroup size": (group("basic", "gl_SubgroupSize"), {GROUP_BASIC}),
     "elect": (group("basic", "subgroupElect()"), {GROUP_BASIC}),
     "vote": (group("vote", "subgroupAll(a[0] == 1)"), {GROUP_BASIC, GROUP_VOTE}),
@@ -178,6 +202,19 @@ def test_a_capability_nobody_uses_is_not_needed(tmp_path: Path, capability: int)
     module = spirv.parse(with_capability(compiled(tmp_path, NEEDS["plain"][0]), capability))
     assert capability in capabilities(module)
     assert capability not in needed(module)
+
+
+@pytest.mark.parametrize(
+    ("factor", "term", "depth", "product"),
+    [
+        ("float16_t", "float", 16, "coopmat_f16_16x16x16"),
+        ("float16_t", "float16_t", 8, "coopmat_f16_f16_f16_16x16x8"),
+        ("int8_t", "int", 32, "coopmat_i8_16x16x32"),
+    ],
+)
+def test_products_of_matrices(tmp_path: Path, factor: str, term: str, depth: int, product: str) -> None:
+    module = spirv.parse(compiled(tmp_path, matrices(factor, term, depth)))
+    assert matrix_products(module) == {product}
 
 
 def test_every_capability_has_a_case() -> None:

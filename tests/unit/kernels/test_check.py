@@ -317,3 +317,42 @@ def test_swapped_bindings_of_one_dtype(tmp_path: Path) -> None:
         ("binding = 9", "binding = X_BINDING"),
     )
     assert text == "slot zp: binding 1 declared; found 0"
+
+
+MATRIX_EXTENSIONS = "".join(
+    f"#extension GL_{name} : require\n"
+    for name in ("KHR_cooperative_matrix", "KHR_memory_scope_semantics", "EXT_shader_explicit_arithmetic_types_float16")
+)
+PRODUCT = """  coopmat<float16_t, gl_ScopeSubgroup, 16, DEPTH, gl_MatrixUseA> left;
+  coopmat<float16_t, gl_ScopeSubgroup, DEPTH, 16, gl_MatrixUseB> right;
+  coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> sum;
+  coopMatLoad(left, part, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+  coopMatLoad(right, part, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+  coopMatLoad(sum, x, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+  coopMatStore(coopMatMulAdd(left, right, sum), y, 0, 16, gl_CooperativeMatrixLayoutRowMajor);
+"""
+
+
+def on_matrices(depth: int) -> tuple[tuple[str, str], ...]:
+    """The tiny shader, reading x and writing y as matrices alone."""
+    return (
+        ("#version 450\n", f"#version 450\n{MATRIX_EXTENSIONS}shared uint part[256];\n"),
+        ("x[i] * eps", "eps"),
+        ("  y[i] = value;\n", f"  part[i] = uint(value);\n  barrier();\n{PRODUCT.replace('DEPTH', str(depth))}"),
+    )
+
+
+def test_matrices_whose_product_the_guard_asks_for(tmp_path: Path) -> None:
+    """Loads and stores of matrices are reads and writes of their slots."""
+    asked = (("rows(x) <= 8", "device.coopmat_f16_16x16x16"),)
+    assert compile_tiny(tmp_path, *on_matrices(16), manifest_changes=asked).bindings == (0, 1, 3)
+
+
+def test_matrices_whose_product_no_device_is_asked_for(tmp_path: Path) -> None:
+    product = "product coopmat_f16_16x16x16"
+    text = f"{product}: the guard does not ask for it; add device.coopmat_f16_16x16x16 to when"
+    assert refused(tmp_path / "other", *on_matrices(16)) == text
+    no_guard = (('when = "rows(x) <= 8"\n', ""),)
+    assert refused(tmp_path / "none", *on_matrices(16), manifest_changes=no_guard) == text
+    text = refused(tmp_path / "unknown", *on_matrices(32))
+    assert text == "product coopmat_f16_16x16x32: the player has no device fact for it; add one or do without"

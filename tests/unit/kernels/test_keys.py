@@ -38,6 +38,25 @@ def test_where_filters(tmp_path: Path) -> None:
     assert "tiny/only[x=f32:buffer,zp=f16:buffer,bias=f32:buffer,y=f32:buffer]" not in found
 
 
+def of_its_own(tmp_path: Path, condition: str) -> list[str]:
+    """The variants of an algorithm that has a condition beside the kernel's."""
+    change = ('name = "only"', f'name = "only"\nwhere = ["{condition}"]')
+    manifest = load_manifest(write_tree(tmp_path, manifest=replaced(MANIFEST, change)) / "tiny.toml")
+    return [str(key) for key in variant_keys(manifest, manifest.algorithms[0])]
+
+
+def test_where_of_an_algorithm(tmp_path: Path) -> None:
+    found = of_its_own(tmp_path, "dtype(bias) == 'none'")
+    assert len(found) == 4 * 2
+    assert all("bias=none" in key for key in found)
+
+
+def test_an_algorithm_without_variants(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError) as error:
+        of_its_own(tmp_path, "dtype(x) == 'f16'")
+    assert str(error.value) == "tiny.toml: algorithm.only.where: no variant is left (dtype(x) == 'f16')"
+
+
 def test_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as error:
         keys(tmp_path, "dtype(x) == 'f16'")

@@ -1,0 +1,58 @@
+// lib/coopmat.glsl without cooperative matrices, for devices that have none: every 32 invocations hold a matrix of sums,
+// eight elements each, and an operand is a place in `tile`.
+
+struct Operand {
+  uint first;
+};
+
+struct Sum {
+  float values[8];
+};
+
+#define LEFT_MATRIX Operand
+#define RIGHT_MATRIX Operand
+#define SUM_MATRIX Sum
+#define ZERO_SUM Sum(float[8](0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+#define MATRIX_SUBGROUP (gl_LocalInvocationIndex / 32u)
+
+uint matrix_row() {
+  return gl_LocalInvocationIndex % 32u / 2u;
+}
+
+uint matrix_column(uint i) {
+  return gl_LocalInvocationIndex % 2u * 8u + i;
+}
+
+float operand(uint first, uint row, uint k) {
+  vec2 two = unpackHalf2x16(tile[first + row * TILE_STRIDE + k / 8u][k % 8u / 2u]);
+  return two[k % 2u];
+}
+
+Sum multiply_add(Operand left, Operand right, Sum sum) {
+  for (uint i = 0; i < 8u; ++i) {
+    for (uint k = 0; k < 16u; ++k) {
+      sum.values[i] += operand(left.first, matrix_row(), k) * operand(right.first, matrix_column(i), k);
+    }
+  }
+  return sum;
+}
+
+#define LOAD_LEFT(matrix, place) matrix.first = place
+#define LOAD_RIGHT(matrix, place) matrix.first = place
+#define LOAD_SUM(matrix, place, stride)                                                                       \
+  for (uint e = 0; e < 8u; ++e) {                                                                             \
+    uint c = matrix_column(e);                                                                                \
+    matrix.values[e] = uintBitsToFloat(tile[(place) + matrix_row() * (stride) + c / 4u][c % 4u]);             \
+  }
+#define STORE_SUM(matrix, place, stride)                                                                      \
+  for (uint e = 0; e < 8u; ++e) {                                                                             \
+    uint c = matrix_column(e);                                                                                \
+    tile[(place) + matrix_row() * (stride) + c / 4u][c % 4u] = floatBitsToUint(matrix.values[e]);             \
+  }
+#define LOAD_ROWS(matrix, array, place) \
+  for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_column(e)]
+#define MULTIPLY_ADD(left, right, sum) multiply_add(left, right, sum)
+#define ADD(sum, other) \
+  for (uint e = 0; e < 8u; ++e) sum.values[e] += other.values[e]
+#define ADD_PRODUCT(sum, a, b) \
+  for (uint e = 0; e < 8u; ++e) sum.values[e] += a.values[e] * b.values[e]

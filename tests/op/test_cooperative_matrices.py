@@ -1,0 +1,159 @@
+"""linear_dq8ca on cooperative matrices: the index math, emulated on any device; the product where a device has it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+
+from tests.op.calls import SHADERS, chosen_devices
+from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
+from tests.op.rows import non_finite_rows, quantization_rows
+from zeropoint.builder import ProgramBuilder
+from zeropoint.kernels.build import build_library
+from zeropoint.packing import Layout
+from zeropoint.runtime.player import LoadedProgram
+
+FACT = "coopmat_f16_16x16x16"
+EMULATION = Path(__file__).parent / "shaders" / "coopmat.glsl"
+GUARD = f"device.{FACT} and device.subgroup_size == 32 and rows(q) > 16 and "
+ENOUGH_TILES = " and ceil_div(rows(q), TILE_M) * ceil_div(dim(y,-1), TILE_N) >= 96"
+# The large tile needs more shared memory than software devices have: the same code on a smaller one.
+LARGE, SMALLER = (f"TILE_M = {size}, TILE_N = {size}, GRID_M = 2, GRID_N = {n}" for size, n in ((128, 4), (64, 2)))
+TOLERANCE = {"f32": 5e-7, "f16": 4e-4}
+ROWS = 70
+
+
+@dataclass(frozen=True)
+class Case:
+    algorithm: str
+    chain: Chain
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}-{self.chain}"
+
+
+def case(algorithm: str, k: int, n: int, group_size: int, **options: object) -> Case:
+    return Case(algorithm, Chain(k=k, n=n, group_size=group_size, max_rows=ROWS, **options))  # type: ignore[arg-type]
+
+
+CASES = [
+    case("coopmat_large", 96, 37, 32, zp="i8", bias=True),
+    case("coopmat_large", 160, 130, 32, zp="f32", storage="image", bits=8),
+    case("coopmat_large", 192, 65, 96, zp="i32", compute="f16", w_scale="f16"),
+    case("coopmat_wide", 256, 130, 64, zp="f16", bias=True),
+    case("coopmat_wide", 128, 20, 128, zp="i8", storage="image", bits=8, compute="f16"),
+    case("coopmat_small", 256, 70, 32, zp="i32", storage="image", bias=True),
+    case("coopmat_small", 384, 64, 128, zp="f32", bits=8, compute="f16", w_scale="f16"),
+    case("coopmat_small", 128, 5, 32, zp="f16", storage="image"),
+]
+
+
+def narrowed(manifest: str, chain: Chain) -> str:
+    """A manifest of the one variant that the chain needs."""
+    choices = {"zp": chain.zp, "x": chain.compute, "y": chain.compute, "w_scale": chain.w_scale}
+    for slot, dtype in choices.items():
+        manifest = re.sub(rf"^({slot} = .*dtype = )\[.*?\]", rf'\1["{dtype}"]', manifest, flags=re.M)
+    manifest = re.sub(r"^((?:zp|scale) = .*storage = )\[.*?\]", rf'\1["{chain.storage}"]', manifest, flags=re.M)
+    return re.sub(r"view = \{ .*? \}", "", manifest)
+
+
+@cache
+def emulated(wanted: Case) -> bytes:
+    """A kernel library whose linear has the one algorithm, for any device."""
+    linear = f"linear_dq8ca_q{wanted.chain.bits}gsw"
+    with TemporaryDirectory() as folder:
+        shaders = Path(folder) / "shaders"
+        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
+        shutil.copy(EMULATION, shaders / "lib" / "coopmat.glsl")
+        for kernel in ("choose_qparams_per_row", "quantize_and_pack"):
+            (shaders / f"{kernel}.toml").write_text(narrowed((SHADERS / f"{kernel}.toml").read_text(), wanted.chain))
+        head, *algorithms = narrowed((SHADERS / f"{linear}.toml").read_text(), wanted.chain).split("[[algorithm]]")
+        (chosen,) = (text for text in algorithms if f'name = "{wanted.algorithm}"' in text)
+        assert GUARD in chosen
+        chosen = chosen.replace(GUARD, "").replace(ENOUGH_TILES, "").replace(LARGE, SMALLER)
+        chosen = chosen.replace("unroll = true\n", "")
+        (shaders / f"{linear}.toml").write_text(f"{head}[[algorithm]]{chosen}")
+        return build_library(shaders, cache_dir=Path(folder) / "cache")
+
+
+def check(chain: Chain, x: torch.Tensor, library: bytes | None) -> str:
+    """The linear against its reference; returns the algorithm that was picked."""
+    program, constants = build(chain, random_weights(chain))
+    x = x.to(torch.float16 if chain.compute == "f16" else torch.float32)
+    with LoadedProgram(program, constants, keep_all=True, library=library) as loaded:
+        loaded.execute([x.numpy()])
+        slots = read_back(loaded, program, 2, len(x))
+        algorithm = loaded.picks()[2].algorithm
+    wanted = expected(program, 2, slots, {"y"})["y"]
+    assert torch.equal(torch.isnan(slots["y"]), torch.isnan(wanted))
+    error = worst_row_error(slots["y"].nan_to_num(), wanted.nan_to_num(), floor=1e-3)
+    assert error <= TOLERANCE[chain.compute], f"{algorithm} {chain}: {error}"
+    return algorithm
+
+
+def rows_of(chain: Chain) -> torch.Tensor:
+    rows = torch.cat([quantization_rows(chain.k), non_finite_rows(chain.k)])
+    if chain.compute == "f16":
+        rows = rows[rows.abs().amax(-1) < 1e3]  # outputs stay inside f16
+    return torch.cat([rows] * 4)[:ROWS]
+
+
+# A software device takes long to compile these: one of each tile is fast enough.
+@pytest.mark.parametrize(
+    "wanted",
+    [pytest.param(wanted, marks=[] if wanted.chain.bias else [pytest.mark.slow]) for wanted in CASES],
+    ids=str,
+)
+def test_emulated(wanted: Case) -> None:
+    """Every tile of every algorithm: rows and columns beyond its edge, steps, zero points, their storages."""
+    assert check(wanted.chain, rows_of(wanted.chain), emulated(wanted)) == wanted.algorithm
+
+
+def test_picked_only_where_the_device_reports_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forced off by the fact's name; never taken on a device without it."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    chain = Chain(k=256, n=130, group_size=32, max_rows=ROWS)
+    reported = bool(chosen_devices()[0].facts[FACT])
+    assert check(chain, rows_of(chain), None) == ("coopmat_small" if reported else "tiled")
+    monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{FACT}")
+    assert check(chain, rows_of(chain), None) == "tiled"
+
+
+@pytest.mark.parametrize(("k", "n", "algorithm"), [(96, 12300, "coopmat_large"), (320, 6200, "coopmat_wide")])
+def test_large_tiles(k: int, n: int, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough outputs for the larger tiles."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    chain = Chain(k=k, n=n, group_size=32, max_rows=ROWS, bias=True)
+    reported = bool(chosen_devices()[0].facts[FACT])
+    assert check(chain, rows_of(chain), None) == (algorithm if reported else "tiled")
+
+
+def test_zero_points_outside_int8() -> None:
+    """A zero point that a graph was given: any int32. What the clamped one leaves out is added at the end."""
+    wanted = case("coopmat_small", 128, 20, 32, zp="i32")
+    chain = wanted.chain
+    b = ProgramBuilder()
+    q = b.tensor("q", "i8", [40, chain.k])
+    scale, zp = b.tensor("scale", "f32", [40]), b.tensor("zp", "i32", [40])
+    y = b.tensor("y", "f32", [40, chain.n])
+    weights = random_weights(chain)
+    constants = weight_constants(b, chain, weights, Layout.of(chain.k, chain.group_size))
+    slots = {"q": q, "scale": scale, "zp": zp, **constants, "group_sums": None, "y": y}
+    b.call("linear_dq8ca_q4gsw", slots, {"step": 32})
+    for tensor in (q, scale, zp):
+        b.input(tensor)
+    b.output(y)
+    generator = torch.Generator().manual_seed(4)
+    codes = torch.randint(-128, 128, (40, chain.k), generator=generator, dtype=torch.int8)
+    zeros = torch.tensor([300, -5000, 129, -129, 128, -128, 127, 0] * 5, dtype=torch.int32)
+    with LoadedProgram(*b.build(), library=emulated(wanted)) as loaded:
+        (found,) = loaded.execute([codes.numpy(), torch.full((40,), 0.01).numpy(), zeros.numpy()])
+    exact = 0.01 * (codes.double() - zeros.double().unsqueeze(-1)) @ weights.dequantized().T
+    assert worst_row_error(torch.from_numpy(found), exact, floor=1e-3) <= TOLERANCE["f32"]
