@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..builder import ProgramBuilder, constant_or_dim
@@ -43,18 +44,41 @@ class Fused:
 
 @dataclass(slots=True)
 class Draft:
-    """The calls that a Program needs, in order, and what fusion adds to them."""
+    """The calls that a Program needs, in order, and what fusion adds to them.
+
+    A call keeps its place or takes that of another one, so that no question and no change walks all of them.
+    """
 
     builder: ProgramBuilder
     options: CompileOptions
-    steps: list[Step] = field(default_factory=list)
     alternatives: list[Fused] = field(default_factory=list)
+    _places: list[Step | None] = field(default_factory=list)  # None where a call was merged into another
+    _at: dict[Step, int] = field(default_factory=dict)
+    _readers: defaultdict[int, set[Step]] = field(default_factory=lambda: defaultdict(set))  # by root
+    _writers: defaultdict[int, set[Step]] = field(default_factory=lambda: defaultdict(set))
+    _outputs: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, builder: ProgramBuilder, options: CompileOptions) -> Draft:
         """The needed calls of what has been lowered, outputs and states included."""
         made = builder.made_calls()
-        return cls(builder, options, [Step(*made[index], (index,)) for index in builder.needed_calls()])
+        draft = cls(builder, options, _outputs=builder.outputs())
+        draft.steps = [Step(*made[index], (index,)) for index in builder.needed_calls()]
+        return draft
+
+    @property
+    def steps(self) -> list[Step]:
+        """The calls in order."""
+        return [step for step in self._places if step is not None]
+
+    @steps.setter
+    def steps(self, steps: Sequence[Step]) -> None:
+        self._places = [None] * len(steps)
+        self._at.clear()
+        self._readers.clear()
+        self._writers.clear()
+        for place, step in enumerate(steps):
+            self._put(step, place)
 
     def info(self, tensor: int) -> Tensor:
         """A declared tensor."""
@@ -71,11 +95,11 @@ class Draft:
 
     def writers(self, tensor: int) -> list[Step]:
         """The calls that write a buffer, in order."""
-        return [step for step in self.steps if self._names(step, tensor, written=True)]
+        return self._ordered(self._writers.get(self.root(tensor), ()))
 
     def readers(self, tensor: int) -> list[Step]:
         """The calls that read a buffer, in order."""
-        return [step for step in self.steps if self._names(step, tensor, written=False)]
+        return self._ordered(self._readers.get(self.root(tensor), ()))
 
     def only_reader(self, tensor: int, kernel: str) -> Step | None:
         """The one call that reads a scratch buffer, if it is of that kernel and nothing else needs the buffer."""
@@ -92,7 +116,7 @@ class Draft:
     def is_inner(self, tensor: int) -> bool:
         """Whether no output and no later run needs a buffer."""
         root = self.root(tensor)
-        return self.info(root).memory is Memory.ARENA and root not in self.builder.outputs()
+        return self.info(root).memory is Memory.ARENA and root not in self._outputs
 
     def make(
         self,
@@ -119,30 +143,39 @@ class Draft:
 
     def substitute(self, old: Step, new: Step) -> None:
         """Puts a call in the place of another."""
-        self.steps[self.steps.index(old)] = new
+        place = self._at[old]
+        self._remove(old)
+        self._put(new, place)
 
     def replace(self, old: Sequence[Step], new: Step) -> None:
         """Puts a call in the place of the last of some others, which nothing between them may depend on."""
         gathered = self.gather(old)
         assert gathered, [step.call.name for step in old]
-        at = self.steps.index(old[-1])
-        self.steps[at] = new
-        self.steps = [step for step in self.steps if step not in old]
+        place = self._at[old[-1]]
+        for step in old:
+            self._remove(step)
+        self._put(new, place)
 
     def gather(self, group: Sequence[Step]) -> bool:
         """Moves calls right before the last of them, in order. False, and none moved, where others are in the way."""
-        order = [step for step in self.steps if step in group]
-        first, last = self.steps.index(order[0]), self.steps.index(order[-1])
+        places = sorted(self._at[step] for step in set(group))
+        between = [step for step in self._places[places[0] : places[-1] + 1] if step is not None]
         moved: list[Step] = []
         others: list[Step] = []
-        for step in self.steps[first : last + 1]:
+        touched: set[int] = set()
+        written: set[int] = set()
+        for step in between:
+            own, writes = self._roots(step), self._roots(step, step.writes)
             if step in group:
                 moved.append(step)
-            elif any(self._conflict(earlier, step) for earlier in moved):
+                touched |= own
+                written |= writes
+            elif written & own or writes & touched:
                 return False
             else:
                 others.append(step)
-        self.steps[first : last + 1] = [*others, *moved]
+        for place, step in zip(sorted(self._at[step] for step in between), [*others, *moved], strict=True):
+            self._places[place], self._at[step] = step, place
         return True
 
     def offer(self, fused: Sequence[Step], plain: Sequence[Step]) -> bool:
@@ -151,15 +184,15 @@ class Draft:
         Not if one of its plain calls is in another, they cannot be side by side, or a fused call reads what only the
         plain ones or a later one make.
         """
-        taken = [step for item in self.alternatives for step in item.plain]
         missing = set().union(*(self._roots(step, step.writes) for step in (*plain, *fused)))
         for step in fused:
             if missing & self._roots(step, {arg.slot for arg in step.call.args} - step.writes):
                 return False
             missing -= self._roots(step, step.writes)
-        if any(step in taken for step in plain) or not self.gather(plain):
+        taken = {step for item in self.alternatives for step in item.plain}
+        if not taken.isdisjoint(plain) or not self.gather(plain):
             return False
-        self.alternatives.append(Fused(list(fused), [step for step in self.steps if step in plain]))
+        self.alternatives.append(Fused(list(fused), self._ordered(set(plain))))
         return True
 
     def finish(self) -> None:
@@ -175,13 +208,18 @@ class Draft:
             steps.append(step)
         self.builder.replace_calls([(step.call, step.writes) for step in steps], alternatives)
 
-    def _names(self, step: Step, tensor: int, *, written: bool) -> bool:
-        root = self.root(tensor)
-        return any(self.root(arg.tensor) == root and (arg.slot in step.writes) == written for arg in step.call.args)
+    def _put(self, step: Step, place: int) -> None:
+        self._places[place], self._at[step] = step, place
+        for arg in step.call.args:
+            (self._writers if arg.slot in step.writes else self._readers)[self.root(arg.tensor)].add(step)
 
-    def _conflict(self, a: Step, b: Step) -> bool:
-        """Whether two calls touch one buffer and one of them writes it."""
-        return bool(self._roots(a, a.writes) & self._roots(b)) or bool(self._roots(b, b.writes) & self._roots(a))
+    def _remove(self, step: Step) -> None:
+        self._places[self._at.pop(step)] = None
+        for arg in step.call.args:
+            (self._writers if arg.slot in step.writes else self._readers)[self.root(arg.tensor)].discard(step)
+
+    def _ordered(self, steps: Iterable[Step]) -> list[Step]:
+        return sorted(steps, key=self._at.__getitem__)
 
     def _roots(self, step: Step, slots: Collection[str] | None = None) -> set[int]:
         return {self.root(arg.tensor) for arg in step.call.args if slots is None or arg.slot in slots}

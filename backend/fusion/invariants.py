@@ -37,15 +37,18 @@ class Invariants:
 
     def unfit(self, draft: Draft) -> Iterator[tuple[Fused, str]]:
         """The alternatives whose two sides do not leave the same to the calls after them, each with the reason."""
-        place = {id(step): index for index, step in enumerate(draft.steps)}
+        steps = draft.steps
+        place = {id(step): index for index, step in enumerate(steps)}
         kept = [item for item in draft.alternatives if id(item.plain[0]) in place]
         at = {place[id(item.plain[0])]: item for item in kept}
         first, last = self._uses(draft, at)
         written = set(self.given)
-        for index, step in enumerate(draft.steps):
-            reason = self._reason(draft, at[index], written, (index, first, last)) if index in at else None
-            if reason is not None:
-                yield at[index], reason
+        for index, step in enumerate(steps):
+            item = at.get(index)
+            if item is not None and steps[index : index + len(item.plain)] != item.plain:
+                yield item, "its calls are not side by side"
+            elif item is not None and (reason := self._reason(draft, item, written, (index, first, last))):
+                yield item, reason
             written |= _writes(draft, step)
         yield from ((item, "its calls are gone") for item in draft.alternatives if item not in kept)
 
@@ -54,8 +57,6 @@ class Invariants:
     ) -> str | None:
         """Why an alternative is unfit. uses: its place, and where each buffer is named first and last."""
         index, first, last = uses
-        if draft.steps[index : index + len(item.plain)] != item.plain:
-            return "its calls are not side by side"
         available = set(written)
         for step in item.fused:
             missing = self._missing(draft, step, available)
