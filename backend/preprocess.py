@@ -47,8 +47,8 @@ def read_options(specs: list[CompileSpec]) -> CompileOptions:
 def lower_program(edge_program: ExportedProgram, options: CompileOptions) -> tuple[Program, dict[str, bytes]]:
     """Lowers every node of a partition. Returns the Program and its constants by key."""
     lowering = Lowering(edge_program, options)
-    signature = edge_program.graph_signature
-    inputs = [node for node in edge_program.graph.nodes if node.name in signature.user_inputs]
+    given = set(edge_program.graph_signature.user_inputs)
+    inputs = [node for node in edge_program.graph.nodes if node.name in given]
     for node in inputs:
         _declare_input(node, lowering)
     absorbed: set[Node] = set()

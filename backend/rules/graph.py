@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
-from torch._export.utils import get_buffer, get_lifted_tensor_constant, get_param, is_buffer, is_param
 from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, OutputKind
 from torch.fx import Node
 
 from ..errors import Unsupported
@@ -25,6 +26,19 @@ _COPIES = {
 _REAL_COPIES = ("aten._to_copy.default", "aten.index_copy.default")
 # A schema default of type ScalarType is a number of c10::ScalarType.
 _SCALAR_TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 5: torch.float16, 6: torch.float32, 15: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A signature by names: torch's own properties walk all of it at every question."""
+
+    signature: ExportGraphSignature
+    sizes: tuple[int, int]  # of its lists, which passes change in place
+    specs: Mapping[str, InputSpec]  # by placeholder
+    mutated: frozenset[str]  # buffers
+
+
+_INPUTS: WeakKeyDictionary[ExportedProgram, _Inputs] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,41 +152,53 @@ def find_constant(program: ExportedProgram, node: Node, weights: Mapping[str, to
 
 def mutated_buffer(program: ExportedProgram, node: Node) -> Constant | None:
     """The buffer of a placeholder that the program, or another method, changes, with its first contents."""
-    signature = program.graph_signature
-    name = signature.inputs_to_buffers.get(node.name, "") if node.op == "placeholder" else ""
-    if not name or not _is_mutated(program, node, name):
+    spec = _spec_of(program, node)
+    if spec is None or spec.kind is not InputKind.BUFFER or not _is_mutated(program, node, spec):
         return None
-    data = get_buffer(program, node)
-    assert data is not None, f"{name} is in the signature but not in the program"
+    name, data = _named(str(spec.target), None, _data_of(program, spec))
     real = None if isinstance(data, torch._subclasses.FakeTensor) else data
     return Constant(name, tuple(data.shape), data.dtype, real, (node,))
 
 
-def _is_mutated(program: ExportedProgram, node: Node, name: str) -> bool:
-    return STATE_KEY in node.meta or name in program.graph_signature.buffers_to_mutate.values()
+def _is_mutated(program: ExportedProgram, node: Node, spec: InputSpec) -> bool:
+    return spec.kind is InputKind.BUFFER and (STATE_KEY in node.meta or spec.target in _inputs_of(program).mutated)
 
 
 def _stored(
     program: ExportedProgram, node: Node, weights: Mapping[str, torch.Tensor]
 ) -> tuple[str, torch.Tensor] | None:
-    signature = program.graph_signature
     if node.op == "get_attr":
         data = getattr(program.graph_module, str(node.target), None)
         return (str(node.target), data) if isinstance(data, torch.Tensor) else None
-    if node.op != "placeholder":
+    spec = _spec_of(program, node)
+    if spec is None or spec.target is None or _is_mutated(program, node, spec):
         return None
-    if is_param(program, node):
-        name = signature.inputs_to_parameters[node.name]
-        return _named(name, weights.get(name), get_param(program, node))
-    if is_buffer(program, node):
-        name = signature.inputs_to_buffers[node.name]
-        if _is_mutated(program, node, name):
-            return None
-        return _named(name, weights.get(name), get_buffer(program, node))
-    if node.name in signature.inputs_to_lifted_tensor_constants:
-        name = signature.inputs_to_lifted_tensor_constants[node.name]
-        return _named(name, None, get_lifted_tensor_constant(program, node))
-    return None
+    if spec.kind not in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+        return None
+    real = None if spec.kind is InputKind.CONSTANT_TENSOR else weights.get(spec.target)
+    return _named(spec.target, real, _data_of(program, spec))
+
+
+def _spec_of(program: ExportedProgram, node: Node) -> InputSpec | None:
+    return _inputs_of(program).specs.get(node.name) if node.op == "placeholder" else None
+
+
+def _inputs_of(program: ExportedProgram) -> _Inputs:
+    signature, known = program.graph_signature, _INPUTS.get(program)
+    sizes = (len(signature.input_specs), len(signature.output_specs))
+    if known is None or known.signature is not signature or known.sizes != sizes:
+        specs = {spec.arg.name: spec for spec in signature.input_specs}
+        outputs = [spec for spec in signature.output_specs if spec.kind is OutputKind.BUFFER_MUTATION]
+        known = _Inputs(signature, sizes, specs, frozenset(str(spec.target) for spec in outputs))
+        _INPUTS[program] = known
+    return known
+
+
+def _data_of(program: ExportedProgram, spec: InputSpec) -> torch.Tensor | None:
+    """Persistent buffers lie beside the parameters, others beside the constants."""
+    inner = spec.kind is InputKind.PARAMETER or (spec.kind is InputKind.BUFFER and spec.persistent)
+    data: torch.Tensor | None = (program.state_dict if inner else program.constants).get(str(spec.target))
+    return data
 
 
 def _named(name: str, real: torch.Tensor | None, stored: torch.Tensor | None) -> tuple[str, torch.Tensor]:
