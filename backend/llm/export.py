@@ -156,7 +156,12 @@ def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
-    """The edge program with our delegates.
+    """The edge program with our delegates."""
+    return edge_decoder(exported, options, metadata).to_backend(ZeropointPartitioner(options))
+
+
+def edge_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
+    """The edge program.
 
     to_edge with whole linears, then to_backend: to_edge_transform_and_lower traces the graph twice more and makes the
     same program. Without the verifier's runs of the whole graph, and without each node's history, which every pass
@@ -167,7 +172,7 @@ def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: 
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=operators_kept_whole(options))
     edge = to_edge(exported, compile_config=config, constant_methods=metadata)
     drop_unread_buffers(edge.exported_program())
-    return edge.to_backend(ZeropointPartitioner(options))
+    return edge
 
 
 def text_metadata(

@@ -14,6 +14,7 @@ import torch
 from tests.op.tolerance import check_table
 from zeropoint.builder import ProgramBuilder
 from zeropoint.kernels.build import build_library
+from zeropoint.kernels.cache import default_cache_dir
 from zeropoint.references import OutputSpec, find_reference
 from zeropoint.runtime.devices import Device, devices
 from zeropoint.runtime.player import LoadedProgram, Pick
@@ -92,7 +93,10 @@ def relative_rms(actual: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
-    """A kernel library of one kernel, only its f32 variants, with `old` in a shader file replaced by `new`."""
+    """A kernel library of one kernel, only its f32 variants, with `old` in a shader file replaced by `new`.
+
+    Algorithms that do not read the file come from the cache of the true shaders.
+    """
     with tempfile.TemporaryDirectory() as folder:
         shaders = Path(folder) / "shaders"
         shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
@@ -101,4 +105,4 @@ def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
         text = (shaders / source).read_text()
         assert text.count(old) == 1, f"{source}: {old!r} occurs {text.count(old)} times"
         (shaders / source).write_text(text.replace(old, new))
-        return build_library(shaders, cache_dir=Path(folder) / "cache")
+        return build_library(shaders, cache_dir=default_cache_dir(SHADERS))
