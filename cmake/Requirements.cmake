@@ -18,6 +18,12 @@ zeropoint_require_header(ZEROPOINT_VULKAN_INCLUDE vulkan/vulkan.h libvulkan-dev)
 zeropoint_require_header(ZEROPOINT_VOLK_INCLUDE volk.h libvulkan-volk-dev)
 zeropoint_require_header(ZEROPOINT_FLATBUFFERS_INCLUDE flatbuffers/base.h libflatbuffers-dev)
 zeropoint_require_header(ZEROPOINT_XXHASH_INCLUDE xxhash.h libxxhash-dev)
+zeropoint_require_header(ZEROPOINT_ZLIB_INCLUDE zlib.h zlib1g-dev)
+# Linked statically: the wheel then needs no library but ExecuTorch's.
+find_library(ZEROPOINT_ZLIB libz.a)
+if(NOT ZEROPOINT_ZLIB)
+  message(FATAL_ERROR "zeropoint: no libz.a; install the Debian package zlib1g-dev (apt-get install zlib1g-dev)")
+endif()
 
 # Generated C++ must come from the flatc of the headers' version. ExecuTorch's wheel puts another one on a
 # virtual environment's PATH, so the system's is looked for first.

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 VENV=.venv
-# Needed to build: compiler, Vulkan headers, volk, flatc and its headers, the hash. To run: the loader. To test: lavapipe, validation.
-APT_PACKAGES=(g++ libvulkan-dev libvulkan-volk-dev flatbuffers-compiler libflatbuffers-dev libxxhash-dev
+# Needed to build: compiler, Vulkan headers, volk, flatc and its headers, the hash, zlib. To run: the loader. To test: lavapipe, validation.
+APT_PACKAGES=(g++ libvulkan-dev libvulkan-volk-dev flatbuffers-compiler libflatbuffers-dev libxxhash-dev zlib1g-dev
   libvulkan1 mesa-vulkan-drivers vulkan-validationlayers ca-certificates)
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 

@@ -47,6 +47,7 @@ _PASSES = (
     "reduce-load-size",
     "eliminate-dead-code-aggressive",
     "merge-blocks",
+    "canonicalize-ids",  # so that like modules have like bytes, and the library compresses
     "strip-debug",
 )
 

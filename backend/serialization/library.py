@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,10 @@ from ._generated import common_generated as common
 from ._generated import library_generated as fb
 
 IDENTIFIER = b"ZPL1"
-VERSION = 1
+VERSION = 2
+_WINDOW = 1 << 15  # as far back as deflate looks
+_BLOCK = 1 << 14
+_AHEAD = 1 << 13  # of a block, in its dictionary
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def _summary(root: fb.Library) -> LibrarySummary:
                     for i, slot in enumerate(slots)
                 )
                 keys.append(VariantKey(name, algorithm.Name().decode(), choices))
-    modules = [root.Modules(i).SpirvLength() for i in range(root.ModulesLength())]
+    sizes = [root.Modules(i).Size() for i in range(root.ModulesLength())]
     return LibrarySummary(
         version=root.Version(),
         hash=root.Hash().decode(),
@@ -86,8 +90,8 @@ def _summary(root: fb.Library) -> LibrarySummary:
         variants=tuple(keys),
         outputs=outputs,
         sources=sources,
-        n_modules=len(modules),
-        spirv_bytes=4 * sum(modules),
+        n_modules=len(sizes),
+        spirv_bytes=sum(sizes),
     )
 
 
@@ -111,22 +115,44 @@ def _make(cls: type, **fields: object) -> object:
     return item
 
 
-class _Words(fb.ModuleT):
-    """A module whose words are copied in one piece: the generated code takes one call a word."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self.data = data
+class _Module(fb.ModuleT):
+    """A module whose bytes are copied in one piece: the generated code takes one call a byte."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:
-        builder.StartVector(4, len(self.data) // 4, 4)
-        head = builder.Head() - len(self.data)
-        builder.head = head
-        builder.Bytes[head : head + len(self.data)] = self.data
-        words = builder.EndVector()
+        data = builder.CreateByteVector(self.data)
         fb.ModuleStart(builder)
-        fb.ModuleAddSpirv(builder, words)
+        fb.ModuleAddSize(builder, self.size)
+        fb.ModuleAddBase(builder, self.base)
+        fb.ModuleAddData(builder, data)
         return int(fb.ModuleEnd(builder))
+
+
+def _dictionary(base: bytes, offset: int) -> bytes:
+    """The part of a module that is the dictionary of another one's block: what lies around the same place."""
+    start = min(max(offset - _AHEAD, 0), max(len(base) - _WINDOW, 0))
+    return base[start : start + _WINDOW]
+
+
+def _deflate(spirv: bytes, base: bytes) -> bytes:
+    """One zlib stream a block, so that the whole of a long module has its like within reach."""
+    streams = []
+    for offset in range(0, len(spirv), _BLOCK):
+        dictionary = _dictionary(base, offset)
+        packer = zlib.compressobj(9, zdict=dictionary) if dictionary else zlib.compressobj(9)
+        streams.append(packer.compress(spirv[offset : offset + _BLOCK]) + packer.flush())
+    return b"".join(streams)
+
+
+def read_spirv(library: fb.Library, module: int) -> bytes:
+    """The SPIR-V of a module, as the player decodes it."""
+    stored = library.Modules(module)
+    base = read_spirv(library, stored.Base()) if stored.Base() >= 0 else b""
+    left, spirv = stored.DataAsNumpy().tobytes(), b""
+    while left:
+        unpacker = zlib.decompressobj(zdict=_dictionary(base, len(spirv)))
+        spirv += unpacker.decompress(left)
+        left = unpacker.unused_data
+    return spirv
 
 
 class _Writer:
@@ -134,16 +160,16 @@ class _Writer:
         self.manifests = manifests
         self.variants = variants
         self.facts: list[str] = []
-        self.modules: dict[bytes, int] = {}
+        self.modules: dict[bytes, tuple[int, int]] = {}  # SPIR-V -> its index, and that of its dictionary or -1
 
     def run(self) -> bytes:
         root = fb.LibraryT()
         root.version = VERSION
         root.kernels = [self.kernel(manifest) for manifest in self.manifests]
         root.facts = self.facts
-        root.modules = [_Words(data) for data in self.modules]
-        root.hash = hashlib.sha256(_pack(root)).hexdigest()
-        return _pack(root)
+        root.modules = self.packed_modules()
+        root.hash = hashlib.sha256(pack_library(root)).hexdigest()
+        return pack_library(root)
 
     def kernel(self, manifest: Manifest) -> object:
         slots = [slot.name for slot in manifest.slots]
@@ -169,6 +195,7 @@ class _Writer:
             for key, variant in self.variants.items()
             if (key.kernel, key.algorithm) == (manifest.name, algorithm.name)
         ]
+        self.add_modules(compiled)
         return _make(
             fb.AlgorithmT,
             name=algorithm.name,
@@ -200,8 +227,22 @@ class _Writer:
             capabilities=list(variant.capabilities),
             pushBytes=variant.push_bytes,
             sharedBytes=variant.shared_bytes,
-            module=self.modules.setdefault(variant.spirv, len(self.modules)),
+            module=self.modules[variant.spirv][0],
         )
+
+    def add_modules(self, compiled: Sequence[CompiledVariant]) -> None:
+        """Numbers an algorithm's modules; the first that has no dictionary is the dictionary of those to come."""
+        base = -1
+        for variant in compiled:
+            index, own = self.modules.setdefault(variant.spirv, (len(self.modules), base))
+            base = index if base < 0 and own < 0 else base
+
+    def packed_modules(self) -> list[object]:
+        spirv = list(self.modules)
+        return [
+            _make(_Module, size=len(data), base=base, data=_deflate(data, spirv[base] if base >= 0 else b""))
+            for data, (_, base) in self.modules.items()
+        ]
 
     def expr(self, expr: Expr, slots: list[str], attrs: list[str]) -> object:
         ops = []
@@ -222,7 +263,8 @@ class _Writer:
         return self.facts.index(name)
 
 
-def _pack(root: fb.LibraryT) -> bytes:
+def pack_library(root: fb.LibraryT) -> bytes:
+    """The bytes of a library as objects."""
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(root.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())

@@ -79,6 +79,11 @@ def test_libraries_look_beside_the_package(unpacked: Path, name: str) -> None:
     assert not {n for n in needed if n.startswith(("libvulkan", "libtorch", "libpython"))}
 
 
+def test_the_player_is_small(unpacked: Path) -> None:
+    """Shaders included: an app on a phone carries it."""
+    assert (unpacked / NATIVE[0]).stat().st_size <= 6_000_000
+
+
 @pytest.mark.parametrize("name", NATIVE)
 def test_libraries_hold_no_build_path(unpacked: Path, name: str) -> None:
     content = (unpacked / name).read_bytes()

@@ -52,6 +52,8 @@ struct Image : Memory {
 };
 
 struct Pipeline {
+  ~Pipeline();
+  Context* context = nullptr;
   VkDescriptorSetLayout set_layout = VK_NULL_HANDLE;
   VkPipelineLayout layout = VK_NULL_HANDLE;
   VkPipeline handle = VK_NULL_HANDLE;
@@ -128,9 +130,10 @@ class Context {
   void add_program(uint64_t arena_bytes, uint64_t staging_bytes);
   void remove_program();
 
-  // The pipeline of a variant with these specialization values (one per spec of the algorithm).
+  // The pipeline of a variant with these specialization values (one per spec of the algorithm). Those that nobody holds
+  // are kept for the next load, up to a number.
   Status pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-      const std::vector<int32_t>& specs, const Pipeline** pipeline);
+      const std::vector<int32_t>& specs, std::shared_ptr<Pipeline>* pipeline);
   // Writes the pipeline cache file when pipelines were made since the last time.
   void save_pipelines();
 
@@ -172,7 +175,7 @@ class Context {
   std::shared_ptr<Buffer> staging_;
   std::unordered_map<std::string, std::weak_ptr<Buffer>> constants_;
   std::vector<std::weak_ptr<State>> states_;
-  std::map<std::pair<const fb::Variant*, std::vector<int32_t>>, Pipeline> pipelines_;
+  std::map<std::pair<const fb::Variant*, std::vector<int32_t>>, std::shared_ptr<Pipeline>> pipelines_;
   VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
   bool pipelines_changed_ = false;
 };

@@ -84,6 +84,7 @@ class Delegate {
     std::shared_ptr<Buffer> arena;
     std::shared_ptr<Buffer> staging;  // null when the arena is read and written in place
     std::vector<Pick> picks;          // of the calls that run
+    std::vector<std::shared_ptr<Pipeline>> pipelines;
   };
   class Recorder;
 

@@ -1,5 +1,7 @@
 #include "library.h"
 
+#include <zlib.h>
+
 extern "C" const char zp_embedded_library[];
 extern "C" const char zp_embedded_library_end[];
 
@@ -7,11 +9,28 @@ namespace zeropoint {
 namespace {
 
 constexpr uint32_t kSpirvMagic = 0x07230203;
+// As backend/serialization/library.py writes modules: a zlib stream a block, with a part of the base around its place.
+constexpr size_t kWindowBytes = 1 << 15;
+constexpr size_t kBlockBytes = 1 << 14;
+constexpr size_t kAheadBytes = 1 << 13;
 
 // Checks all that the player later relies on, once, so that nothing is checked again at a load.
 class Checker {
  public:
   explicit Checker(const fb::Library& library) : library_(library) {}
+
+  Status modules() const {
+    for (uint32_t i = 0; i < count(library_.modules()); ++i) {
+      const fb::Module& module = *library_.modules()->Get(i);
+      if (module.size() % 4 != 0 || module.size() < 20 || module.size() > kMaxSpirvBytes || module.data() == nullptr)
+        return fail(Code::kInvalidProgram, "kernel library: module ", i, ": ", module.size(), " bytes are no SPIR-V");
+      if (module.base() >= static_cast<int64_t>(i) ||
+          (module.base() >= 0 && library_.modules()->Get(module.base())->base() >= 0))
+        return fail(Code::kInvalidProgram, "kernel library: module ", i, ": dictionary ", module.base(),
+            "; need an earlier module without one");
+    }
+    return Status();
+  }
 
   Status kernel(const fb::Kernel& kernel) {
     kernel_ = &kernel;
@@ -75,8 +94,7 @@ class Checker {
         return bad("a variant binds a slot it does not have, or a binding twice");
       seen |= 1u << binding->binding();
     }
-    const auto* spirv = library_.modules()->Get(variant.module_())->spirv();
-    return count(spirv) < 5 || spirv->Get(0) != kSpirvMagic ? bad("a module is no SPIR-V") : Status();
+    return Status();
   }
 
   const fb::Library& library_;
@@ -107,6 +125,7 @@ Status Library::decode(std::string_view bytes) {
   }
   if (library.kernels() == nullptr) return fail(Code::kInvalidProgram, "kernel library: no kernels");
   Checker checker(library);
+  ZP_TRY(checker.modules());
   for (uint32_t i = 0; i < count(library.kernels()); ++i) {
     const fb::Kernel& kernel = *library.kernels()->Get(i);
     ZP_TRY(checker.kernel(kernel));
@@ -152,8 +171,40 @@ std::string Library::kernel_names() const {
   return join(items(fb::GetLibrary(bytes_.data())->kernels()), [](const auto* kernel) { return view(kernel->name()); });
 }
 
-const flatbuffers::Vector<uint32_t>& Library::spirv(const fb::Variant& variant) const {
-  return *fb::GetLibrary(bytes_.data())->modules()->Get(variant.module_())->spirv();
+Status Library::spirv(const fb::Variant& variant, std::vector<uint32_t>* words) const {
+  ZP_TRY(decoded(*fb::GetLibrary(bytes_.data())->modules()->Get(variant.module_()), words));
+  return words->front() == kSpirvMagic ? Status()
+                                       : fail(Code::kInvalidProgram, "kernel library: a module is no SPIR-V");
+}
+
+Status Library::decoded(const fb::Module& module, std::vector<uint32_t>* words) const {
+  std::vector<uint32_t> base;
+  if (module.base() >= 0) ZP_TRY(decoded(*fb::GetLibrary(bytes_.data())->modules()->Get(module.base()), &base));
+  words->resize(module.size() / 4);
+  const Bytef* dictionary = reinterpret_cast<const Bytef*>(base.data());
+  size_t base_bytes = base.size() * 4;
+  z_stream stream{};
+  stream.next_in = const_cast<Bytef*>(module.data()->data());
+  stream.avail_in = count(module.data());
+  stream.next_out = reinterpret_cast<Bytef*>(words->data());
+  int result = inflateInit(&stream);
+  for (size_t done = 0; done < module.size() && result == Z_OK; done += kBlockBytes) {
+    stream.avail_out = static_cast<uInt>(std::min<size_t>(kBlockBytes, module.size() - done));
+    result = inflate(&stream, Z_FINISH);
+    if (result == Z_NEED_DICT) {
+      size_t last = base_bytes < kWindowBytes ? 0 : base_bytes - kWindowBytes;
+      size_t start = std::min(done < kAheadBytes ? 0 : done - kAheadBytes, last);
+      uInt size = static_cast<uInt>(std::min(kWindowBytes, base_bytes - start));
+      result = inflateSetDictionary(&stream, dictionary + start, size);
+      if (result == Z_OK) result = inflate(&stream, Z_FINISH);
+    }
+    bool whole = result == Z_STREAM_END && stream.avail_out == 0;
+    result = whole ? inflateReset(&stream) : result < 0 ? result : Z_BUF_ERROR;
+  }
+  inflateEnd(&stream);
+  if (result == Z_OK) return Status();
+  return fail(Code::kInvalidProgram, "kernel library: a module of ", module.size(), " bytes cannot be decoded (zlib ",
+      result, "); the library is damaged");
 }
 
 std::vector<int64_t> Library::ordered(const Facts& facts) const {

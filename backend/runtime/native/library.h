@@ -55,7 +55,8 @@ std::string fact_names();
 // Why a device with these facts cannot run a module with a SPIR-V capability; empty when it can.
 std::string missing_capability(uint32_t capability, const Facts& facts);
 
-inline constexpr uint32_t kLibraryVersion = 1;
+inline constexpr uint32_t kLibraryVersion = 2;
+inline constexpr uint32_t kMaxSpirvBytes = 16 << 20;
 inline constexpr uint32_t kMaxPushBytes = 128;
 
 // Expressions (expr.cpp): guards, grids, specialization and push constants.
@@ -106,12 +107,14 @@ class Library {
   const fb::Kernel* find(std::string_view name) const;
   std::string kernel_names() const;
   std::string_view hash() const { return view(fb::GetLibrary(bytes_.data())->hash()); }
-  const flatbuffers::Vector<uint32_t>& spirv(const fb::Variant& variant) const;
+  // Decodes the code of a variant. Fails on bytes that are no SPIR-V.
+  Status spirv(const fb::Variant& variant, std::vector<uint32_t>* words) const;
   // The facts in the order of the library's expressions.
   std::vector<int64_t> ordered(const Facts& facts) const;
 
  private:
   Status decode(std::string_view bytes);
+  Status decoded(const fb::Module& module, std::vector<uint32_t>* words) const;
 
   std::vector<uint64_t> bytes_;  // a copy, aligned
   size_t size_ = 0;

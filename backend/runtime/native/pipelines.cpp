@@ -13,6 +13,7 @@ namespace {
 constexpr uint64_t kMagic = 0x314350'5a50'0001;  // "ZPPC1"
 using Header = std::array<uint64_t, 3>;          // magic, bytes that follow, their FNV-1a
 constexpr size_t kMaxCacheBytes = 256 << 20;
+constexpr size_t kMaxPipelines = 64;  // with those that no recording holds; a software device takes megabytes for each
 
 uint64_t fnv1a(std::string_view data) {
   uint64_t hash = 0xcbf29ce484222325u;
@@ -86,22 +87,27 @@ void Context::save_pipelines() {
   (void)replace_file(path, {{reinterpret_cast<const char*>(&header), sizeof(header)}, data});
 }
 
+Pipeline::~Pipeline() {
+  vkDestroyPipeline(context->device, handle, nullptr);
+  vkDestroyPipelineLayout(context->device, layout, nullptr);
+  vkDestroyDescriptorSetLayout(context->device, set_layout, nullptr);
+  --context->counters.pipelines;
+}
+
 Status Context::pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-    const std::vector<int32_t>& specs, const Pipeline** pipeline) {
+    const std::vector<int32_t>& specs, std::shared_ptr<Pipeline>* pipeline) {
   auto found = pipelines_.find({&variant, specs});
   if (found == pipelines_.end()) {
-    Pipeline created;
-    Status status = create_pipeline(library, algorithm, variant, specs, &created);
-    if (!status.ok()) {
-      vkDestroyPipelineLayout(device, created.layout, nullptr);
-      vkDestroyDescriptorSetLayout(device, created.set_layout, nullptr);
-      return status;
-    }
-    found = pipelines_.emplace(std::pair(&variant, specs), created).first;
-    pipelines_changed_ = true;
+    for (auto i = pipelines_.begin(); i != pipelines_.end() && pipelines_.size() >= kMaxPipelines;)
+      i = i->second.use_count() == 1 ? pipelines_.erase(i) : std::next(i);
     ++counters.pipelines;
+    auto created = std::make_shared<Pipeline>();
+    created->context = this;
+    ZP_TRY(create_pipeline(library, algorithm, variant, specs, created.get()));
+    found = pipelines_.emplace(std::pair(&variant, specs), std::move(created)).first;
+    pipelines_changed_ = true;
   }
-  *pipeline = &found->second;
+  *pipeline = found->second;
   return Status();
 }
 
@@ -118,7 +124,8 @@ Status Context::create_pipeline(const Library& library, const fb::Algorithm& alg
   VkPipelineLayoutCreateInfo layout{VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, nullptr, 0, 1, &pipeline->set_layout,
       range.size == 0 ? 0u : 1u, &range};
   ZP_VK(vkCreatePipelineLayout, device, &layout, nullptr, &pipeline->layout);
-  const auto& spirv = library.spirv(variant);
+  std::vector<uint32_t> spirv;
+  ZP_TRY(library.spirv(variant, &spirv));
   VkShaderModuleCreateInfo code{
       VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, nullptr, 0, spirv.size() * 4, spirv.data()};
   VkShaderModule shader = VK_NULL_HANDLE;

@@ -116,7 +116,7 @@ class Delegate::Recorder {
     }
     depend(accesses);
     const fb::Variant& variant = *pick.candidate.variant;
-    const Pipeline* pipeline = nullptr;
+    std::shared_ptr<Pipeline>& pipeline = recording_.pipelines.emplace_back();
     ZP_TRY(context_.pipeline(*delegate_.library_, *pick.candidate.algorithm, variant, pick.specs, &pipeline)
             .in("call[", pick.call, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant)));
     vkCmdBindPipeline(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->handle);

@@ -17,7 +17,7 @@ from zeropoint.kernels.cache import CompiledVariant
 from zeropoint.kernels.keys import SlotKey, VariantKey
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.serialization._generated import library_generated as fb
-from zeropoint.serialization.library import read_library, write_library
+from zeropoint.serialization.library import read_library, read_spirv, write_library
 
 from .tiny import MANIFEST, SHADER, replaced, write_tree
 
@@ -46,7 +46,7 @@ def library(shaders: Path, tmp_path: Path) -> bytes:
 
 def test_content(library: bytes) -> None:
     root = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library))
-    assert (root.version, root.facts) == (1, [b"subgroup_size", b"int8_dot"])
+    assert (root.version, root.facts) == (2, [b"subgroup_size", b"int8_dot"])
     (kernel,) = root.kernels
     assert (kernel.name, kernel.doc) == (b"tiny", b"y = x * eps - zp + bias")
     assert [(slot.name, slot.io, slot.optional) for slot in kernel.slots] == [
@@ -85,14 +85,25 @@ def test_content(library: bytes) -> None:
 
 
 def test_variants(library: bytes) -> None:
-    root = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library))
+    stored = fb.Library.GetRootAs(library)
+    root = fb.LibraryT.InitFromObj(stored)
     variant = root.kernels[0].algorithms[0].variants[1]  # zp=i8:buffer, bias=none
     assert list(variant.dtypes) == [1, 4, 0, 1]
     assert list(variant.storages) == [1, 1, 0, 1]
     assert [(binding.slot, binding.binding) for binding in variant.bindings] == [(0, 0), (1, 1), (3, 3)]
     assert list(variant.capabilities) == [1, 4448]
     assert (variant.pushBytes, variant.sharedBytes) == (8, 0)
-    assert root.modules[variant.module].spirv[0] == 0x07230203
+    spirv = read_spirv(stored, variant.module)
+    assert spirv[:4] == (0x07230203).to_bytes(4, "little")
+    assert len(spirv) == root.modules[variant.module].size
+
+
+def test_modules_are_compressed_beside_their_like(library: bytes) -> None:
+    """The first has no dictionary; the others of its algorithm have it, and are then small."""
+    modules = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library)).modules
+    assert [module.base for module in modules] == [-1] + [0] * 15
+    assert max(len(module.data) / module.size for module in modules[1:]) < 0.35
+    assert read_library(library).spirv_bytes == sum(module.size for module in modules)
 
 
 def test_equal_spirv_is_stored_once(library: bytes) -> None:
@@ -144,10 +155,10 @@ def test_reading_something_else(library: bytes) -> None:
 
 
 def test_reading_another_version(library: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropoint.serialization.library.VERSION", 2)
+    monkeypatch.setattr("zeropoint.serialization.library.VERSION", 3)
     with pytest.raises(ShaderError) as error:
         read_library(library)
-    assert str(error.value) == "kernel library: version 1; this package reads 2; build it again"
+    assert str(error.value) == "kernel library: version 2; this package reads 3; build it again"
 
 
 def test_an_algorithm_has_one_local_size(tmp_path: Path) -> None:
