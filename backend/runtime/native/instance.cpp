@@ -136,11 +136,11 @@ void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
   auto subgroup = [&](VkSubgroupFeatureFlags bit) { return compute && (subgroups.supportedOperations & bit) != 0; };
   auto products = matrix_products(info->handle, features);
-  auto product = [&](int32_t factors, int32_t sums, uint32_t m, uint32_t n, uint32_t k) {
+  auto product = [&](int64_t factors, int64_t sums, int64_t m, int64_t n, int64_t k) {
     return std::any_of(products.begin(), products.end(), [&](const VkCooperativeMatrixPropertiesKHR& p) {
-      return std::tie(p.AType, p.BType, p.CType, p.ResultType) == std::tie(factors, factors, sums, sums) &&
-             std::tie(p.MSize, p.NSize, p.KSize) == std::tie(m, n, k) && p.scope == VK_SCOPE_SUBGROUP_KHR &&
-             p.saturatingAccumulation == VK_FALSE;
+      std::array<int64_t, 9> found{
+          p.AType, p.BType, p.CType, p.ResultType, p.MSize, p.NSize, p.KSize, p.scope, p.saturatingAccumulation};
+      return found == std::array<int64_t, 9>{factors, factors, sums, sums, m, n, k, VK_SCOPE_SUBGROUP_KHR, VK_FALSE};
     });
   };
 #define X(name, value) info->facts[Fact::name] = value;
