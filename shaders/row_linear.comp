@@ -27,25 +27,28 @@ layout(constant_id = 6) const uint GROUP_PADDED = 32;
 layout(constant_id = 7) const uint ROW_LENGTH = 64;  // known lengths let the driver unroll, and load ahead
 layout(constant_id = 8) const uint PACKED_LENGTH = 64;
 layout(constant_id = 9) const uint STEPS = 2;
+layout(constant_id = 10) const uint X_OFFSET = 0;
+layout(constant_id = 11) const int MAPPING = 0;
+layout(constant_id = 12) const uint TILES = 1;  // of TILE_N outputs that a workgroup makes, one after the other
 
 layout(push_constant) uniform Push {
-  uint x_offset;
   uint outputs;  // of y
   float norm_eps;
   float weight_offset;
-  int mapping;
   int qmin;
   int qmax;
   float eps;
 };
 
 #define row_length ROW_LENGTH
+#define mapping MAPPING
 
 layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
 layout(std430, binding = WEIGHT_BINDING) readonly buffer Weight { WEIGHT_TYPE weight[]; };
-layout(std430, binding = W_BINDING) readonly buffer W { W_TYPE w[]; };
-layout(std430, binding = W_SCALE_BINDING) readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
-layout(std430, binding = W_SUM_BINDING) readonly buffer WSum { W_SUM_TYPE w_sum[]; };
+// Weights are read once, past the cache of a core: `coherent`.
+layout(std430, binding = W_BINDING) coherent readonly buffer W { W_TYPE w[]; };
+layout(std430, binding = W_SCALE_BINDING) coherent readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
+layout(std430, binding = W_SUM_BINDING) coherent readonly buffer WSum { W_SUM_TYPE w_sum[]; };
 #ifndef W_ZP_NONE
 layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; };
 #endif
@@ -71,36 +74,109 @@ const int kWeightShift = 0;
 #endif
 const uint kColumns = GATED != 0u ? 2u : 1u;              // that an invocation owns: n, and its partner in the second half
 const uint kStepChunks = STEP >= 32u ? STEP / 32u : 1u;  // chunks of 32 positions; of shorter steps there are several in one
-const uint kBatch = 4u;                                  // chunks whose weights are on their way at once
+const uint kChunks = PACKED_LENGTH / 32u;
+const uint kSteps = (kChunks + kStepChunks - 1u) / kStepChunks;                  // or chunks, where a step is shorter
+const uint kSliceChunks = (kSteps + SPLIT_K - 1u) / SPLIT_K * kStepChunks;       // that an invocation works on
+const uint kRounds = (kSliceChunks + BATCH - 1u) / BATCH;
+const uint kWords = (PACKED_LENGTH / 4u + LANES - 1u) / LANES;  // of codes that an invocation makes
+const uint kKeptWords = 8u;                                     // of them, those whose elements stay in registers
+const uint kKeptSquares = 16u;                                  // elements that it squares, likewise
 
-shared uint codes[MAX_K / 4];
-shared float partial[2][SPLIT_K][TILE_N];
+shared uvec4 codes[MAX_K / 16];
+shared float partial[2][2][SPLIT_K][TILE_N];  // by turns
 
 uint own_columns[2];
 int zero_point;
 float sums[2];
 float totals[2];  // of whole blocks of 16 steps, as in linear_dq8ca.comp
 int dots[2];
+uint kept[kKeptWords][4];  // bits of elements, then of the row's values
+float kept_weights[kKeptWords][4];
+float kept_squares[kKeptSquares];
 int code_sum;  // of the step; only beside weights with zero points
 
-// Fills `codes` and gives the row's scale and zero point.
+// Element of byte j of this invocation's word i; ROW_LENGTH in the padding.
+uint element_of(uint i, uint j) {
+  return source_index(4u * (gl_LocalInvocationIndex + i * LANES) + j);
+}
+
+// Asks for the elements that an invocation keeps: all of a row of usual length at once, as a first read waits long.
+void load_row() {
+  if (PROLOGUE != 0u) {
+    [[unroll]] for (uint i = 0; i < kKeptSquares; ++i) {
+      if (i * LANES < ROW_LENGTH) kept_squares[i] = load_x(X_OFFSET + min(gl_LocalInvocationIndex + i * LANES, ROW_LENGTH - 1u));
+    }
+  }
+  [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
+    if (i >= kWords) break;
+    [[unroll]] for (uint j = 0; j < 4u; ++j) {
+      uint k = min(element_of(i, j), ROW_LENGTH - 1u);
+      kept[i][j] = load_x_bits(X_OFFSET + k);
+      kept_weights[i][j] = weight_at(k);
+    }
+  }
+}
+
+// As row_factor.
+float kept_factor() {
+  if (PROLOGUE == 0u) return 1.0;
+  float squares = 0.0;
+  [[unroll]] for (uint i = 0; i < kKeptSquares; ++i) {
+    if (gl_LocalInvocationIndex + i * LANES < ROW_LENGTH) squares = add_square(squares, kept_squares[i]);
+  }
+  for (uint k = gl_LocalInvocationIndex + kKeptSquares * LANES; k < ROW_LENGTH; k += LANES) {
+    squares = add_square(squares, load_x(X_OFFSET + k));
+  }
+  return inverse_rms(squares, ROW_LENGTH, norm_eps);
+}
+
+void store_word(uint i, uint word) {
+  uint at = gl_LocalInvocationIndex + i * LANES;
+  if (at < PACKED_LENGTH / 4u) codes[at / 4u][at % 4u] = word;
+}
+
+// Fills `codes` and gives the row's scale and zero point. What runs once should be short: its instructions are waited for.
 void quantize_row(out float scale_value, out int row_zero_point) {
-  uint lane = gl_LocalInvocationIndex;
-  float factor = row_factor(x_offset);
+  float factor = kept_factor();
   int lo = 0;
   int hi = 0;
-  for (uint k = lane; k < ROW_LENGTH; k += LANES) include_value(row_value_bits(x_offset, k, factor), lo, hi);
+  [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
+    if (i >= kWords) break;
+    [[unroll]] for (uint j = 0; j < 4u; ++j) {
+      kept[i][j] = value_of(kept[i][j], kept_weights[i][j], factor);
+      if (element_of(i, j) < ROW_LENGTH) include_value(kept[i][j], lo, hi);
+    }
+  }
+  for (uint i = kKeptWords; i < kWords; ++i) {
+    [[unroll]] for (uint j = 0; j < 4u; ++j) {
+      uint k = element_of(i, j);
+      if (k < ROW_LENGTH) include_value(row_value_bits(X_OFFSET, k, factor), lo, hi);
+    }
+  }
   choose_for_row(lo, hi, scale_value, row_zero_point);
   float inverse = exact_div(1.0, scale_value);
-  for (uint i = lane; i < PACKED_LENGTH / 4u; i += LANES) {
+  uint done = 0u;
+  if (is_easy_scale(scale_value)) {
+    [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
+      if (i >= kWords) break;
+      uint word = 0u;
+      [[unroll]] for (uint j = 0; j < 4u; ++j) {
+        int code = element_of(i, j) < ROW_LENGTH ? quantized_easily(kept[i][j], inverse, row_zero_point) : 0;
+        word |= (uint(code) & 0xffu) << (8u * j);
+      }
+      store_word(i, word);
+    }
+    done = kKeptWords;
+  }
+  for (uint i = done; i < kWords; ++i) {
     uint word = 0u;
     for (uint j = 0; j < 4u; ++j) {
-      uint k = source_index(4u * i + j);
-      int value = 0;
-      if (k < row_length) value = quantized(row_value_bits(x_offset, k, factor), scale_value, inverse, row_zero_point);
-      word |= (uint(value) & 0xffu) << (8u * j);
+      uint k = element_of(i, j);
+      int code = 0;
+      if (k < ROW_LENGTH) code = quantized(row_value_bits(X_OFFSET, k, factor), scale_value, inverse, row_zero_point);
+      word |= (uint(code) & 0xffu) << (8u * j);
     }
-    codes[i] = word;
+    store_word(i, word);
   }
   barrier();
 }
@@ -115,30 +191,38 @@ struct Chunk {
   int sums[2];
 };
 
+Chunk chunks[BATCH];  // on their way
+
 // The chunk that slice `slice` works on as its i-th.
-uint chunk_index(uint slice, uint i) {
-  return (slice + i / kStepChunks * SPLIT_K) * kStepChunks + i % kStepChunks;
+uint chunk_index(uint i) {
+  return (gl_LocalInvocationID.y + i / kStepChunks * SPLIT_K) * kStepChunks + i % kStepChunks;
 }
 
-Chunk load_chunk(uint c) {
-  Chunk chunk;
+uint column_of(uint tile) {
+  return (gl_WorkGroupID.x * TILES + tile) * TILE_N + gl_LocalInvocationID.x;
+}
+
+// Asks for the i-th chunk of a tile, into place i % BATCH.
+void load_chunk(uint tile, uint i, uint place) {
+  if (tile >= TILES || i >= kSliceChunks) return;
   uint width = outputs * kColumns;
-  uint at = min(c, PACKED_LENGTH / 32u - 1u);
+  uint at = min(chunk_index(i), kChunks - 1u);
   uint s = min(at / kStepChunks, STEPS - 1u);
+  uint n = min(column_of(tile), outputs - 1u);
   [[unroll]] for (uint own = 0; own < 2u; ++own) {
     if (own >= kColumns) break;
+    uint column = n + own * outputs;
 #ifdef W_I8
-    chunk.words[own] = w[2u * at * width + own_columns[own]];
-    chunk.more[own] = w[(2u * at + 1u) * width + own_columns[own]];
+    chunks[place].words[own] = w[2u * at * width + column];
+    chunks[place].more[own] = w[(2u * at + 1u) * width + column];
 #else
-    chunk.words[own] = w[at * width + own_columns[own]];
+    chunks[place].words[own] = w[at * width + column];
 #endif
     if (STEP >= 32u) {
-      chunk.scales[own] = float(w_scale[s * width + own_columns[own]]);
-      chunk.sums[own] = w_sum[s * width + own_columns[own]];
+      chunks[place].scales[own] = float(w_scale[s * width + column]);
+      chunks[place].sums[own] = w_sum[s * width + column];
     }
   }
-  return chunk;
 }
 
 // Weights of four positions, as words of signed bytes; four-bit ones times 16.
@@ -172,11 +256,16 @@ void finish_step(uint s, float scales[2], int weight_sums[2]) {
 
 // Words [first, first + count) of chunk c.
 void add_words(Chunk chunk, uint c, uint first, uint count) {
+  uvec4 low = codes[2u * c];
+  uvec4 high = codes[2u * c + 1u];
   [[unroll]] for (uint j = 0; j < 8u; ++j) {
     if (j < first || j >= first + count) continue;
-    int word = int(codes[c * 8u + j]);
-    dots[0] = dot4(word, weight_word(chunk, 0u, j), dots[0]);
-    if (GATED != 0u) dots[1] = dot4(word, weight_word(chunk, 1u, j), dots[1]);
+    int word = int(j < 4u ? low[j & 3u] : high[j & 3u]);
+    [[unroll]] for (uint own = 0; own < 2u; ++own) {
+      if (own >= kColumns) break;
+      int weights = weight_word(chunk, own, j);
+      dots[own] = dot4(word, weights, dots[own]);
+    }
 #ifndef W_ZP_NONE
     code_sum = dot4(word, 0x01010101, code_sum);
 #endif
@@ -188,70 +277,87 @@ void add_chunk(Chunk chunk, uint c) {
     uint s = c / kStepChunks;
     if (s >= STEPS) return;
     add_words(chunk, c, 0u, 8u);
-    if (c % kStepChunks == kStepChunks - 1u) finish_step(s, chunk.scales, chunk.sums);
+    if (c % kStepChunks != kStepChunks - 1u) return;
+    finish_step(s, chunk.scales, chunk.sums);
     return;
   }
   [[unroll]] for (uint first = 0; first < 8u; first += 2u) {
     if (first % (STEP / 4u) != 0u) continue;
     uint s = c * (32u / STEP) + first / (STEP / 4u);
     if (s >= STEPS) return;
+    add_words(chunk, c, first, STEP / 4u);
     float scales[2];
     int weight_sums[2];
-    [[unroll]] for (uint own = 0; own < kColumns; ++own) {
+    [[unroll]] for (uint own = 0; own < 2u; ++own) {
+      if (own >= kColumns) break;
       uint index = s * outputs * kColumns + own_columns[own];
       scales[own] = float(w_scale[index]);
       weight_sums[own] = w_sum[index];
     }
-    add_words(chunk, c, first, STEP / 4u);
     finish_step(s, scales, weight_sums);
   }
 }
 
-// The linear's output in column c of this invocation.
-float output_value(uint c, uint column, float scale_value) {
-  float sum = 0.0;
-  [[unroll]] for (uint i = 0; i < SPLIT_K; ++i) sum += partial[c][i][gl_LocalInvocationID.x];
-  precise float value = scale_value * sum;
-#ifndef BIAS_NONE
-  value += bias[column];
-#endif
-  // A scale that overflowed dequantizes to inf * 0 in torch: the row is NaN.
-  return is_finite_bits(floatBitsToUint(scale_value)) ? value : uintBitsToFloat(kNanBits);
-}
-
-void main() {
-  uint n = gl_WorkGroupID.x * TILE_N + gl_LocalInvocationID.x;
-  uint slice = gl_LocalInvocationID.y;
-  own_columns[0] = min(n, outputs - 1u);
-  own_columns[1] = own_columns[0] + outputs;
-  Chunk chunks[kBatch];  // the first ones are on their way while the row is quantized
-  [[unroll]] for (uint i = 0; i < kBatch; ++i) chunks[i] = load_chunk(chunk_index(slice, i));
-  float scale_value;
-  quantize_row(scale_value, zero_point);
+void clear_sums() {
   code_sum = 0;
   [[unroll]] for (uint own = 0; own < 2u; ++own) {
     sums[own] = 0.0;
     totals[own] = 0.0;
     dots[own] = 0;
   }
-  for (uint first = 0; chunk_index(slice, first) < PACKED_LENGTH / 32u; first += kBatch) {
-    Chunk next[kBatch];
-    [[unroll]] for (uint i = 0; i < kBatch; ++i) next[i] = load_chunk(chunk_index(slice, first + kBatch + i));
-    [[unroll]] for (uint i = 0; i < kBatch; ++i) {
-      uint c = chunk_index(slice, first + i);
-      if (c < PACKED_LENGTH / 32u) add_chunk(chunks[i], c);
-    }
-    [[unroll]] for (uint i = 0; i < kBatch; ++i) chunks[i] = next[i];
-  }
-  [[unroll]] for (uint own = 0; own < 2u; ++own) {
-    partial[own][slice][gl_LocalInvocationID.x] = totals[own] + sums[own];
-  }
-  barrier();
-  if (slice != 0u || n >= outputs) return;
-  precise float value = output_value(0u, n, scale_value);
-  if (GATED != 0u) value = activate(value) * output_value(1u, n + outputs, scale_value);
-#ifndef RESIDUAL_NONE
-  value = value + float(residual[n]);
+}
+
+// The linear's output in column c of this invocation.
+float output_value(uint turn, uint c, float bias_value, float scale_value) {
+  float sum = 0.0;
+  [[unroll]] for (uint i = 0; i < SPLIT_K; ++i) sum += partial[turn][c][i][gl_LocalInvocationID.x];
+  precise float value = scale_value * sum;
+#ifndef BIAS_NONE
+  value += bias_value;
 #endif
-  y[n] = Y_TYPE(value);
+  // A scale that overflowed dequantizes to inf * 0 in torch: the row is NaN.
+  return is_finite_bits(floatBitsToUint(scale_value)) ? value : uintBitsToFloat(kNanBits);
+}
+
+void main() {
+  load_row();
+  [[unroll]] for (uint i = 0; i < BATCH; ++i) load_chunk(0u, i, i);
+  float scale_value;
+  quantize_row(scale_value, zero_point);
+  for (uint tile = 0; tile < TILES; ++tile) {
+    uint n = column_of(tile);
+    if (n - gl_LocalInvocationID.x >= outputs) break;
+    own_columns[0] = min(n, outputs - 1u);
+    own_columns[1] = own_columns[0] + outputs;
+    float biases[2];
+#ifndef BIAS_NONE
+    [[unroll]] for (uint own = 0; own < kColumns; ++own) biases[own] = bias[own_columns[own]];
+#endif
+#ifndef RESIDUAL_NONE
+    float added = float(residual[own_columns[0]]);
+#endif
+    clear_sums();
+    for (uint first = 0; first < kRounds * BATCH; first += BATCH) {
+      bool is_last = first + BATCH >= kRounds * BATCH;
+      [[unroll]] for (uint i = 0; i < BATCH; ++i) {
+        Chunk chunk = chunks[i];
+        load_chunk(is_last ? tile + 1u : tile, is_last ? i : first + BATCH + i, i);
+        uint c = chunk_index(first + i);
+        if (first + i < kSliceChunks && c < kChunks) add_chunk(chunk, c);
+      }
+    }
+    uint turn = tile & 1u;
+    [[unroll]] for (uint own = 0; own < kColumns; ++own) {
+      partial[turn][own][gl_LocalInvocationID.y][gl_LocalInvocationID.x] = totals[own] + sums[own];
+    }
+    barrier();
+    if (gl_LocalInvocationID.y == 0u && n < outputs) {
+      precise float value = output_value(turn, 0u, biases[0], scale_value);
+      if (GATED != 0u) value = activate(value) * output_value(turn, 1u, biases[1], scale_value);
+#ifndef RESIDUAL_NONE
+      value = value + added;
+#endif
+      y[n] = Y_TYPE(value);
+    }
+  }
 }

@@ -31,27 +31,24 @@ uint half_bits_to_float_bits(uint h) {
 
 // Mantissa in [2^23, 2^24) and exponent of a finite, non-zero value: value = mantissa * 2^exponent.
 uint split_float(uint bits, out int exponent) {
-  uint mantissa = bits & 0x7fffffu;
   int e = int((bits >> 23) & 0xffu);
-  if (e != 0) {
-    exponent = e - 150;
-    return mantissa | 0x800000u;
-  }
+  uint mantissa = (bits & 0x7fffffu) | (e != 0 ? 0x800000u : 0u);
   int shift = 23 - findMSB(mantissa);
-  exponent = -149 - shift;
+  exponent = max(e, 1) - 150 - shift;
   return mantissa << shift;
 }
 
-// numerator / denominator rounded half to even, by long division in integers. A subnormal quotient becomes a
+// numerator / denominator rounded half to even, by integers from what a driver divides. A subnormal quotient becomes a
 // signed zero (no caller can tell: they clamp it from below or round it to an integer); denominator > 0.
 float exact_div(float numerator, float denominator) {
   uint a = floatBitsToUint(numerator);
   uint b = floatBitsToUint(denominator);
   uint sign = a & 0x80000000u;
   a &= 0x7fffffffu;
-  if (a > 0x7f800000u || b > 0x7f800000u || (a == 0x7f800000u && b == a)) return uintBitsToFloat(kNanBits);
-  if (a == 0u || b == 0x7f800000u) return uintBitsToFloat(sign);
-  if (a == 0x7f800000u) return uintBitsToFloat(sign | a);
+  if (a - 1u >= 0x7f7fffffu || b >= 0x7f800000u) {  // numerator 0, or one of them not finite
+    if (a > 0x7f800000u || b > 0x7f800000u || (a == 0x7f800000u && b == a)) return uintBitsToFloat(kNanBits);
+    return uintBitsToFloat(b == 0x7f800000u ? sign : sign | a);
+  }
   int ea, eb;
   uint ma = split_float(a, ea);
   uint mb = split_float(b, eb);
@@ -59,19 +56,17 @@ float exact_div(float numerator, float denominator) {
     ma <<= 1;
     ea -= 1;
   }
-  uint rest = ma - mb;
-  uint quotient = 1u;  // 1 + 24 bits: the mantissa and one bit to round by
-  float reciprocal = 256.0 / float(mb);
-  for (int i = 0; i < 3; ++i) {
-    // rest < mb < 2^24: the digit is at most one off, and integers put it right. An integer division is 20 times dearer.
-    uint digit = uint(float(rest) * reciprocal);
-    int left = int((rest << 8) - digit * mb);
-    int correction = left < 0 ? -1 : left >= int(mb) ? 1 : 0;
-    quotient = (quotient << 8) + digit + uint(correction);
-    rest = uint(left - correction * int(mb));
-  }
+  // 1 + 24 bits, the mantissa and one bit to round by: a driver's quotient, within a few units of the last of them, and
+  // what the remainder says of it. All of it fits in 32 bits once the multiples of 2^32 have cancelled out.
+  float unit = 1.0 / float(mb);
+  uint quotient = uint(float(ma) * unit * 16777216.0);
+  int rest = int((ma << 24) - quotient * mb);
+  int more = int(floor(float(rest) * unit));
+  more += int(rest - more * int(mb) >= int(mb)) - int(rest - more * int(mb) < 0);
+  quotient += uint(more);
+  rest -= more * int(mb);
   uint mantissa = quotient >> 1;
-  if ((quotient & 1u) != 0u && (rest != 0u || (mantissa & 1u) != 0u)) mantissa += 1u;
+  if ((quotient & 1u) != 0u && (rest != 0 || (mantissa & 1u) != 0u)) mantissa += 1u;
   int biased = ea - eb + 127 + int(mantissa >> 24);
   if ((mantissa >> 24) != 0u) mantissa >>= 1;
   if (biased <= 0) return uintBitsToFloat(sign);

@@ -48,6 +48,19 @@ int quantized(uint bits, float scale_value, float inverse, int zero_point) {
   return int(clamp(value, lowest, highest));
 }
 
+// Whether quantized_easily gives a row's codes: its values are finite, and subnormal ones are as good as 0 beside its scale.
+bool is_easy_scale(float scale_value) {
+  return ROUNDING != 1 && scale_value > 1e-36 && is_finite_bits(floatBitsToUint(scale_value));
+}
+
+int quantized_easily(uint bits, float inverse, int zero_point) {
+  precise float value = uintBitsToFloat(bits) * inverse;
+  if (ROUNDING == 0) value = roundEven(value);
+  value = value + float(zero_point);
+  if (ROUNDING == 2) value = roundEven(value);
+  return int(clamp(value, float(qmin), float(qmax)));
+}
+
 // Index of x for packed position p, or row_length where the padding has none.
 uint source_index(uint p) {
   if (GROUP_SIZE == GROUP_PADDED) return min(p, row_length);

@@ -1,7 +1,11 @@
 // Scale and zero point of the row that a workgroup owns. Needs choose_qparams.glsl and LANES.
+#extension GL_EXT_control_flow_attributes : require
 
-shared int lo_keys[LANES];
-shared int hi_keys[LANES];
+shared int keys_of[2 * LANES];  // the smallest, then the largest turned round, so that both are minima
+#if LANES > 16
+const uint kEnds = 16u;
+shared int ends[2 * kEnds];
+#endif
 
 void include_value(uint bits, inout int lo, inout int hi) {
   int key = float_key(bits);
@@ -13,18 +17,29 @@ void include_value(uint bits, inout int lo, inout int hi) {
 // point 0. Call in uniform flow.
 void choose_for_row(int lo, int hi, out float scale_value, out int zero_point) {
   uint lane = gl_LocalInvocationIndex;
-  lo_keys[lane] = lo;
-  hi_keys[lane] = hi;
+  keys_of[lane] = lo;
+  keys_of[LANES + lane] = ~hi;
   barrier();
-  for (uint width = LANES / 2; width > 0; width >>= 1) {
-    if (lane < width) {
-      lo_keys[lane] = min(lo_keys[lane], lo_keys[lane + width]);
-      hi_keys[lane] = max(hi_keys[lane], hi_keys[lane + width]);
-    }
-    barrier();
+#if LANES > 16
+  if (lane < 2u * kEnds) {
+    uint first = lane / kEnds * LANES + lane % kEnds;
+    int least = 0x7fffffff;
+    [[unroll]] for (uint i = 0; i < LANES; i += kEnds) least = min(least, keys_of[first + i]);
+    ends[lane] = least;
   }
+  barrier();
+  [[unroll]] for (uint i = 0; i < kEnds; ++i) {
+    lo = min(lo, ends[i]);
+    hi = max(hi, ~ends[kEnds + i]);
+  }
+#else
+  [[unroll]] for (uint i = 0; i < LANES; ++i) {
+    lo = min(lo, keys_of[i]);
+    hi = max(hi, ~keys_of[LANES + i]);
+  }
+#endif
   scale_value = uintBitsToFloat(kNanBits);
   zero_point = 0;
-  if (lo_keys[0] < kKeyNegInf || hi_keys[0] > kKeyInf) return;
-  choose(key_float(lo_keys[0]), key_float(hi_keys[0]), scale_value, zero_point);
+  if (lo < kKeyNegInf || hi > kKeyInf) return;
+  choose(key_float(lo), key_float(hi), scale_value, zero_point);
 }

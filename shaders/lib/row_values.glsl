@@ -16,8 +16,17 @@ float row_factor(uint start) {
   return inverse_rms(squares, row_length, norm_eps);
 }
 
+// The value that x, read as bits, and the element's weight become.
+uint value_of(uint bits, float own_weight, float factor) {
+  if (PROLOGUE == 1u) return floatBitsToUint(uintBitsToFloat(bits) * factor * weight_offset);
+  if (PROLOGUE == 2u) return floatBitsToUint(uintBitsToFloat(bits) * factor * (weight_offset + own_weight));
+  return bits;
+}
+
+float weight_at(uint k) {
+  return PROLOGUE == 2u ? float(weight[k]) : 0.0;
+}
+
 uint row_value_bits(uint start, uint k, float factor) {
-  if (PROLOGUE == 1u) return floatBitsToUint(load_x(start + k) * factor * weight_offset);
-  if (PROLOGUE == 2u) return floatBitsToUint(load_x(start + k) * factor * (weight_offset + float(weight[k])));
-  return load_x_bits(start + k);
+  return value_of(load_x_bits(start + k), weight_at(k), factor);
 }

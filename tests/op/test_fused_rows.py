@@ -101,7 +101,8 @@ def test_one_row(
 
 
 SHAPES = [(8, 1, 8), (40, 5, 8), (24, 7, 24), (63, 31, 63), (576, 64, 32), (768, 65, 192), (512, 32, 256),
-          (1009, 29, 1009), (2048, 130, 64), (288, 4, 96), (2176, 12, 128), (16384, 3, 32)]  # fmt: skip
+          (1009, 29, 1009), (2048, 130, 64), (288, 4, 96), (2176, 12, 128), (16384, 3, 32),
+          (32, 8197, 32), (64, 12300, 64)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("k", "n", "group_size"), SHAPES)
@@ -111,6 +112,13 @@ def test_shapes(k: int, n: int, group_size: int, bits: int, monkeypatch: pytest.
     for prologue in ("plain", "norm"):
         block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, asymmetric=bits == 4), prologue, "residual")
         check(block, block.inputs(1), [f"row_linear_q{bits}gsw"])
+
+
+def test_a_wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workgroups that make several tiles of outputs, of both halves."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    block = Block(Chain(k=32, n=8224, group_size=32), "norm", "gated")
+    check(block, block.inputs(1), ["row_linear_q4gsw"] * 2)
 
 
 @pytest.mark.parametrize("op", list(GateOp))
