@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,10 +13,14 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .errors import Unsupported
 from .options import CompileOptions
-from .rules import Lowered, Lowering, has_rule, lower_node
+from .rules import Lowered, Lowering, has_rule, lower_node, operators_kept_whole
 from .rules.graph import find_constant, is_size, op_name, operator_of
 
 QUANTIZATION_NAMESPACES = ("torchao", "quantized_decomposed")
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_ATTENTION_KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_FORMATS = (torch.channels_last, torch.channels_last_3d)
+_VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
 _CARRIERS = ("getitem", "aten.view.default", "aten.permute.default", "aten.unsqueeze.default", "aten.t.default")
 
 
@@ -51,6 +55,35 @@ def match_program(
             refused[node] = str(error)
     _drop_unfit(program, lowered, refused)
     return Matching(lowered, _reasons(program, lowered, refused))
+
+
+def operators_taken_whole(
+    program: ExportedProgram, options: CompileOptions, weights: Mapping[str, torch.Tensor]
+) -> list[torch._ops.OpOverload]:
+    """Of the operators that rules want whole, those of which every node of a functional ATen program is taken.
+
+    ExecuTorch keeps all nodes of an operator or none, and has no CPU kernel for most of them. So one node that would
+    stay outside gives its operator up to decomposition, whose pieces rules take too.
+    """
+    wanted = operators_kept_whole(options)
+    if not any(node.target in wanted for node in program.graph.nodes):
+        return wanted
+    taken = match_program(program, options, weights).taken()
+    lost = {node.target for node in program.graph.nodes if node.target in wanted and node not in taken}
+    kept = [operator for operator in wanted if operator not in lost]
+    # A trace that decomposes the kernel behind an attention that is kept gives it other strides than the trace before.
+    return [*kept, _ATTENTION_KERNEL] if _ATTENTION in kept else kept
+
+
+def loosen_views(program: ExportedProgram, kept: Sequence[torch._ops.OpOverload]) -> None:
+    """Lets the next trace of a functional program choose between a view and a copy wherever a view was recorded.
+
+    Only for attention that will be decomposed, in place: PyTorch's decomposition gives its result other strides than
+    the operator had, and of several batch entries no view of the joined heads.
+    """
+    given_up = _ATTENTION not in kept and any(node.target is _ATTENTION for node in program.graph.nodes)
+    for node in program.graph.nodes if given_up else ():
+        node.target = _RESHAPE if node.target is _VIEW else node.target
 
 
 def is_leftover(node: Node) -> bool:
@@ -111,12 +144,12 @@ def _crosses(source: Node, node: Node, taken: Mapping[Node, list[Node]], after: 
 
 def _drop_unfit(program: ExportedProgram, lowered: dict[Node, Lowered], refused: dict[Node, str]) -> None:
     """Refuses anchors that what stays outside does not let be; repeats, as each refusal makes new outsiders."""
-    changed = True
+    reordered, changed = _reordered(program), True
     while changed:
         changed = False
         taken = {node for item in lowered.values() for node in item.nodes}
         for anchor, item in list(lowered.items()):
-            reason = _leak(anchor, item, lowered, taken) or _foreign_order(program, item, taken)
+            reason = _leak(anchor, item, lowered, taken) or _foreign_order(program, item, taken, reordered)
             if reason is not None:
                 refused[anchor] = reason
                 del lowered[anchor]
@@ -132,26 +165,40 @@ def _leak(anchor: Node, item: Lowered, lowered: Mapping[Node, Lowered], taken: s
     return None
 
 
-def _foreign_order(program: ExportedProgram, item: Lowered, taken: set[Node]) -> str | None:
+def _foreign_order(program: ExportedProgram, item: Lowered, taken: set[Node], reordered: set[Node]) -> str | None:
     """Why an anchor cannot exchange its tensors with the outside: a delegate reads and writes the default order."""
     for node in item.nodes:
-        if any(user not in taken for user in node.users) and _is_reordered(program, node):
+        if node in reordered and any(user not in taken for user in node.users):
             return f"{node.name} is handed out with strides {_strides(node)}; offered the default dimension order"
         for source in node.all_input_nodes:
-            if source not in taken and _is_reordered(program, source) and find_constant(program, source, {}) is None:
+            if source in reordered and source not in taken and find_constant(program, source, {}) is None:
                 return f"its input {source.name} has strides {_strides(source)}; offered the default dimension order"
     return None
 
 
-def _is_reordered(program: ExportedProgram, node: Node) -> bool:
-    """Whether ExecuTorch lays a value out in another order of dimensions: channels last, or an input so exported.
+def _reordered(program: ExportedProgram) -> set[Node]:
+    """Values that ExecuTorch lays out in another order of dimensions: channels last, or an input so exported.
 
-    Strides inside an ATen graph say nothing: the edge dialect makes copies of views.
+    In an ATen graph, those that are made so and what is computed from them: strides of views say nothing there, for the
+    edge dialect makes copies of views.
     """
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or (node.op != "placeholder" and program.verifier.dialect != "EDGE"):
-        return False
-    return any(statically_known_true(outer < inner) for outer, inner in pairwise(value.stride()))
+    found: set[Node] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if not isinstance(value, torch.Tensor):
+            continue
+        if not any(statically_known_true(outer < inner) for outer, inner in pairwise(value.stride())):
+            continue
+        made = node.op == "placeholder" or node.kwargs.get("memory_format") in _FORMATS
+        follows = not _is_view(node) and any(source in found for source in node.all_input_nodes)
+        if program.verifier.dialect == "EDGE" or made or follows:
+            found.add(node)
+    return found
+
+
+def _is_view(node: Node) -> bool:
+    operator = operator_of(node)
+    return operator is not None and any(result.alias_info is not None for result in operator._schema.returns)
 
 
 def _strides(node: Node) -> tuple[int | torch.SymInt, ...]:

@@ -13,18 +13,25 @@ from torch.fx import Node
 
 from .errors import Unsupported
 from .graph_breaks import warn_of_breaks
-from .matching import Matching, group_anchors, is_arithmetic, is_leftover, match_program
+from .matching import (
+    Matching,
+    group_anchors,
+    is_arithmetic,
+    is_leftover,
+    loosen_views,
+    match_program,
+    operators_taken_whole,
+)
 from .options import CompileOptions
 from .passes.hand_out_states import hand_out_states
 from .preprocess import BACKEND_ID, compile_specs
-from .rules import operators_kept_whole
 from .rules.graph import STATE_KEY, op_name
 from .shared_states import Buffers, Method, note_method
 
 
 @final
 class ZeropointPartitioner(Partitioner):
-    """For `to_edge_transform_and_lower(..., partitioner=[ZeropointPartitioner(options)])`, or `to_backend`.
+    """For `to_edge_transform_and_lower(..., partitioner=[ZeropointPartitioner(options)])`.
 
     reasons: after a run, the name of every operator node left outside -> why.
     """
@@ -35,6 +42,7 @@ class ZeropointPartitioner(Partitioner):
         self.reasons: dict[str, str] = {}
         self.delegation_spec = DelegationSpec(BACKEND_ID, compile_specs(self.options))
         self._weights: dict[str, torch.Tensor] = {}
+        self._answer: tuple[ExportedProgram, list[torch._ops.OpOverload]] | None = None
         self._buffers = Buffers(self.options.shared_names())  # of the lowering's methods
         self._methods: list[Method] = []  # those partitioned so far
         self._has_partitioned = False
@@ -46,23 +54,32 @@ class ZeropointPartitioner(Partitioner):
     def ops_to_not_decompose(
         self, ep: ExportedProgram
     ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
-        """Keeps whole the linears that a rule takes. Also remembers the weights: partition() is given fake ones."""
+        """Operators that stay whole. Also remembers the weights: partition() is given fake ones.
+
+        Never with a filter of nodes: for that ExecuTorch traces the graph with stand-ins whose results have other
+        strides than the operators', and a view that torch.export recorded fails on them. ExecuTorch asks twice about a
+        program, its own copy, before it decomposes it, and once more when it is lowered, what must not be left.
+        """
+        if ep.verifier.dialect == "EDGE":
+            return [], None
         if self._has_partitioned:  # this is a new lowering
             self._methods, self._buffers = [], Buffers(self.options.shared_names())
             self._has_partitioned = False
-        self._buffers.add(ep)
-        for name, tensor in ep.state_dict.items():
-            if not isinstance(tensor, torch._subclasses.FakeTensor):
-                self._weights[name] = tensor
-        lowered = match_program(ep, self.options, self._weights).lowered
-        return operators_kept_whole(self.options), lowered.__contains__
+        if self._answer is None or self._answer[0] is not ep:
+            self._buffers.add(ep)
+            for name, tensor in ep.state_dict.items():
+                if not isinstance(tensor, torch._subclasses.FakeTensor):
+                    self._weights[name] = tensor
+            self._answer = (ep, operators_taken_whole(ep, self.options, self._weights))
+            loosen_views(ep, self._answer[1])
+        return list(self._answer[1]), None
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes. Raises Unsupported when a quantization op would be left without any kernel to run it."""
         self._has_partitioned = True
         states = self._mark_states(exported_program)
         matching = match_program(exported_program, self.options, self._weights)
-        self._weights = {}
+        self._weights, self._answer = {}, None
         self.reasons = {node.name: reason for node, reason in matching.reasons.items()}
         if self.options.leftover_quantization == "error":
             _refuse_leftovers(matching)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-STEPS = ("quantize", "torch.export", "to_edge", "to_backend", "fusion", "to_executorch")
+STEPS = ("quantize", "torch.export", "lower", "fusion", "to_executorch")
 
 
 def main() -> None:
@@ -42,14 +42,13 @@ def _cell(seconds: float, before: float | None) -> str:
 
 
 def measure(n_layers: int, hidden: int) -> dict[str, float]:
-    """CPU seconds by step; fusion is a part of to_backend."""
+    """CPU seconds by step; fusion is a part of lower."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from zeropoint import preprocess
-    from zeropoint.llm.export import TextExportOptions, edge_decoder, export_decoder, quantize_text_model
+    from zeropoint.llm.export import TextExportOptions, export_decoder, lower_decoder, quantize_text_model
     from zeropoint.llm.shape_rules import quick_shapes
-    from zeropoint.partitioner import ZeropointPartitioner
 
     torch.set_num_threads(1)
     config = LlamaConfig(
@@ -71,8 +70,6 @@ def measure(n_layers: int, hidden: int) -> dict[str, float]:
     with quick_shapes():
         exported = export_decoder(model, max_context=512, max_prefill=128)
         lap("torch.export")
-        edge = edge_decoder(exported, options.program, {})
-        lap("to_edge")
         seconds["fusion"] = 0.0
         fuse = preprocess.fuse
 
@@ -83,8 +80,8 @@ def measure(n_layers: int, hidden: int) -> dict[str, float]:
             return draft
 
         preprocess.fuse = timed
-        edge = edge.to_backend(ZeropointPartitioner(options.program))
-        lap("to_backend")
+        edge = lower_decoder(exported, options.program, {})
+        lap("lower")
         edge.to_executorch()
         lap("to_executorch")
     return {**seconds, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}

@@ -14,7 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchProgramManager, to_edge
+from executorch.exir import (
+    EdgeCompileConfig,
+    EdgeProgramManager,
+    ExecutorchProgramManager,
+    to_edge_transform_and_lower,
+)
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -24,9 +29,8 @@ from ..errors import OptionError
 from ..files import replace_file
 from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
-from ..passes.drop_unread_buffers import drop_unread_buffers
+from ..passes.drop_unread_buffers import DropUnreadBuffers
 from ..quantization import quantize
-from ..rules import operators_kept_whole
 from .files import check_output, tokenizer_path
 from .models import find_model, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
@@ -156,23 +160,19 @@ def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
-    """The edge program with our delegates."""
-    return edge_decoder(exported, options, metadata).to_backend(ZeropointPartitioner(options))
+    """The edge program with our delegates, by the documented call.
 
-
-def edge_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
-    """The edge program.
-
-    to_edge with whole linears, then to_backend: to_edge_transform_and_lower traces the graph twice more and makes the
-    same program. Without the verifier's runs of the whole graph, and without each node's history, which every pass
-    copies.
+    Without the verifier's runs of the whole graph, and without each node's history, which every pass copies.
     """
     for node in exported.graph.nodes:
         node.meta.pop("from_node", None)
-    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=operators_kept_whole(options))
-    edge = to_edge(exported, compile_config=config, constant_methods=metadata)
-    drop_unread_buffers(edge.exported_program())
-    return edge
+    return to_edge_transform_and_lower(
+        exported,
+        transform_passes=[DropUnreadBuffers()],
+        partitioner=[ZeropointPartitioner(options)],
+        constant_methods=metadata,
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
 
 
 def text_metadata(

@@ -6,6 +6,7 @@ position that it is given before it reads it. Nobody sees such a buffer where a 
 
 from __future__ import annotations
 
+from executorch.exir.pass_base import ExportedProgramPassBase, ExportedProgramPassResult
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
@@ -15,8 +16,16 @@ from ..rules.graph import op_name
 _COPY = "aten.copy.default"  # copy(self, src) reads nothing of self but its shape
 
 
-def drop_unread_buffers(program: ExportedProgram) -> None:
-    """Changes a functional program, ATen or edge, in place. Only for a program's one method."""
+class DropUnreadBuffers(ExportedProgramPassBase):
+    """For `to_edge_transform_and_lower(..., transform_passes=[DropUnreadBuffers()])`, of a program of one method."""
+
+    def call(self, exported_program: ExportedProgram) -> ExportedProgramPassResult:
+        """Changes the program in place."""
+        return ExportedProgramPassResult(exported_program, modified=drop_unread_buffers(exported_program))
+
+
+def drop_unread_buffers(program: ExportedProgram) -> bool:
+    """Changes a functional program, ATen or edge, in place, and says whether it did."""
     signature, graph = program.graph_signature, program.graph
     inputs = {spec.arg.name: spec for spec in signature.input_specs if spec.kind is InputKind.BUFFER}
     placeholders = {inputs[n.name].target: n for n in graph.find_nodes(op="placeholder") if n.name in inputs}
@@ -28,10 +37,13 @@ def drop_unread_buffers(program: ExportedProgram) -> None:
         unread = spec.kind is OutputKind.BUFFER_MUTATION and not _reads(placeholders[spec.target])
         if not unread:
             kept.append((spec, result))
+    if len(kept) == len(results):
+        return False
     output.args = (tuple(result for _, result in kept),)
     signature.output_specs[:] = [spec for spec, _ in kept]
     graph.eliminate_dead_code()
     program.graph_module.recompile()
+    return True
 
 
 def _reads(placeholder: Node) -> list[Node]:

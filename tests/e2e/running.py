@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from unittest import mock
 
 import torch
-from executorch.exir import to_edge, to_edge_transform_and_lower
+from executorch.exir import to_edge_transform_and_lower
 from executorch.runtime import Runtime
 from torch import nn
 
 import zeropoint
+from zeropoint import matching
 from zeropoint.preprocess import lower_program
 from zeropoint.runtime.player import LoadedProgram
 
@@ -24,18 +27,19 @@ def export(
 
 
 def lower(
-    program: torch.export.ExportedProgram,
-    options: zeropoint.CompileOptions | None = None,
-    *,
-    whole_linears: bool = True,
+    program: torch.export.ExportedProgram, options: zeropoint.CompileOptions | None = None
 ) -> tuple[bytes, zeropoint.ZeropointPartitioner]:
-    """The .pte, and the partitioner that made it. whole_linears=False is the plain to_edge path, which decomposes."""
+    """The .pte, and the partitioner that made it."""
     partitioner = zeropoint.ZeropointPartitioner(options)
-    if whole_linears:
-        edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
-    else:
-        edge = to_edge(program).to_backend(partitioner)
+    edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
     return bytes(edge.to_executorch().buffer), partitioner
+
+
+@contextmanager
+def everything_decomposed() -> Iterator[None]:
+    """Lowers as a graph is lowered that has, of each operator that is kept whole, also one that no rule takes."""
+    with mock.patch.object(matching, "operators_kept_whole", return_value=[]):
+        yield
 
 
 class Method:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torchao.quantization.quant_primitives import MappingType, choose_qparams_af
 
 import zeropoint
 from tests.e2e.models import Activations, Forms, Linears, Weights
-from tests.e2e.running import Method, compare, export, lower, relative_rms, rows_of
+from tests.e2e.running import Method, compare, everything_decomposed, export, lower, relative_rms, rows_of
 from tests.e2e.test_linear_matrix import FORMS, KINDS
 
 pytestmark = pytest.mark.usefixtures("validated")
@@ -30,24 +32,26 @@ def test_every_weight_kind_in_one_program() -> None:
     compare(Method(pte), model, [rows_of(96, n) for n in (1, 40)], tolerance=1e-6)
 
 
-@pytest.mark.parametrize("whole_linears", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(
     ("lead", "bias"), [((), True), ((1,), False), ((6,), True), ((2, 3), False), ((2, 2, 3), True)]
 )
-def test_ranks_static(lead: tuple[int, ...], bias: bool, whole_linears: bool) -> None:
+def test_ranks_static(lead: tuple[int, ...], bias: bool, whole: bool) -> None:
     model = Linears(64, Activations(), (Weights(n=24, group_size=32, bias=bias),))
     x = rows_of(64, 18)[: max(1, int(torch.Size(lead).numel()))].reshape(*lead, 64)
-    pte, _ = lower(export(model, x), whole_linears=whole_linears)
+    with nullcontext() if whole else everything_decomposed():
+        pte, _ = lower(export(model, x))
     assert len(zeropoint.inspect(pte).delegates) == 1
     compare(Method(pte), model, [x], tolerance=1e-6)
 
 
-@pytest.mark.parametrize("whole_linears", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("dynamic", [(1,), (0, 1)])
-def test_batches_of_dynamic_length(dynamic: tuple[int, ...], whole_linears: bool) -> None:
+def test_batches_of_dynamic_length(dynamic: tuple[int, ...], whole: bool) -> None:
     model = Linears(64, Activations(zero_point=torch.float32), (Weights(n=24, group_size=32, bias=True),))
     program = export(model, rows_of(64, 6).reshape(2, 3, 64), max_sizes=dict.fromkeys(dynamic, 40))
-    pte, _ = lower(program, whole_linears=whole_linears)
+    with nullcontext() if whole else everything_decomposed():
+        pte, _ = lower(program)
     batches = [(2, 1), (2, 3), (2, 40)] + ([(1, 1), (7, 5)] if 0 in dynamic else [])
     inputs = [rows_of(64, b * s).reshape(b, s, 64) for b, s in batches]
     compare(Method(pte), model, inputs, tolerance=1e-6)

@@ -11,14 +11,13 @@ import torch
 from torch.export import ExportedProgram
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.edge import edge_program
 from tests.op.calls import chosen_devices
-from tests.unit.rules.models import edge
 from zeropoint import CompileOptions
 from zeropoint.dtypes import DType
 from zeropoint.llm.export import export_decoder
 from zeropoint.preprocess import lower_program
 from zeropoint.program import Memory
-from zeropoint.rules import operators_kept_whole
 from zeropoint.runtime.player import LoadedProgram
 
 pytestmark = pytest.mark.usefixtures("validated")
@@ -55,7 +54,7 @@ def decoder(*, max_context: int, max_prefill: int) -> ExportedProgram:
 
 
 def run(exported: ExportedProgram, options: CompileOptions) -> Steps:
-    program, constants = lower_program(edge(exported, operators_kept_whole(options)), options)
+    program, constants = lower_program(edge_program(exported, options), options)
     tokens = torch.randint(1, WORDS, (1, sum(LENGTHS)), generator=torch.Generator().manual_seed(1))
     found = Steps([], [], [])
     with LoadedProgram(program, constants) as loaded:

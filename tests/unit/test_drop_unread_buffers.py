@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from executorch.exir import to_edge
 from torch import nn
 from torch.export import ExportedProgram, export
 
+from tests.edge import edge_program
 from zeropoint.passes.drop_unread_buffers import drop_unread_buffers
 
 
@@ -30,7 +30,7 @@ class Counters(nn.Module):
 
 def functional(dialect: str) -> ExportedProgram:
     exported = export(Counters(), (torch.ones(1),))
-    return exported.run_decompositions({}) if dialect == "aten" else to_edge(exported).exported_program()
+    return exported.run_decompositions({}) if dialect == "aten" else edge_program(exported)
 
 
 @pytest.mark.parametrize("dialect", ["aten", "edge"])

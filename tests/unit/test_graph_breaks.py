@@ -10,6 +10,7 @@ from torch import nn
 from torch.export import Dim
 
 from tests.e2e.running import export, lower
+from tests.edge import edge_program
 from tests.unit.rules import models
 from zeropoint import GraphBreakWarning, explain
 from zeropoint.graph_breaks import elements_moved
@@ -54,7 +55,7 @@ def test_elements_of_dynamic_sizes_are_those_of_the_trace() -> None:
 
 def test_the_report_names_calls_fusions_and_places() -> None:
     """Every node of a decoder has one of them, and the calls are those of the Program."""
-    rows = explain(models.edge(models.llama())).rows
+    rows = explain(edge_program(models.llama())).rows
     assert not [row for row in rows if row.partition != 0]
     outcomes = {row.op: {other.outcome for other in rows if other.op == row.op} for row in rows}
     assert outcomes["aten.rsqrt.default"] == {f"fused into {row.node}" for row in rows if row.outcome == "rms_norm"}

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from executorch.exir import to_edge
+from executorch.exir import to_edge_transform_and_lower
 from torch import nn
 
 from tests.e2e.models import Activations, Linears, QuantizedLinear, Weights, per_token
 from tests.e2e.running import export, lower
 from zeropoint import CompileOptions, OptionError, Unsupported, ZeropointPartitioner, explain, inspect
 from zeropoint.matching import group_anchors, match_program
-from zeropoint.preprocess import CompileSpec, read_options
+from zeropoint.preprocess import CompileSpec, lower_program, read_options
 from zeropoint.rules.weight import DEQUANTIZE
 
 SMALL = Weights(n=16, group_size=16)
@@ -72,7 +72,7 @@ def test_tensors_in_another_dimension_order_stay_outside() -> None:
     left = ("dim_order_ops__to_dim_order_copy_default", "aten_exp_default")
     assert partitioner.reasons == {name: f"{name} is handed out with {strides}" for name in left}
     program = torch.export.export(nn.ReLU(), (x.to(memory_format=torch.channels_last),))
-    assert [row.outcome for row in explain(program).left_out] == [f"its input input has {strides}"]
+    assert [row.outcome for row in explain(program).left_out] == [f"relu is handed out with {strides}"]
     _, partitioner = lower(program)
     assert set(partitioner.reasons) == {"aten_relu_default"}
 
@@ -119,18 +119,19 @@ def test_leftovers_are_an_error_unless_another_partitioner_follows() -> None:
     program = export(Shared(), torch.randn(3, 16))
     with pytest.raises(Unsupported, match=r"choose_qparams_affine\.default stays outside .*also feeds .*which stays"):
         lower(program, LINEARS_ONLY)
-    to_edge(program).to_backend(ZeropointPartitioner(CompileOptions(operators="linear", leftover_quantization="keep")))
+    keeping = ZeropointPartitioner(CompileOptions(operators="linear", leftover_quantization="keep"))
+    to_edge_transform_and_lower(program, partitioner=[keeping])
 
 
 def test_weights_that_only_real_data_refuses() -> None:
-    """to_backend shows a partitioner fake weights: the refusal comes from preprocess, with the node and the reason."""
+    """The documented call shows them to the partitioner. Otherwise preprocess refuses, with the node and the reason."""
     linear = QuantizedLinear(16, SMALL)
     linear.zeros = linear.zeros.float() + 0.5
     program = export(linear, torch.randn(2, 16))
     with pytest.raises(
         Unsupported, match=r"accepted by the partitioner, but with the real weights: .*not all integers"
     ):
-        lower(program, LINEARS_ONLY, whole_linears=False)
+        lower_program(program.run_decompositions({}), LINEARS_ONLY)
     with pytest.raises(Unsupported, match=r"stays outside the delegate \(part of .*not all integers"):
         lower(program, LINEARS_ONLY)
 

@@ -15,10 +15,10 @@ from types import ModuleType
 from unittest import mock
 
 import torch
-from executorch.exir import EdgeCompileConfig, to_edge
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from tests.edge import edge_program
 from zeropoint import rules
 from zeropoint.interpreter import Interpretation, run_reference
 from zeropoint.options import CompileOptions
@@ -90,8 +90,7 @@ def export(
         if dialect == "aten":
             return exported.run_decompositions({})
         assert dialect == "edge", dialect
-        config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=rules.operators_kept_whole(CompileOptions()))
-        return to_edge(exported, compile_config=config).exported_program()
+        return edge_program(exported)
 
 
 def _input(leaf: object) -> torch.Tensor | int:

@@ -1,17 +1,16 @@
 """Tiny transformers with random weights, exported as users export them: what the rules have to recognise.
 
-Every builder returns the raw program of torch.export; `aten` and `edge` give the two dialects of it.
+Every builder returns the raw program of torch.export; `aten` and tests.edge.edge_program give the two dialects of it.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import transformers
-from executorch.exir import EdgeCompileConfig, to_edge
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -37,13 +36,6 @@ _SIZES = {
 def aten(program: ExportedProgram) -> ExportedProgram:
     """The functional ATen dialect."""
     return program.run_decompositions({})
-
-
-def edge(program: ExportedProgram, whole: Sequence[torch._ops.OpOverload] = ()) -> ExportedProgram:
-    """ExecuTorch's edge dialect, with the linears and these operators kept whole."""
-    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default, *whole])
-    with warnings.catch_warnings(action="ignore"):
-        return to_edge(program, compile_config=config).exported_program()
 
 
 def decoder(kind: str, **options: object) -> ExportedProgram:

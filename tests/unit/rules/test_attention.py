@@ -165,12 +165,30 @@ def test_several_batch_entries(form: str) -> None:
     assert result.kernels() == ["attention"]
 
 
-def test_decomposed_by_export() -> None:
-    """Without a partitioner's word, ExecuTorch decomposes it: scales on q and k, a softmax whose empty rows are 0."""
+def decomposed(attend: Attend, inputs: tuple[Tensor, ...]) -> Compared:
+    """As ExecuTorch decomposes it where another of the graph is one that no rule takes whole."""
     with mock.patch.object(attention, "WHOLE", ()):
-        result = lower_and_compare(Attention(sdpa()), (*qkv(), MASKS["bool"]), dialects=("edge",))
-    assert result.kernels() == ["attention"]
-    assert attrs_of(result)["nan_rows"] == 0
+        return lower_and_compare(Attention(attend), inputs, dialects=("edge",))
+
+
+@pytest.mark.parametrize("form", ["sdpa", "scale", "causal", "grouped", "interleaved"])
+def test_decomposed_attention_is_the_same_call(form: str) -> None:
+    """Scales on q and k, repeated heads and a triangle that is added are read as the arguments that they were."""
+    inputs = qkv(queries=5, keys=5)
+    whole, pieces = (
+        lower_and_compare(Attention(FORMS[form]), inputs, dialects=("edge",)),
+        decomposed(FORMS[form], inputs),
+    )
+    assert pieces.kernels() == whole.kernels() == ["attention"]
+    assert attrs_of(pieces) == {**attrs_of(whole), "scale": pytest.approx(attrs_of(whole)["scale"])}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_decomposed_masks(name: str) -> None:
+    """A softmax whose empty rows are 0 stays one."""
+    result = decomposed(sdpa(), (*qkv(batch=2), MASKS[name]))
+    assert result.kernels().count("attention") == 1
+    assert (attrs_of(result)["nan_rows"], attrs_of(result)["masked"]) == (0, 1)
 
 
 @pytest.mark.parametrize("name", MASKS)

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 import torch
 
+from tests.edge import edge_program
 from tests.unit.rules import general, models, whole
 from zeropoint import CompileOptions, rules
 from zeropoint.matching import is_arithmetic, match_program
@@ -17,7 +18,7 @@ from zeropoint.rules.positions import ITEMS
 @pytest.mark.parametrize("name", ["llama", "gemma2", "executorch_llama", "bert", "vit"])
 def test_every_operator_has_a_rule(name: str) -> None:
     with mock.patch.object(rules, "_FAMILIES", general.FAMILIES):
-        reasons = match_program(models.edge(models.BUILDERS[name]()), CompileOptions()).reasons
+        reasons = match_program(edge_program(models.BUILDERS[name]()), CompileOptions()).reasons
     assert not {
         node.name: reason for node, reason in reasons.items() if not is_arithmetic(node) and op_name(node) not in ITEMS
     }

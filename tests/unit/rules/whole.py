@@ -10,11 +10,11 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from tests.edge import edge_program
 from tests.unit.rules import models
 from zeropoint import CompileOptions, Program
 from zeropoint.interpreter import run_reference
 from zeropoint.preprocess import lower_program
-from zeropoint.rules import operators_kept_whole
 
 Call = tuple[tuple[object, ...], dict[str, object]]  # as the exported module takes it
 
@@ -40,7 +40,7 @@ def compare_whole(
     """Runs the calls one after the other: states go on in both."""
     chosen = options or CompileOptions()
     module = exported.module()
-    lowered = models.aten(exported) if dialect == "aten" else models.edge(exported, operators_kept_whole(chosen))
+    lowered = models.aten(exported) if dialect == "aten" else edge_program(exported, chosen)
     program, constants = lower_program(lowered, chosen)
     states: dict[str, torch.Tensor] = {}
     error = 0.0
