@@ -53,6 +53,10 @@ fuzz: setup ## 10,000 damaged programs against a player built with AddressSaniti
 		ZEROPOINT_PLAYER=$(CURDIR)/build/asan/libzeropoint.so ZEROPOINT_PRELOAD=$$(g++ -print-file-name=libasan.so) \
 		$(PY) -m pytest tests/fuzz
 
+.PHONY: wheel
+wheel: setup ## dist/: the wheel for a package index, checked in an environment of its own
+	scripts/wheel.sh
+
 .PHONY: clean
 clean: ## Remove build/ and .venv/
 	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache

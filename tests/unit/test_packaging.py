@@ -145,5 +145,5 @@ def test_requirements_script_refuses_an_unknown_group() -> None:
     assert done.returncode == 1
     assert (
         done.stderr.strip()
-        == "requirements.py: no group 'nope'; offered build, project, models, test-models, llm, test, lint"
+        == "requirements.py: no group 'nope'; offered build, project, models, test-models, llm, test, wheel, lint"
     )
