@@ -210,14 +210,16 @@ def _reasons(program: ExportedProgram, lowered: Mapping[Node, Lowered], refused:
     reasons: dict[Node, str] = {}
     blamed = dict(refused)  # a quantization node stays because of the linear that it serves
     for node in reversed(list(program.graph.nodes)):
-        if node.op != "call_function" or node in taken:
+        if node.op != "call_function":
             continue
-        reasons[node] = refused.get(node) or f"no rule for {op_name(node)}"
         served = next((user for user in node.users if user in blamed), None)
-        if node not in refused and served is not None and (is_leftover(node) or op_name(node) in _CARRIERS):
+        carries = op_name(node) in _CARRIERS or (node in lowered and not lowered[node].kernels)
+        if node not in refused and served is not None and (is_leftover(node) or carries):
             blamed[node] = blamed[served] if served not in refused else f"part of {served.name}: {refused[served]}"
-            if is_leftover(node) or op_name(node) == "getitem":
-                reasons[node] = blamed[node]
+        if node in taken:
+            continue
+        own = blamed if is_leftover(node) or op_name(node) == "getitem" else refused
+        reasons[node] = own.get(node) or f"no rule for {op_name(node)}"
     return dict(reversed(reasons.items()))
 
 

@@ -47,8 +47,6 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     source, between = _skip_reshapes(operands.x)
     activation = read_activation(source) if is_dequantize(source) else None
     x = operands.x if activation is None else activation.x
-    if lowering.constant(x) is not None:
-        raise Unsupported(f"activation {x.name} is a constant")
     assert static_dim(x, -1) == weight.row_length, f"{x.name} does not fit {operands.weight.name}"
     bias = _read_bias(operands.bias, weight, lowering)
     layout = Layout.of(weight.row_length, weight.group_size)

@@ -104,6 +104,37 @@ def test_recipes_of_quantize(recipe: str, group_size: int | None) -> None:
     compare(Method(pte), model, [rows_of(96, n) for n in (1, 40)], tolerance=1e-6)
 
 
+class Learned(nn.Module):
+    """Linears of learned queries and latents: what the model holds and no input gives, in every shape."""
+
+    def __init__(self, weights: Weights, activations: Activations) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        shapes = {"row": (64,), "rows": (6, 64), "batch": (1, 6, 64), "heads": (2, 1, 3, 64)}
+        tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        self.learned = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in tensors.items()})
+        self.register_buffer("buffer", torch.randn(5, 64, generator=generator))
+        self.register_buffer("state", torch.zeros(2, 64))
+        self.linear = Linears(64, activations, (weights,))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.state.add_(1.0)
+        row, rows, batch, heads = (self.learned[name] for name in ("row", "rows", "batch", "heads"))
+        sources = (row, rows, batch, heads, self.buffer, self.buffer[1:4], batch[0], batch[:, :3], rows[2], self.state)
+        sources += (rows[:5] + self.buffer, batch.expand(x.shape[0], -1, -1), rows.t().t(), batch.squeeze(0) * 2)
+        return *(self.linear(source)[0] for source in sources), x + row
+
+
+@pytest.mark.parametrize(("form", "whole_linears"), [("affine", True), ("affine", False), ("none", True)])
+def test_learned_queries(form: str, whole_linears: bool) -> None:
+    model = Learned(Weights(n=24, group_size=32, bias=True), Activations(form=form))
+    pte, partitioner = lower(export(model, rows_of(64, 3)), whole_linears=whole_linears)
+    assert partitioner.reasons == {}
+    assert len(zeropoint.inspect(pte).delegates) == 1
+    model.state.zero_()
+    compare(Method(pte), model, [rows_of(64, 3, seed=seed) for seed in (0, 1)], tolerance=1e-6)
+
+
 class PerTensor(nn.Module):
     """An activation quantized per tensor, which no rule takes, beside one that the rules take."""
 
