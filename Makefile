@@ -24,6 +24,10 @@ test-all: ## All tests, and the backend suite; installs the models that they nee
 	$(TEST_ENV) $(PYTEST)
 	@$(MAKE) backend-suite
 
+.PHONY: test-versions
+test-versions: ## What depends on them, at the lowest and the newest torch and transformers (5 GB of packages)
+	$(TEST_ENV) scripts/test_versions.sh
+
 .PHONY: backend-suite
 backend-suite: setup ## ExecuTorch's backend test suite, its operator tests, through our partitioner; prints the counts
 	$(TEST_ENV) $(PYTEST) -p tests.backend_suite.plugin -c pyproject.toml --rootdir . --dist worksteal -r fE \

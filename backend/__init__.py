@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .errors import ManifestError as ManifestError
     from .errors import OptionError as OptionError
     from .errors import ProgramError as ProgramError
+    from .errors import QuantizationWarning as QuantizationWarning
     from .errors import RuntimeFailure as RuntimeFailure
     from .errors import ShaderError as ShaderError
     from .errors import Unsupported as Unsupported
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .preprocess import ZeropointBackend as ZeropointBackend
     from .program import Program as Program
     from .quantization import quantize as quantize
+    from .quantization_summary import quantization_summary as quantization_summary
     from .runtime.devices import devices as devices
     from .runtime.library import last_error as last_error
     from .runtime.player import reset_states as reset_states
@@ -40,6 +42,7 @@ _HOME = {
     "Program": "program",
     "ProgramBuilder": "builder",
     "ProgramError": "errors",
+    "QuantizationWarning": "errors",
     "RuntimeFailure": "errors",
     "ShaderError": "errors",
     "Unsupported": "errors",
@@ -51,6 +54,7 @@ _HOME = {
     "explain": "explanation",
     "inspect": "inspection",
     "last_error": "runtime.library",
+    "quantization_summary": "quantization_summary",
     "quantize": "quantization",
     "register": "runtime.register",
     "reset_states": "runtime.player",

@@ -10,13 +10,12 @@ import logging
 import os
 import sys
 import warnings
-import zipfile
 from pathlib import Path
 
 import click
 
 from . import __version__
-from .errors import GraphBreakWarning, OptionError, ZeropointError
+from .errors import GraphBreakWarning, OptionError, VersionWarning, ZeropointError
 
 _FILE = click.Path(path_type=Path)
 
@@ -167,6 +166,7 @@ def export(
         bar.update(len(STEPS) - bar.n)
     words = f"tokenizer {done.tokenizer}" if done.tokenizer else "random weights, no tokenizer"
     click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; {words}")
+    click.echo(str(done.summary), err=True)
     _echo_peak()
 
 
@@ -309,28 +309,23 @@ def inspect(program: Path) -> None:
 @main.command()
 @click.argument("program", type=_FILE)
 def explain(program: Path) -> None:
-    """What the partitioner does with each node of a program that torch.export.save wrote (.pt2)."""
+    """What the partitioner does with each node of a program that torch.export.save wrote (.pt2).
+
+    Nothing in the file is run: tensors are read as weights only, and a file that holds compiled code, pickled objects
+    or sizes that are Python is refused.
+    """
     _quiet()
-    import torch
-
     from .explanation import explain as table
+    from .pt2 import load_exported
 
-    need = f"write one with torch.export.save(exported, {program.name!r})"
-    if not program.is_file():
-        raise OptionError(f"explain: {program}: no such file; {need}")
-    if not zipfile.is_zipfile(program):
-        raise OptionError(f"explain: {program}: not a .pt2 archive; {need}")
-    try:
-        exported = torch.export.load(program)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise OptionError(f"explain: {program}: {str(error).splitlines()[0]}; {need}") from error
-    click.echo(str(table(exported)), nl=False)
+    click.echo(str(table(load_exported(program))), nl=False)
 
 
 def _quiet() -> None:
     """This process is the command's own: other packages' notes on their internals are no help to its user."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", GraphBreakWarning)
+    warnings.simplefilter("always", VersionWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")  # our own bar says disable=False
     for name in ("torchao", "torch.utils._pytree", "torch.export", "transformers"):

@@ -15,6 +15,14 @@ class GraphBreakWarning(UserWarning):
     """Some operators stay on the CPU between delegates, which costs copies there and back."""
 
 
+class VersionWarning(UserWarning):
+    """Another package is installed in a version that this one was not tried with."""
+
+
+class QuantizationWarning(UserWarning):
+    """Matrices of a model stay in float, which its user may not expect."""
+
+
 class FusionWarning(UserWarning):
     """A fusion broke an invariant of the Program and was taken back: a fault of this package that costs speed alone.
 

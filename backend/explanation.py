@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from executorch.exir.backend.partitioner import Partitioner, PartitionResult
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -12,6 +16,7 @@ from .errors import Unsupported
 from .fusion import Draft, Step, fuse
 from .matching import Matching, group_anchors, is_arithmetic, match_program
 from .options import CompileOptions
+from .partitioner import ZeropointPartitioner
 from .rules import Lowering, lower_node
 from .rules.graph import op_name
 from .rules.state import SHARING
@@ -19,7 +24,7 @@ from .rules.state import SHARING
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operator node. partition: the delegate it falls into, or -1.
+    """One operator node. partition: the delegate it falls into, or -1. module: the innermost one that computes it.
 
     outcome: its kernels, after `or` those that the player may take instead, `fused into` the node whose kernels compute
     it, `no call` where only its place is told, `part of` the nodes whose rule reads it, or why it stays outside.
@@ -29,6 +34,7 @@ class Row:
     op: str
     partition: int
     outcome: str
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +53,14 @@ class Explanation:
 
     def __str__(self) -> str:
         """A table of every node, then how often each reason keeps one out."""
-        header = ("node", "operator", "delegate", "outcome")
+        header = ("node", "operator", "module", "delegate", "outcome")
         cells = [
-            (row.node, row.op, str(row.partition) if row.partition >= 0 else "-", row.outcome) for row in self.rows
+            (row.node, row.op, row.module, str(row.partition) if row.partition >= 0 else "-", row.outcome)
+            for row in self.rows
         ]
-        widths = [max(len(line[column]) for line in [header, *cells]) for column in range(3)]
+        widths = [max(len(line[column]) for line in [header, *cells]) for column in range(4)]
         lines = [
-            "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[3]])
+            "  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[4]])
             for line in [header, *cells]
         ]
         lines.append(f"{len(self.delegated)} of {len(self.rows)} nodes delegated")
@@ -65,20 +72,22 @@ class Explanation:
 
 
 def explain(program: ExportedProgram, options: CompileOptions | None = None) -> Explanation:
-    """What the partitioner would do with each node of an exported program of either dialect.
+    """What the partitioner would do with each node of an exported program.
 
-    What torch.export returned is explained in its functional form, which is what the partitioner gets to see.
-    options: the ones that will be given to the partitioner.
+    What torch.export returned goes through to_edge_transform_and_lower up to the partitioner, so that the nodes are the
+    ones that it gets to see; a program of the edge dialect is explained as it is. options: the ones that will be given
+    to the partitioner.
     """
-    if program.verifier.dialect != "EDGE":
-        program = program.run_decompositions({})
     chosen = options or CompileOptions()
-    matching = match_program(program, chosen)
+    weights: dict[str, torch.Tensor] = {}
+    if program.verifier.dialect != "EDGE":
+        program, weights = _as_partitioned(program, chosen)
+    matching = match_program(program, chosen, weights)
     taken, groups = matching.taken(), group_anchors(program, matching)
     partition = {anchor: index for index, group in enumerate(groups) for anchor in group}
     kernels: dict[Node, str] = {}
     for group in groups:
-        kernels |= _kernels(program, chosen, matching, group)
+        kernels |= _kernels(Lowering(program, chosen, weights), matching, group)
     rows = []
     for node in program.graph.nodes:
         if node.op != "call_function" or (node not in taken and is_arithmetic(node)):
@@ -89,18 +98,62 @@ def explain(program: ExportedProgram, options: CompileOptions | None = None) -> 
             index, outcome = partition[taken[node][0]], "part of " + ", ".join(anchor.name for anchor in taken[node])
         else:
             index, outcome = -1, matching.reasons[node]
-        rows.append(Row(node.name, op_name(node), index, outcome))
+        rows.append(Row(node.name, op_name(node), index, outcome, _module(node)))
     return Explanation(tuple(rows))
 
 
-def _kernels(
-    program: ExportedProgram, options: CompileOptions, matching: Matching, group: list[Node]
-) -> dict[Node, str]:
+class _Seen(Exception):
+    """Ends a lowering when the partitioner has its program."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        super().__init__("partition() was called")
+        self.program = program
+
+
+class _Watcher(Partitioner):
+    """Asks for what our partitioner asks for, and stops at its turn."""
+
+    def __init__(self, inner: ZeropointPartitioner) -> None:
+        super().__init__()
+        self.inner, self.delegation_spec = inner, inner.delegation_spec
+
+    def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
+        return self.inner.transform_for_pre_decomposition(exported_program)
+
+    def ops_to_not_decompose(
+        self, ep: ExportedProgram
+    ) -> tuple[list[torch._ops.OpOverload], Callable[[Node], bool] | None]:
+        return self.inner.ops_to_not_decompose(ep)
+
+    def partition(self, exported_program: ExportedProgram) -> PartitionResult:
+        raise _Seen(exported_program)
+
+
+def _as_partitioned(
+    program: ExportedProgram, options: CompileOptions
+) -> tuple[ExportedProgram, dict[str, torch.Tensor]]:
+    """The program that the documented call shows the partitioner, and the weights that it remembers beside it."""
+    inner = ZeropointPartitioner(options)
+    try:
+        to_edge_transform_and_lower(program, partitioner=[_Watcher(inner)])
+    except _Seen as seen:
+        return seen.program, inner._weights
+    raise AssertionError("to_edge_transform_and_lower called no partitioner")
+
+
+def _module(node: Node) -> str:
+    """The name of the innermost module that a node was traced in; of the outermost one, nothing."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(name) for name, _ in stack.values()]
+    return names[-1] if names else ""
+
+
+def _kernels(lowering: Lowering, matching: Matching, group: list[Node]) -> dict[Node, str]:
     """The kernels that each anchor of a delegate still calls once those that fuse have replaced others."""
-    lowering, members, calls = Lowering(program, options), set(group), {}
+    members, calls = set(group), {}
     inner = {node for anchor in group for node in matching.lowered[anchor].nodes}
     try:
-        for node in program.graph.nodes:
+        for node in lowering.program.graph.nodes:
             if node in members:
                 first = lowering.builder.n_calls()
                 lower_node(node, lowering)
@@ -110,7 +163,7 @@ def _kernels(
                 lowering.builder.output(lowering.result(node))
     except Unsupported:  # only what stands before the failure is known
         return {node: " + ".join(matching.lowered[node].kernels) for node in group}
-    return _by_node(fuse(lowering.builder, options), calls)
+    return _by_node(fuse(lowering.builder, lowering.options), calls)
 
 
 def _by_node(draft: Draft, calls: dict[Node, range]) -> dict[Node, str]:

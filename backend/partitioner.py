@@ -23,10 +23,14 @@ from .matching import (
     operators_taken_whole,
 )
 from .options import CompileOptions
+from .passes.freeze_weights import freeze_weights
 from .passes.hand_out_states import hand_out_states
 from .preprocess import BACKEND_ID, compile_specs
 from .rules.graph import STATE_KEY, op_name
 from .shared_states import Buffers, Method, note_method
+from .versions import warn_of_untried
+
+_QAT = "torchao.quantization.qat."  # modules that only round, as training wants it
 
 
 @final
@@ -38,6 +42,7 @@ class ZeropointPartitioner(Partitioner):
 
     def __init__(self, options: CompileOptions | None = None) -> None:
         super().__init__()
+        warn_of_untried("torch", "torchao")
         self.options = options or CompileOptions()
         self.reasons: dict[str, str] = {}
         self.delegation_spec = DelegationSpec(BACKEND_ID, compile_specs(self.options))
@@ -48,7 +53,12 @@ class ZeropointPartitioner(Partitioner):
         self._has_partitioned = False
 
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
-        """Clones the states that operators on the CPU read: see hand_out_states."""
+        """Called first. Weights that an assigned checkpoint left with gradients can be taken apart afterwards.
+
+        States that operators on the CPU read are cloned: see hand_out_states.
+        """
+        refuse_unconverted(exported_program)
+        freeze_weights(exported_program)
         return hand_out_states(exported_program, self.options)
 
     def ops_to_not_decompose(
@@ -76,6 +86,7 @@ class ZeropointPartitioner(Partitioner):
 
     def partition(self, exported_program: ExportedProgram) -> PartitionResult:
         """Tags the nodes. Raises Unsupported when a quantization op would be left without any kernel to run it."""
+        refuse_unconverted(exported_program)
         self._has_partitioned = True
         states = self._mark_states(exported_program)
         matching = match_program(exported_program, self.options, self._weights)
@@ -112,6 +123,17 @@ class ZeropointPartitioner(Partitioner):
                 node.meta[STATE_KEY] = ""
                 marked.append(node)
         return marked
+
+
+def refuse_unconverted(program: ExportedProgram) -> None:
+    """Raises Unsupported for a model that was prepared for quantization-aware training and is not converted yet."""
+    for node in program.graph.nodes:
+        for name, kind in (node.meta.get("nn_module_stack") or {}).values():
+            if _QAT in str(kind):
+                raise Unsupported(
+                    f"{name}: prepared for quantization-aware training, not quantized yet; convert the model first: "
+                    'torchao.quantization.quantize_(model, QATConfig(base_config, step="convert"))'
+                )
 
 
 def _tag_states(program: ExportedProgram, read: Sequence[Node]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -11,11 +12,16 @@ from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor, quantize_
 from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
-from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig
+from torchao.quantization.quant_api import (
+    Int8DynamicActivationIntxWeightConfig,
+    IntxWeightOnlyConfig,
+    _is_linear,
+)
 from torchao.quantization.quant_primitives import MappingType
 from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
 
-from .errors import OptionError
+from .errors import OptionError, QuantizationWarning
+from .quantization_summary import quantization_summary
 
 RECIPES = ("8da4w", "8da4w-float-zp", "8da8w", "4w", "8w")
 ALGORITHMS = ("affine", "hqq_scale_only")
@@ -49,7 +55,11 @@ def quantize(
     asymmetric_weights: bool = False,
     lm_head: str | None = None,
 ) -> nn.Module:
-    """Quantizes every nn.Linear of a model in place, and returns the model. Embeddings are not touched.
+    """Quantizes the nn.Linears of a model in place, and returns the model. quantization_summary(model) lists the rest.
+
+    As torchao's own filter does, it leaves the output projections of nn.MultiheadAttention, which that module reads
+    itself; and linears whose inputs are no multiple of the group size. A QuantizationWarning tells of matrices in float
+    other than embeddings.
 
     | recipe | activations | weights | zero point in the exported graph |
     |---|---|---|---|
@@ -64,7 +74,7 @@ def quantize(
 
     group_size: inputs that share a scale; None for one scale per output channel. algorithm: "affine", or
     "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone.
-    Raises OptionError on an unknown recipe or algorithm, a group size that does not divide a linear's inputs, or is 1.
+    Raises OptionError on an unknown recipe or algorithm, or a group size that no linear can have.
     """
     for name in (recipe, *((lm_head,) if lm_head is not None else ())):
         if name not in RECIPES:
@@ -72,7 +82,11 @@ def quantize(
     if algorithm not in ALGORITHMS:
         raise OptionError(f"quantize: algorithm {algorithm!r}; offered {', '.join(ALGORITHMS)}")
     linears = {name: module for name, module in model.named_modules() if _is_float_linear(module)}
-    _check_groups(linears, group_size)
+    refused = _unfit(linears, group_size)
+    if linears and len(refused) == len(linears):
+        name, reason = next(iter(refused.items()))
+        raise OptionError(f"quantize: {name or 'the model'}: {reason}")
+    linears = {name: module for name, module in linears.items() if name not in refused}
     heads = {
         name: module for name, module in linears.items() if lm_head is not None and name.split(".")[-1] == "lm_head"
     }
@@ -86,32 +100,39 @@ def quantize(
                 mapping=MappingType.ASYMMETRIC if asymmetric_weights else MappingType.SYMMETRIC,
             )
             _apply(model, modules, chosen, weights=weights)
+    surprises = quantization_summary(model, refused).surprises()
+    if surprises:
+        text = f"quantize: in float stay {surprises}. zeropoint.quantization_summary(model) lists all"
+        warnings.warn(text, QuantizationWarning, stacklevel=2)
     return model
 
 
 def _is_float_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    return isinstance(module, nn.Linear) and not isinstance(module.weight, IntxUnpackedToInt8Tensor)
+    return _is_linear(module) and not isinstance(module.weight, IntxUnpackedToInt8Tensor)
 
 
-def _check_groups(linears: Mapping[str, nn.Linear], group_size: int | None) -> None:
+def _unfit(linears: Mapping[str, nn.Linear], group_size: int | None) -> dict[str, str]:
+    """Why linears cannot have groups of this size."""
+    found = {}
     for name, linear in linears.items():
         inputs = linear.in_features
         if group_size is not None and (group_size < 1 or inputs % group_size):
-            raise OptionError(
-                f"quantize: {name or 'the model'}: {inputs} inputs, group_size {group_size}; "
-                "choose a divisor, or None for one group per channel"
+            found[name] = (
+                f"{inputs} inputs, group_size {group_size}; choose a divisor, or None for one group per channel"
             )
-        if 1 in (inputs, group_size):  # torchao reduces such a block over the whole weight
-            raise OptionError(
-                f"quantize: {name or 'the model'}: a group of one input; torchao needs two; leave this linear out"
-            )
+        elif 1 in (inputs, group_size):  # torchao reduces such a block over the whole weight
+            found[name] = "a group of one input; torchao needs two; leave this linear out"
+    return found
 
 
 def _apply(model: nn.Module, linears: Mapping[str, nn.Linear], recipe: str, *, weights: _Weights) -> None:
     if recipe == "8da4w-float-zp":
         for name, linear in linears.items():
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _float_zero_point(linear, weights))
+            path, _, child = name.rpartition(".")
+            parent = model.get_submodule(path)
+            setattr(parent, child, _float_zero_point(linear, weights))
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                parent.activation_relu_or_gelu = 0  # or its fast path would multiply by the codes
         return
     config: Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig
     if recipe in ("4w", "8w"):

@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-VENV=.venv
+VENV=${ZEROPOINT_VENV:-.venv}
+CONSTRAINTS=${ZEROPOINT_CONSTRAINTS:-scripts/constraints.txt}
 # Needed to build: compiler, Vulkan headers, volk, flatc and its headers, the hash, zlib. To run: the loader. To test: lavapipe, validation.
 APT_PACKAGES=(g++ libvulkan-dev libvulkan-volk-dev flatbuffers-compiler libflatbuffers-dev libxxhash-dev zlib1g-dev
   libvulkan1 mesa-vulkan-drivers vulkan-validationlayers ca-certificates)
@@ -63,6 +64,7 @@ make_venv() {
 install_python_packages() {
   local wanted
   wanted=$("$VENV/bin/python" scripts/requirements.py build project llm test lint) # stops here on a bad pyproject.toml
+  wanted+=$'\n'$(<"$CONSTRAINTS")
   stamped python "$(sha256sum <<<"$wanted")" && return
   local -a index=()
   # PyTorch's own index has the CPU build; on the default one, torch for x86-64 Linux carries several GB of CUDA.
@@ -73,8 +75,8 @@ install_python_packages() {
     say "$TORCH_CPU_INDEX does not answer: torch comes from pip's own index and may be the large CUDA build"
   fi
   say "Python packages: torch, executorch, torchao and the build tools (about 1 GB; some minutes the first time)"
-  printf '%s\n' "$wanted" >"$VENV/requirements.txt"
-  "$VENV/bin/python" -m pip install "${index[@]}" -r "$VENV/requirements.txt"
+  "$VENV/bin/python" scripts/requirements.py build project llm test lint >"$VENV/requirements.txt"
+  "$VENV/bin/python" -m pip install "${index[@]}" -r "$VENV/requirements.txt" -c "$CONSTRAINTS"
   stamp python "$(sha256sum <<<"$wanted")"
 }
 

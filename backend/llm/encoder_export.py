@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from ..errors import OptionError
 from ..options import CompileOptions
 from ..quantization import quantize
+from ..quantization_summary import quantization_summary
 from .encoders import Encoder, SentenceEncoder, example_inputs, load_encoder, load_encoder_tokenizer
 from .export import DEFAULT_RECIPE, ExportedText, lower_decoder, write_program
 from .files import check_output
@@ -46,6 +47,7 @@ def export_encoder_model(
     n_linears = sum(isinstance(item, nn.Linear) for item in module.modules())
     progress("quantize")
     quantize(module, recipe=chosen.recipe, group_size=chosen.group_size, algorithm=chosen.algorithm)
+    summary = quantization_summary(module)
     metadata = {"get_max_seq_len": chosen.max_tokens} if encoder.reads_text else {}
     with quick_shapes():
         progress("torch.export")
@@ -53,7 +55,7 @@ def export_encoder_model(
         progress("lower")
         program = lower_decoder(exported, chosen.program, {**metadata, "get_n_linears": n_linears}).to_executorch()
     progress("write")
-    return write_program(output, program, tokenizer, n_linears)
+    return write_program(output, program, tokenizer, n_linears, summary)
 
 
 def export_encoder(module: nn.Module, *, max_tokens: int) -> ExportedProgram:

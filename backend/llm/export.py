@@ -31,6 +31,8 @@ from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
 from ..passes.drop_unread_buffers import DropUnreadBuffers
 from ..quantization import quantize
+from ..quantization_summary import QuantizationSummary, quantization_summary
+from ..versions import warn_of_untried
 from .files import check_output, tokenizer_path
 from .models import find_model, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
@@ -69,12 +71,13 @@ class TextExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportedText:
-    """What was written, and how many linears the model has. tokenizer: None beside random weights."""
+    """What was written, and of how many linears. summary: what is quantized. tokenizer: None beside random weights."""
 
     program: Path
     tokenizer: Path | None
     size_bytes: int
     n_linears: int
+    summary: QuantizationSummary
 
 
 def export_text_model(
@@ -90,6 +93,7 @@ def export_text_model(
     n_layers: keep only the first ones, which talks nonsense but exports in seconds. Raises OptionError on an unknown
     model, a model that is not installed, or an output that cannot be written.
     """
+    warn_of_untried("transformers")
     model = find_model(name)
     chosen = options or TextExportOptions()
     chosen = replace(chosen, recipe=chosen.recipe or model.recipe or DEFAULT_RECIPE)
@@ -99,6 +103,7 @@ def export_text_model(
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
     progress("quantize")
     quantize_text_model(weights, chosen)
+    summary = quantization_summary(weights)
     metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
     lengths = {"max_context": chosen.max_context, "max_prefill": chosen.max_prefill}
     with quick_shapes():
@@ -107,7 +112,7 @@ def export_text_model(
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
-    return write_program(output, program, tokenizer, n_linears)
+    return write_program(output, program, tokenizer, n_linears, summary)
 
 
 def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
@@ -193,7 +198,11 @@ def text_metadata(
 
 
 def write_program(
-    output: Path, program: ExecutorchProgramManager, tokenizer: PreTrainedTokenizerFast | None, n_linears: int
+    output: Path,
+    program: ExecutorchProgramManager,
+    tokenizer: PreTrainedTokenizerFast | None,
+    n_linears: int,
+    summary: QuantizationSummary,
 ) -> ExportedText:
     """Writes a program and, beside it, its tokenizer if it has one."""
     words = None
@@ -202,4 +211,4 @@ def write_program(
         text = tokenizer.backend_tokenizer.to_str(pretty=True)
         replace_file(words, lambda file: file.write(text.encode()))
     replace_file(output, program.write_to_file)
-    return ExportedText(output, words, output.stat().st_size, n_linears)
+    return ExportedText(output, words, output.stat().st_size, n_linears, summary)

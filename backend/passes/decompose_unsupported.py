@@ -18,6 +18,7 @@ from ..matching import is_leftover, match_program
 from ..options import CompileOptions
 from ..rules.graph import operator_of
 from ..rules.weight import is_dequantize
+from .freeze_weights import freeze_weights
 
 _NAMESPACE = "zeropoint_decompose"
 _Operator = torch._ops.OpOverload
@@ -26,10 +27,11 @@ _Operator = torch._ops.OpOverload
 def decompose_unsupported(program: ExportedProgram, options: CompileOptions | None = None) -> ExportedProgram:
     """Returns a program in which exactly the quantization ops that the rules refuse are aten ops.
 
-    program: what torch.export returned; it is not modified. options: the ones given to the partitioner. A linear whose
-    activation is refused is still delegated, as a weight-only linear of the activation computed outside.
+    program: what torch.export returned; its graph is not modified. options: the ones given to the partitioner. A
+    linear whose activation is refused is still delegated, as a weight-only linear of the activation computed outside.
     """
     chosen = options or CompileOptions()
+    freeze_weights(program)
     functional = program.run_decompositions({})
     functional = _rewrite(functional, chosen, lambda node: not is_dequantize_of_constant(node))
     return _rewrite(functional, chosen, lambda node: True)

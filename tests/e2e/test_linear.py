@@ -125,10 +125,11 @@ class Learned(nn.Module):
         return *(self.linear(source)[0] for source in sources), x + row
 
 
-@pytest.mark.parametrize(("form", "whole_linears"), [("affine", True), ("affine", False), ("none", True)])
-def test_learned_queries(form: str, whole_linears: bool) -> None:
+@pytest.mark.parametrize(("form", "whole"), [("affine", True), ("affine", False), ("none", True)])
+def test_learned_queries(form: str, whole: bool) -> None:
     model = Learned(Weights(n=24, group_size=32, bias=True), Activations(form=form))
-    pte, partitioner = lower(export(model, rows_of(64, 3)), whole_linears=whole_linears)
+    with nullcontext() if whole else everything_decomposed():
+        pte, partitioner = lower(export(model, rows_of(64, 3)))
     assert partitioner.reasons == {}
     assert len(zeropoint.inspect(pte).delegates) == 1
     model.state.zero_()

@@ -8,7 +8,7 @@ from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
 
-from zeropoint import CompileOptions, OptionError, quantize
+from zeropoint import CompileOptions, OptionError, QuantizationWarning, quantization_summary, quantize
 from zeropoint.matching import match_program
 
 
@@ -79,3 +79,56 @@ def test_refusals() -> None:
         quantize(Tiny(), group_size=1)
     with pytest.raises(OptionError, match=r"^quantize: the model: a group of one input"):
         quantize(nn.Linear(1, 3), group_size=None)
+
+
+@pytest.mark.parametrize("recipe", ["8da4w", "8da4w-float-zp", "4w"])
+def test_attention_modules_of_torch(recipe: str) -> None:
+    """nn.MultiheadAttention reads its output projection itself: torchao's filter leaves it, and so does quantize."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, dim_feedforward=64, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        wanted = model(x)
+        with pytest.warns(QuantizationWarning, match="linear that nn.MultiheadAttention reads itself"):
+            quantize(model, recipe=recipe)
+        assert 0 < (model(x) - wanted).norm() / wanted.norm() < 0.2
+    summary = quantization_summary(model)
+    assert sorted(summary.quantized) == [f"layers.{i}.linear{j}.weight" for i in range(2) for j in (1, 2)]
+    exported = torch.export.export(model, (x,)).run_decompositions({})
+    lowered = match_program(exported, CompileOptions(operators="linear")).lowered
+    assert sum("linear_" in item.kernels[-1] and "q4" in item.kernels[-1] for item in lowered.values()) == 4
+
+
+class Mixture(nn.Module):
+    """Experts in one tensor, which no nn.Linear holds, an odd linear, an embedding, and a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.conv = nn.Embedding(10, 32), nn.Conv1d(32, 32, 1)
+        self.gate, self.odd = nn.Linear(32, 4), nn.Linear(33, 3)
+        self.experts = nn.Parameter(torch.randn(4, 32, 32))
+
+
+def test_the_summary_says_what_is_left_and_why() -> None:
+    model = Mixture()
+    with pytest.warns(
+        QuantizationWarning, match=r"in float stay 7\d\.\d % no nn\.Linear: a matrix of Mixture.* \(experts\); "
+    ):
+        quantize(model)
+    summary = quantization_summary(model, {"odd": "33 inputs"})
+    assert summary.quantized == {"gate.weight": 128}
+    assert summary.left["experts"] == (4096, "no nn.Linear: a matrix of Mixture, which multiplies by it itself")
+    assert summary.left["conv.weight"] == (1024, "convolution: only linears are quantized")
+    assert summary.left["embed.weight"] == (320, "embedding: looked up, not multiplied")
+    assert summary.left["odd.weight"] == (99, "33 inputs")
+    assert summary.left["gate.bias"] == (4, "vectors: biases, norms and the like")
+    assert summary.total == sum(parameter.numel() for parameter in model.parameters())
+    lines = str(summary).splitlines()
+    assert lines[0] == f"quantized: 1 weights, 128 parameters ({12800 / summary.total:.1f} %)"
+    assert lines[1].startswith("in float: 4,096 parameters (7") and lines[1].endswith(": experts")  # noqa: PT018
+
+
+def test_nothing_is_said_of_embeddings_and_norms(recwarn: pytest.WarningsRecorder) -> None:
+    model = quantize(Tiny(), group_size=16)
+    assert not [item for item in recwarn if item.category is QuantizationWarning]
+    assert quantization_summary(model).left["embed.weight"] == (320, "embedding: looked up, not multiplied")
