@@ -14,6 +14,7 @@ from . import (
     assertions,
     attention,
     caches,
+    convolution,
     elementwise,
     embedding,
     gated,
@@ -26,6 +27,7 @@ from . import (
     norms,
     quantized_caches,
     ranges,
+    ranking,
     rotary,
     rotary_caches,
     rows,
@@ -37,7 +39,8 @@ from .lowering import Lowered, Lowering, NotApplicable
 Rule = Callable[[Node, Lowering], Lowered]
 # In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.
 _FUSING = (quantized_caches, items, rotary_caches, llama_ops, ranges, attention, rotary, norms, gated, caches)
-_FAMILIES = (*_FUSING, linear, matmul, embedding, rows, indexing, views, joins, elementwise, assertions)
+_SINGLE = (linear, matmul, convolution, embedding, rows, ranking, indexing, views, joins, elementwise, assertions)
+_FAMILIES = (*_FUSING, *_SINGLE)
 _LINEARS = (linear,)
 
 

@@ -30,7 +30,8 @@ def lower_pad(node: Node, lowering: Lowering) -> Lowered:
     dtype = lowering.device_dtype(tensor_of(node).dtype)
     sizes = lowering.dims(tensor_of(node).shape)
     if len(sizes) <= KERNEL_RANK and dtype in OFFERED["constant_pad"]:
-        return _pad(node, view, before, bits_of(value, dtype), sizes, lowering=lowering)
+        emit_pad(node, lowering.new(node), view, before, bits_of(value, dtype), lowering=lowering)
+        return Lowered((node,), ("constant_pad",))
     target = lowering.dense_view(lowering.new(node))
     lowering.copy(broadcast(scalar(lowering, value, dtype), sizes), target, name=f"{node.name}.border")
     place = target
@@ -50,16 +51,15 @@ def lower_pad(node: Node, lowering: Lowering) -> Lowered:
     return Lowered((node,), ("strided_copy",))
 
 
-def _pad(
-    node: Node, view: View, before: Sequence[Dim], bits: int, sizes: Sequence[Dim], *, lowering: Lowering
-) -> Lowered:
+def emit_pad(node: Node, y: int, view: View, before: Sequence[Dim], bits: int, *, lowering: Lowering) -> None:
+    """One constant_pad call, of at most four dimensions, into all of y. bits: see values.bits_of."""
+    sizes = lowering.builder.tensor_info(y).dims
     missing = KERNEL_RANK - len(sizes)
     attrs: dict[str, int | float | Dim] = {"bits": bits}
     attrs |= sizes_attrs(list(sizes)) | strides_attrs("x", view.offset, list(view.strides))
     attrs |= {f"x_size{axis}": size for axis, size in enumerate([ONE] * missing + list(view.sizes))}
     attrs |= {f"before{axis}": size for axis, size in enumerate([ZERO] * missing + list(before))}
-    lowering.call("constant_pad", {"x": view.tensor, "y": lowering.new(node)}, attrs, node=node)
-    return Lowered((node,), ("constant_pad",))
+    lowering.call("constant_pad", {"x": view.tensor, "y": y}, attrs, node=node)
 
 
 RULES: dict[str, Callable[[Node, Lowering], Lowered]] = {

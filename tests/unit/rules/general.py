@@ -17,9 +17,20 @@ from zeropoint.kernels.keys import slot_choices
 from zeropoint.kernels.manifest import Manifest, ValueKind
 from zeropoint.kernels.manifest_reader import load_manifest
 from zeropoint.matching import is_arithmetic, match_program
-from zeropoint.rules import elementwise, embedding, indexing, joins, linear, matmul, rows, views
+from zeropoint.rules import (
+    convolution,
+    elementwise,
+    embedding,
+    indexing,
+    joins,
+    linear,
+    matmul,
+    ranking,
+    rows,
+    views,
+)
 
-FAMILIES = (linear, matmul, embedding, rows, indexing, views, joins, elementwise)
+FAMILIES = (linear, matmul, convolution, embedding, rows, ranking, indexing, views, joins, elementwise)
 HALF = CompileOptions(compute_dtype="f16")
 SHADERS = Path(__file__).parents[3] / "shaders"
 Values = torch.Tensor | tuple[torch.Tensor, ...]

@@ -1,0 +1,46 @@
+"""topk: which elements, in which order."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.unit.rules.general import Function, check, refusals
+from tests.unit.rules.lowered import export
+from zeropoint import CompileOptions
+from zeropoint.interpreter import run_reference
+from zeropoint.preprocess import lower_program
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_values_and_indices(largest: bool, dim: int) -> None:
+    x = torch.randperm(2 * 5 * 7).view(2, 5, 7).float()
+    result = check(lambda x: torch.topk(x, 3, dim=dim, largest=largest), x)
+    assert [kernel for kernel in result.kernels("edge") if kernel in ("scatter", "gather")] == ["scatter", "gather"]
+
+
+def test_everything_and_integers() -> None:
+    check(lambda x: torch.topk(x, 6), torch.tensor([5, -3, 8, 0, 7, 2]))
+    check(lambda x: torch.topk(x, 1).indices, torch.randn(3, 1))
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_equal_elements_keep_their_order_and_nan_is_the_largest(largest: bool) -> None:
+    """Which of equal elements PyTorch names is not defined, so the order is compared with a stable sort's."""
+    rows = [[1.0, 1.0, 0.0, 1.0, 0.0], [-INF] * 5, [NAN, INF, 0.0, NAN, -INF], [INF, NAN, 1.0, 2.0, 3.0]]
+    x = torch.tensor(rows)
+    check(lambda x: torch.topk(x, 5, largest=largest).values, x)
+    exported = export(Function(lambda x: torch.topk(x, 5, largest=largest).indices), (x,), "edge")
+    (found,) = run_reference(*lower_program(exported, CompileOptions()), [x]).outputs
+    assert torch.equal(found, x.sort(descending=largest, stable=True).indices)
+
+
+def test_a_dynamic_dimension_is_refused() -> None:
+    shapes = {1: torch.export.Dim("n", min=4, max=16)}
+    reasons = refusals(lambda x: torch.topk(x, 2).values, torch.randn(2, 6), dynamic_shapes=shapes)
+    assert any("dimension 1 is dynamic" in reason for reason in reasons)
