@@ -157,7 +157,10 @@ def _drop_unfit(program: ExportedProgram, lowered: dict[Node, Lowered], refused:
 
 
 def _leak(anchor: Node, item: Lowered, lowered: Mapping[Node, Lowered], taken: set[Node]) -> str | None:
-    """Why an anchor cannot consume its inner nodes: someone outside still needs one."""
+    """Why an anchor cannot consume its inner nodes: someone outside still needs one, or its own source is there."""
+    source = anchor.args[0] if op_name(anchor) == "getitem" else None
+    if isinstance(source, Node) and source not in taken:
+        return f"{source.name}, whose result it is, stays outside"
     for node in item.nodes:
         outside = [user for user in node.users if user not in taken]
         if node is not anchor and node not in lowered and outside:
