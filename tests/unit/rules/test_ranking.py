@@ -41,6 +41,6 @@ def test_equal_elements_keep_their_order_and_nan_is_the_largest(largest: bool) -
 
 
 def test_a_dynamic_dimension_is_refused() -> None:
-    shapes = {1: torch.export.Dim("n", min=4, max=16)}
+    shapes = ({1: torch.export.Dim("n", min=4, max=16)},)
     reasons = refusals(lambda x: torch.topk(x, 2).values, torch.randn(2, 6), dynamic_shapes=shapes)
     assert any("dimension 1 is dynamic" in reason for reason in reasons)
