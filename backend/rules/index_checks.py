@@ -16,7 +16,7 @@ from torch.fx import Node
 from ..dtypes import DType
 from ..errors import Unsupported
 from ..program import Dim
-from .graph import arguments, mutated_buffer, node_argument, op_name, tensor_of
+from .graph import arguments, mutated_buffer, node_argument, op_name, operator_of, tensor_of
 from .index_sources import Source, read_source
 from .indices import emit_check
 from .llama_ops import FUNCTIONALIZED
@@ -27,6 +27,8 @@ from .views import axis_of
 
 _STILL = CASTS | COPIES | RESHAPES | {"aten.unsqueeze.default", "aten.expand.default", "aten.squeeze.dims"}
 _SMALL = {torch.bool: (0, 1), torch.uint8: (0, 255), torch.int8: (-128, 127)}
+# Those that name places of their input along `dim`; of two results, as the second.
+_PLACES = ("aten.argmax.default", "aten.argmin.default", "aten.max.dim", "aten.min.dim", "aten.topk.default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,10 @@ def _known_range(index: Node | int, lowering: Lowering) -> tuple[Dim, Dim] | Non
     if tensor_of(node).dtype in _SMALL:
         low, high = _SMALL[tensor_of(node).dtype]
         return Dim(low), Dim(high)
-    values = arguments(node) if node.op == "call_function" else {}
-    if is_op(node, "aten.argmax.default", "aten.argmin.default"):
+    if op_name(node) == "getitem" and node.args[1] == 1 and isinstance(node.args[0], Node):
+        node = node.args[0]
+    values = arguments(node) if operator_of(node) is not None else {}
+    if is_op(node, *_PLACES):
         source = node_argument(values, "self")
         sizes = lowering.dims(tensor_of(source).shape)
         axis = values["dim"]

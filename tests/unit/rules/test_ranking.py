@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.unit.rules.general import Function, check, refusals
 from tests.unit.rules.lowered import export
@@ -38,6 +40,15 @@ def test_equal_elements_keep_their_order_and_nan_is_the_largest(largest: bool) -
     exported = export(Function(lambda x: torch.topk(x, 5, largest=largest).indices), (x,), "edge")
     (found,) = run_reference(*lower_program(exported, CompileOptions()), [x]).outputs
     assert torch.equal(found, x.sort(descending=largest, stable=True).indices)
+
+
+@pytest.mark.parametrize(
+    "places", [lambda y: torch.topk(y, 2).indices, lambda y: y.max(1).indices], ids=["topk", "max"]
+)
+def test_places_are_indices_within_their_dimension(places: Callable[[Tensor], Tensor]) -> None:
+    """As a mixture of experts picks weights; nothing is checked when it runs."""
+    result = check(lambda x, y: x[places(y)], torch.randn(5, 3), torch.randn(4, 5))
+    assert "check_index" not in result.kernels("edge")
 
 
 def test_a_dynamic_dimension_is_refused() -> None:
