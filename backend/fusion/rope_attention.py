@@ -1,16 +1,21 @@
 """For one token: rotary embedding, the writing of the caches and attention over them in one dispatch.
 
-Offered as an alternative of the separate calls, which stay for more tokens, long caches and software devices.
+Offered as an alternative of the separate calls, which stay for more tokens and for software devices.
 """
 
 from __future__ import annotations
 
+import math
+
+from ..dtypes import DType
 from ..program import Dim
 from .draft import Draft, Step
 
 _FUSED, _ROTARY = "rotary_attention", "rotary_update_cache"
 _ATTENTION, _PARTIAL, _REDUCE = "attention", "attention_decode_partial", "attention_decode_reduce"
 _LARGEST_GROUP, _LARGEST_HEAD = 8, 256  # of rotary_attention.toml
+_KEYS_EACH = 128  # that a workgroup takes before another one helps: two tiles of rotary_attention.comp
+_WORKGROUPS = 128  # that keep a large GPU busy
 _ROTARY_SLOTS = ("q", "k", "v", "q_norm", "k_norm", "cos_table", "sin_table", "position", "k_cache", "v_cache")
 _ATTENTION_ATTRS = ("masked", "causal", "window", "filled", "position_per_batch", "scale", "soft_cap")
 
@@ -69,11 +74,31 @@ def _same(draft: Draft, a: int, b: int, *, layout: int | float | Dim) -> bool:
 def _made(draft: Draft, plain: list[Step]) -> Step:
     rotary, attention, last = plain[0], plain[1], plain[-1]
     args: dict[str, int | None] = {slot: rotary.args[slot] for slot in _ROTARY_SLOTS}
-    args |= {"mask": attention.args["mask"], "y": last.args["y"]}
+    args |= {"mask": attention.args["mask"], **_split(draft, rotary), "y": last.args["y"]}
     attrs = {name: value for name, value in rotary.attrs.items() if name != "out_layout"}
     attrs |= {name: attention.attrs[name] for name in _ATTENTION_ATTRS}
     attrs |= {name: last.attrs[name] for name in ("y_layout", "nan_rows")}
-    return draft.make(_FUSED, args, attrs, writes=("k_cache", "v_cache", "y"), replaces=plain)
+    written = [slot for slot in ("k_cache", "v_cache", "split_sums", "arrived", "y") if slot in args]
+    return draft.make(_FUSED, args, attrs, writes=written, replaces=plain)
+
+
+def _split(draft: Draft, rotary: Step) -> dict[str, int]:
+    """What several workgroups need to share a KV head's keys, where there are enough keys for them.
+
+    split_sums: scratch; arrived: zeros before and after every call.
+    """
+    heads, kv_heads, head_dim = (_number(rotary, name) for name in ("heads", "kv_heads", "head_dim"))
+    batch, *middle, _ = draft.info(rotary.args["k_cache"]).dims
+    keys = middle[0 if rotary.attrs["cache_layout"] else 1]
+    if batch.terms or keys.terms:
+        return {}
+    n_heads = batch.base * kv_heads
+    splits = min(math.ceil(keys.base / _KEYS_EACH), math.ceil(_WORKGROUPS / n_heads))
+    if splits < 2:
+        return {}
+    dims = (batch.base, kv_heads, splits, heads // kv_heads, head_dim + 4)
+    sums = draft.builder.tensor("split_sums", DType.F32, dims)
+    return {"split_sums": sums, "arrived": draft.builder.state("arrived", DType.I32, dims[:2])}
 
 
 def _number(step: Step, name: str) -> int:

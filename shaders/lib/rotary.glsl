@@ -18,11 +18,21 @@ uvec2 pair_elements(uint pair) {
   return uvec2(pair, pair + rotary_dim / 2u);
 }
 
-vec2 rotate(uint row, uint pair, vec2 x) {
-  if (!is_rotated(pair)) return x;
+// Of a pair: the cosine and the sine that turn its first element, then those of its second.
+vec4 pair_angles(uint row, uint pair) {
+  if (!is_rotated(pair)) return vec4(0.0);
   uvec2 angles = table_width == rotary_dim ? pair_elements(pair) : uvec2(pair);
   angles += row * table_width;
-  precise float first = x.x * float(cos_table[angles.x]) - x.y * float(sin_table[angles.x]);
-  precise float second = x.y * float(cos_table[angles.y]) + x.x * float(sin_table[angles.y]);
+  return vec4(cos_table[angles.x], sin_table[angles.x], cos_table[angles.y], sin_table[angles.y]);
+}
+
+vec2 turned(uint pair, vec2 x, vec4 angles) {
+  if (!is_rotated(pair)) return x;
+  precise float first = x.x * angles.x - x.y * angles.y;
+  precise float second = x.y * angles.z + x.x * angles.w;
   return vec2(first, second);
+}
+
+vec2 rotate(uint row, uint pair, vec2 x) {
+  return turned(pair, x, pair_angles(row, pair));
 }

@@ -18,18 +18,34 @@ float head_norm(uint head) {
   barrier();  // an earlier head's sum may still be read
   squares[index] = own;
   barrier();
+#if LANES > 32
+  // The halvings below, in registers: a wait costs more than the reads.
+  float halves[kHeadLanes];
+  [[unroll]] for (uint i = 0; i < kHeadLanes; ++i) halves[i] = squares[index - lane + i];
+  [[unroll]] for (uint width = kHeadLanes / 2u; width > 0u; width >>= 1) {
+    [[unroll]] for (uint i = 0; i < kHeadLanes / 2u; ++i) {
+      if (i < width) halves[i] += halves[i + width];
+    }
+  }
+  precise float mean = halves[0] / float(HEAD_DIM) + eps;
+#else
   for (uint width = kHeadLanes / 2u; width > 0u; width >>= 1) {
     if (lane < width) squares[index] += squares[index + width];
     barrier();
   }
   precise float mean = squares[index - lane] / float(HEAD_DIM) + eps;
+#endif
   return inversesqrt(mean);
+}
+
+// Two elements of a head after its norm.
+vec2 normed_pair(uint head, float norm, uvec2 elements) {
+  vec2 value = vec2(head_element(head, elements.x), head_element(head, elements.y)) * norm;
+  if (NORMED != 0u) value *= vec2(head_weight(head, elements.x), head_weight(head, elements.y));
+  return value;
 }
 
 // Elements pair_elements(pair) of a head, turned by a row of the tables.
 vec2 turned_pair(uint head, float norm, uint row, uint pair) {
-  uvec2 elements = pair_elements(pair);
-  vec2 value = vec2(head_element(head, elements.x), head_element(head, elements.y)) * norm;
-  if (NORMED != 0u) value *= vec2(head_weight(head, elements.x), head_weight(head, elements.y));
-  return rotate(row, pair, value);
+  return rotate(row, pair, normed_pair(head, norm, pair_elements(pair)));
 }

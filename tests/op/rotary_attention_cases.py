@@ -20,7 +20,7 @@ _OF_ATTENTION = (*_OF_ATTENTION, "soft_cap", "y_layout", "nan_rows")
 @dataclass(frozen=True, slots=True)
 class Case:
     """mask: "" none, "u8", "add" (both with hidden keys), with mask_dims telling which of B and H are not broadcast.
-    blind_head sees no key.
+    blind_head sees no key. splits: workgroups that may share a KV head's keys; 0 without the slots they need.
 
     position_per_batch goes with the mode: attention sees the position that the caches are written at.
     """
@@ -51,6 +51,7 @@ class Case:
     nan_rows: bool = False
     batch: int = 1
     blind_head: int = -1
+    splits: int = 0
 
     def __str__(self) -> str:
         changed = [f"{f.name}.{getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
@@ -105,7 +106,8 @@ class Case:
 
     def outputs(self) -> dict[str, OutputSpec]:
         cache = OutputSpec(self.cache_shape, self.dtype)
-        return {"k_cache": cache, "v_cache": cache, "y": OutputSpec(self.y_shape, self.dtype)}
+        found = {"k_cache": cache, "v_cache": cache, "y": OutputSpec(self.y_shape, self.dtype)}
+        return {**found, "arrived": OutputSpec((self.batch, self.kv_heads), torch.int32)} if self.splits else found
 
     def inputs(self, seed: int = 0) -> Tensors:
         """As random as attention over a trained model's keys. What the new token's rows held before must not count."""
@@ -132,6 +134,10 @@ class Case:
                 if 0 <= place < self.keys:
                     cache[b, :, place] = torch.nan
             slots[slot] = (cache if self.cache_layout == 0 else cache.transpose(1, 2)).to(self.dtype).contiguous()
+        if self.splits:
+            parts = (self.batch, self.kv_heads, self.splits, self.heads // self.kv_heads, self.head_dim + 4)
+            slots["split_sums"] = torch.full(parts, torch.nan)
+            slots["arrived"] = torch.zeros(self.batch, self.kv_heads, dtype=torch.int32)
         return slots
 
     def _tables(self) -> Tensors:

@@ -35,6 +35,7 @@ def tolerance(case: Case) -> float:
 def two_calls(case: Case, inputs: Tensors) -> Tensors:
     """The caches and y by the kernels that this one replaces, in one Program; as they run on any device."""
     b = ProgramBuilder()
+    inputs = {slot: value for slot, value in inputs.items() if slot not in ("split_sums", "arrived")}
     slots = {slot: b.tensor(slot, DEVICE_DTYPES[value.dtype], value.shape) for slot, value in inputs.items()}
     for slot in inputs:
         b.input(slots[slot])
@@ -62,6 +63,7 @@ def check(case: Case) -> Tensors:
     for slot in ("k_cache", "v_cache"):
         assert not torch.isnan(actual[slot]).any()
     assert torch.equal(torch.isnan(actual["y"]), torch.isnan(wanted["y"]))
+    assert not case.splits or not actual["arrived"].any(), "the next call would not find zeros"
     separate = two_calls(case, inputs)
     for slot in ("k_cache", "v_cache"):
         assert torch.equal(actual[slot], separate[slot]), slot
@@ -78,7 +80,20 @@ def check(case: Case) -> Tensors:
     [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.float16, torch.float16)],
 )
 def test_every_variant(mask: str, dtype: torch.dtype, table: torch.dtype) -> None:
-    check(Case(heads=1, head_dim=32, mask=mask, dtype=dtype, table=table, normed=True, keys=141, places=(97,)))
+    for splits in (0, 2):
+        check(
+            Case(
+                heads=1,
+                head_dim=32,
+                mask=mask,
+                dtype=dtype,
+                table=table,
+                normed=True,
+                keys=231,
+                places=(197,),
+                splits=splits,
+            )
+        )
 
 
 # A software device takes seconds to compile for each group, width and dtype: of equal ones, the first costs.
@@ -130,14 +145,30 @@ PLACES = [
     *(Case(batch=2, position_mode=mode, places=(31, 5), cache_layout=mode % 2) for mode in range(4)),
     Case(batch=3, position_mode=2, places=(0, 76, 33), heads=9, kv_heads=3, merged=False),
 ]
+SPLITS = [
+    *(Case(keys=600, places=(place,), splits=4) for place in (0, 63, 127, 128, 255, 256, 300, 511, 599)),
+    Case(keys=600, places=(599,), splits=2, heads=10, kv_heads=2, head_dim=32),
+    Case(keys=600, places=(590,), splits=5, window=140),
+    Case(keys=600, places=(590,), splits=5, window=300, causal=False),
+    Case(keys=700, places=(640, 5, 130), splits=6, batch=3, position_mode=2, heads=6, kv_heads=2, normed=True),
+    Case(keys=300, places=(299,), splits=3, mask="add", mask_dims="H", heads=2, kv_heads=2, head_dim=32, blind_head=1),
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in (
+            Case(keys=1100, places=(1099,), splits=9, heads=8, head_dim=256, normed=True),
+            Case(keys=1100, places=(1099,), splits=9, heads=4, kv_heads=2, head_dim=128, dtype=torch.float16),
+            Case(keys=5000, places=(4990,), splits=20, heads=2, head_dim=64),
+        )
+    ),
+]
 
 
-@pytest.mark.parametrize("case", [*HEADS, *ROTATIONS, *RULES, *PLACES], ids=str)
+@pytest.mark.parametrize("case", [*HEADS, *ROTATIONS, *RULES, *PLACES, *SPLITS], ids=str)
 def test_cases(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.parametrize("place", [-1, -(2**31), 77, 500])
+@pytest.mark.parametrize("place", [-78, -(2**31), 77, 500])  # -77 is the first place
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_position_outside_the_cache(place: int, causal: bool) -> None:
     """Nothing is written, and attention sees what it sees at such a position."""
@@ -162,31 +193,35 @@ def test_what_is_left_to_the_separate_kernels(case: Case) -> None:
         run_call(KERNEL, case.inputs(), case.outputs(), case.attrs())
 
 
-def test_same_bytes_every_time() -> None:
-    case = Case(keys=501, places=(480,))
-    first, second = (run_call(KERNEL, case.inputs(), case.outputs(), case.attrs())[0] for _ in range(2))
-    assert all(torch.equal(first[slot], second[slot]) for slot in first)
+@pytest.mark.parametrize("splits", [0, 4])
+def test_same_bytes_every_time(splits: int) -> None:
+    """Whichever workgroup is the last to arrive."""
+    case = Case(keys=501, places=(480,), splits=splits)
+    first, *others = (run_call(KERNEL, case.inputs(), case.outputs(), case.attrs())[0] for _ in range(4))
+    assert all(torch.equal(first[slot], other[slot]) for other in others for slot in first)
 
 
 MUTATIONS = [
-    ("rotary_attention.comp", "t == place ? new_key[quad] : decode(loaded)", "decode(loaded)", "y"),
-    ("rotary_attention.comp", "decode(t == place ? new_value[quad] : loaded)", "decode(loaded)", "y"),
-    ("rotary_attention.comp", "turned_quad(i) * scale", "turned_quad(i) * (scale + 1)", "y"),
-    (
-        "lib/rotary_heads.glsl",
-        "precise float mean = squares[index - lane]",
-        "precise float mean = squares[0]",
-        "k_cache",
-    ),
-    ("lib/attention_few.glsl", "sums[r] *= row_change[r];", "", "y"),
+    ("rotary_attention.comp", "is_new ? new_key[quad] : decode(keys_on_way[i])", "decode(keys_on_way[i])", "y"),
+    ("rotary_attention.comp", "t == place ? new_value[quad] : values_on_way[i]", "values_on_way[i]", "y"),
+    ("rotary_attention.comp", "pool[i] * scale", "pool[i] * (scale + 1)", "y"),
+    ("lib/rotary_heads.glsl", "squares[index - lane + i]", "squares[i]", "k_cache"),
+    ("rotary_attention.comp", "    sums[r] *= row_change[r];", "", "y"),
+    ("rotary_attention.comp", "exp(pool[i].x - most)", "1.0", "y"),
+    ("rotary_attention.comp", "if (before_us == int(count) - 1) arrived[head] = 0;", "", "arrived"),
 ]
 
 
-@pytest.mark.parametrize(("source", "old", "new", "slot"), MUTATIONS, ids=["key", "value", "scale", "norm", "rescale"])
+@pytest.mark.parametrize(
+    ("source", "old", "new", "slot"), MUTATIONS, ids=["key", "value", "scale", "norm", "rescale", "join", "arrived"]
+)
 def test_a_wrong_shader_is_noticed(source: str, old: str, new: str, slot: str) -> None:
-    case = Case(keys=400, places=(390,), heads=2, head_dim=32, normed=True)
+    case = Case(keys=400, places=(390,), heads=2, head_dim=32, normed=True, splits=2)
     inputs = case.inputs()
     library = mutated_library(KERNEL, source, old, new)
     actual, _ = run_call(KERNEL, inputs, case.outputs(), case.attrs(), library=library)
+    if slot == "arrived":
+        assert actual[slot].any()
+        return
     wanted = expected_outputs(KERNEL, inputs, case.outputs(), case.attrs())
     assert not relative_rms(actual[slot], wanted[slot]) <= 100 * tolerance(case)

@@ -236,9 +236,11 @@ void Features::query(VkPhysicalDevice device, uint32_t api) {
   core.features.shaderInt64 = supported.shaderInt64;
   for (VkBool32* unused : {&storage_16bit.uniformAndStorageBuffer16BitAccess, &storage_16bit.storagePushConstant16,
            &storage_16bit.storageInputOutput16, &storage_8bit.uniformAndStorageBuffer8BitAccess,
-           &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelDeviceScope,
-           &memory_model.vulkanMemoryModelAvailabilityVisibilityChains, &matrix.cooperativeMatrixRobustBufferAccess})
+           &storage_8bit.storagePushConstant8, &memory_model.vulkanMemoryModelAvailabilityVisibilityChains,
+           &matrix.cooperativeMatrixRobustBufferAccess})
     *unused = VK_FALSE;
+  // Workgroups of one dispatch that wait for each other's writes need it, wherever the memory model is on.
+  if (!memory_model.vulkanMemoryModelDeviceScope) memory_model.vulkanMemoryModel = VK_FALSE;
 }
 
 static std::atomic<pid_t> opener{0};  // the process that created the instance

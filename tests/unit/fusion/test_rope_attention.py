@@ -10,7 +10,7 @@ import pytest
 
 from zeropoint import CompileOptions, ProgramBuilder
 from zeropoint.fusion import fuse
-from zeropoint.program import Dim, Program
+from zeropoint.program import Dim, Memory, Program
 from zeropoint.program_text import program_text
 
 HEADS, KV_HEADS, WIDTH, KEYS = 4, 2, 8, 20
@@ -38,12 +38,13 @@ class Layer:
     y: str = "f32"
     also: str = ""
     wide_cache: bool = False
+    keys: int = KEYS
 
     def program(self, fusions: str = "rope_attention") -> Program:
         b = ProgramBuilder()
         n = b.symbol("n", *self.tokens) if self.tokens[0] != self.tokens[1] else Dim(self.tokens[0])
         given = self.given(b, n)
-        shape = (KV_HEADS, KEYS) if self.cache_layout == 0 else (KEYS, KV_HEADS)
+        shape = (KV_HEADS, self.keys) if self.cache_layout == 0 else (self.keys, KV_HEADS)
         caches = [b.state(f"cache{i}", "f32", (1, *shape, self.head_dim)) for i in range(3)]
         q_out = b.tensor("q_out", "f32", (1, n, self.heads, self.head_dim))
         self._rotary(b, given, caches, q_out)
@@ -53,7 +54,7 @@ class Layer:
             b.output(q_out)
         keys = [caches[0], caches[2 if self.other_cache else 1]]
         if self.wide_cache:
-            keys = [b.alias(cache, (1, KV_HEADS, KEYS // 2, 2 * self.head_dim)) for cache in keys]
+            keys = [b.alias(cache, (1, KV_HEADS, self.keys // 2, 2 * self.head_dim)) for cache in keys]
         b.output(self._attention(b, given, keys, q_out, n))
         fuse(b, CompileOptions(fusions=fusions))
         return b.build(drop_unused=True)[0]
@@ -61,7 +62,10 @@ class Layer:
     def given(self, b: ProgramBuilder, n: Dim) -> dict[str, int]:
         """The inputs, by name."""
         row = (self.heads + 2 * KV_HEADS) * self.head_dim
-        given = {"qkv": b.tensor("qkv", "f32", (1, n, row)), "table": b.tensor("table", "f32", (KEYS, self.head_dim))}
+        given = {
+            "qkv": b.tensor("qkv", "f32", (1, n, row)),
+            "table": b.tensor("table", "f32", (self.keys, self.head_dim)),
+        }
         for name in ("position", "other_position"):
             given[name] = b.tensor(name, "i32", (1,))
         given["norm"], given["mask"] = b.tensor("norm", "f32", (1,)), b.tensor("mask", "u8", (1, 1, 1, 1))
@@ -183,3 +187,20 @@ def test_layers_that_share_a_place_of_no_matter() -> None:
         b.output(layer._attention(b, given, caches, q_out, Dim(1)))
     fuse(b, CompileOptions(fusions="rope_attention"))
     assert len(b.build(drop_unused=True)[0].alternatives) == 2
+
+
+@pytest.mark.parametrize("cache_layout", [0, 1])
+def test_many_keys_are_shared_by_workgroups(cache_layout: int) -> None:
+    """By sums that no other call needs and a state of counters, of which the plain calls know nothing."""
+    program = Layer(keys=300, cache_layout=cache_layout, kv_layout=cache_layout).program()
+    (call,) = [call for call in program.calls if call.kernel == "rotary_attention"]
+    sums, arrived = (program.tensors[call.tensor(slot)] for slot in ("split_sums", "arrived"))
+    assert [dim.base for dim in sums.dims] == [1, KV_HEADS, 3, HEADS // KV_HEADS, WIDTH + 4]
+    assert sums.memory is Memory.ARENA
+    assert [dim.base for dim in arrived.dims] == [1, KV_HEADS]
+    assert (arrived.memory, arrived.constant) == (Memory.STATE, "")
+
+
+def test_few_keys_are_one_workgroups() -> None:
+    (call,) = [call for call in Layer(keys=128).program().calls if call.kernel == "rotary_attention"]
+    assert not {arg.slot for arg in call.args} & {"split_sums", "arrived"}
