@@ -46,7 +46,7 @@ class ZeropointPartitioner(Partitioner):
         self.options = options or CompileOptions()
         self.reasons: dict[str, str] = {}
         self.delegation_spec = DelegationSpec(BACKEND_ID, compile_specs(self.options))
-        self._weights: dict[str, torch.Tensor] = {}
+        self._weights: list[dict[str, torch.Tensor]] = []  # of the methods that are not partitioned yet, in order
         self._answer: tuple[ExportedProgram, list[torch._ops.OpOverload]] | None = None
         self._buffers = Buffers(self.options.shared_names())  # of the lowering's methods
         self._methods: list[Method] = []  # those partitioned so far
@@ -74,13 +74,13 @@ class ZeropointPartitioner(Partitioner):
             return [], None
         if self._has_partitioned:  # this is a new lowering
             self._methods, self._buffers = [], Buffers(self.options.shared_names())
-            self._has_partitioned = False
+            self._weights, self._has_partitioned = [], False
         if self._answer is None or self._answer[0] is not ep:
             self._buffers.add(ep)
-            for name, tensor in ep.state_dict.items():
-                if not isinstance(tensor, torch._subclasses.FakeTensor):
-                    self._weights[name] = tensor
-            self._answer = (ep, operators_taken_whole(ep, self.options, self._weights))
+            fake = torch._subclasses.FakeTensor
+            weights = {name: tensor for name, tensor in ep.state_dict.items() if not isinstance(tensor, fake)}
+            self._weights.append(weights)
+            self._answer = (ep, operators_taken_whole(ep, self.options, weights))
             loosen_views(ep, self._answer[1])
         return list(self._answer[1]), None
 
@@ -89,8 +89,8 @@ class ZeropointPartitioner(Partitioner):
         refuse_unconverted(exported_program)
         self._has_partitioned = True
         states = self._mark_states(exported_program)
-        matching = match_program(exported_program, self.options, self._weights)
-        self._weights, self._answer = {}, None
+        matching = match_program(exported_program, self.options, self._take_weights(exported_program))
+        self._answer = None
         self.reasons = {node.name: reason for node, reason in matching.reasons.items()}
         if self.options.leftover_quantization == "error":
             _refuse_leftovers(matching)
@@ -112,6 +112,14 @@ class ZeropointPartitioner(Partitioner):
         outside = _outside(exported_program, matching)
         note_method(tagged, self._methods, Method(exported_program, outside))
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+    def _take_weights(self, program: ExportedProgram) -> dict[str, torch.Tensor]:
+        """Those of the method's own, which another method's may equal in name. None on the way of `to_backend`."""
+        shapes = {name: tensor.shape for name, tensor in program.state_dict.items()}
+        for index, weights in enumerate(self._weights):
+            if all(name in shapes and tensor.shape == shapes[name] for name, tensor in weights.items()):
+                return self._weights.pop(index)
+        return {}
 
     def _mark_states(self, program: ExportedProgram) -> list[Node]:
         """Marks the buffers that this method only reads and another one writes: they are no constants."""

@@ -64,6 +64,7 @@ RULES = {
     "aten.mm.default": lower_linear,
     "aten.addmm.default": lower_linear,
     "aten.bmm.default": lower_linear,
+    "aten.matmul.default": lower_linear,
 }
 
 
@@ -83,7 +84,7 @@ def _read_operands(node: Node) -> _Operands:
             weight, nodes = _untranspose(node_argument(values, "mat2"))
             return _Operands(node_argument(values, "mat1"), weight, node_argument(values, "self"), nodes)
         case _:
-            weight, nodes = _untranspose(node_argument(values, "mat2"))
+            weight, nodes = _untranspose(node_argument(values, "other" if "other" in values else "mat2"))
             return _Operands(node_argument(values, "self"), weight, None, nodes)
 
 

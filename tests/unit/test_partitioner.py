@@ -168,6 +168,23 @@ def test_weights_that_only_real_data_refuses() -> None:
         lower(program, LINEARS_ONLY)
 
 
+@pytest.mark.parametrize("fractional", ["first", "second"])
+def test_methods_are_matched_with_their_own_weights(fractional: str) -> None:
+    """Their names and shapes are equal; the one whose weight zero points are no integers is refused, not the other."""
+    programs = {}
+    for method in ("first", "second"):
+        linear = QuantizedLinear(16, SMALL)
+        linear.zeros = linear.zeros.float() + (0.5 if method == fractional else 0.0)
+        programs[method] = export(linear, torch.randn(2, 16))
+    keep = CompileOptions(leftover_quantization="keep")
+    partitioners = {method: [ZeropointPartitioner(keep)] for method in programs}
+    to_edge_transform_and_lower(programs, partitioner=partitioners)
+    alone = {method: bool(item.reasons) for method, (item,) in partitioners.items()}
+    with pytest.raises(Unsupported, match=r"stays outside the delegate \(part of .*not all integers"):
+        to_edge_transform_and_lower(programs, partitioner=[ZeropointPartitioner()])
+    assert alone == {method: method == fractional for method in programs}
+
+
 def test_mutated_buffers_are_inputs_not_constants() -> None:
     class Mutating(nn.Module):
         def __init__(self) -> None:
