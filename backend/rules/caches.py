@@ -87,7 +87,7 @@ def lower_update(node: Node, lowering: Lowering) -> Lowered:
     return Lowered((*item_chain(lowering, update.places), node), ("update_cache",))
 
 
-WHOLE = ()
+WHOLE = (torch.ops.aten.index_copy.default,)  # decomposed it is index_put, which counts negative places from the end
 _INDEX_COPY = "aten.index_copy.default"
 RULES = {_INDEX_COPY: lower_update, "aten.index_put.default": lower_update}
 

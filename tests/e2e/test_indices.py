@@ -150,6 +150,21 @@ class Cache(nn.Module):
 
 
 @pytest.mark.parametrize("write", ["index_copy", "index_put"])
+def test_what_the_documented_call_refuses(write: str) -> None:
+    """A place counted from the end is one for x[:, :, i] = y, and none for index_copy."""
+    model, new = Cache(write, HEADS), torch.ones(1, 2, 1, WIDTH)
+    run = Method(lower(torch.export.export(copy.deepcopy(model), (torch.tensor([0]), new)))[0])
+    for place in (0, N - 1, N, -1, -N, -N - 1, 1):
+        before = model.k.clone()
+        wanted, found = (answer(item, torch.tensor([place]), new * place) for item in (model, run))
+        assert (wanted is None) == (found is None), f"{place}: eager {wanted}, here {found}"
+        if found is None or wanted is None:
+            model.k.copy_(before)
+        else:
+            assert torch.equal(found, wanted), place
+
+
+@pytest.mark.parametrize("write", ["index_copy", "index_put"])
 @pytest.mark.parametrize("tokens", [1, COUNT])
 def test_a_refused_call_leaves_states_as_they_were(write: str, tokens: int) -> None:
     model = Cache(write, HEADS)
