@@ -13,7 +13,7 @@ from torchao.quantization.quant_primitives import MappingType
 
 import zeropoint
 from tests.e2e.models import Activations, Forms, Weights
-from tests.e2e.running import export, lower, rows_of
+from tests.e2e.running import lower, rows_of
 from zeropoint.program import VERSION
 
 FOLDER = Path(__file__).parent / f"v{VERSION}"
@@ -27,7 +27,10 @@ FORMS = (
 
 
 class Golden(torch.nn.Module):
-    """Every form of activation before a 4-bit and an 8-bit linear; from version 3 on, what becomes an alternative."""
+    """Every form of activation before a 4-bit and an 8-bit linear.
+
+    From version 3 on, what becomes an alternative; from version 4 on, a state, and indices from an input and computed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,9 +38,13 @@ class Golden(torch.nn.Module):
         self.eight = Forms(96, FORMS, Weights(n=10, group_size=96, bits=8))
         self.norm = torch.nn.RMSNorm(96, eps=1e-6)
         self.residual = Forms(96, FORMS[:1], Weights(n=96, group_size=32))
+        self.table = torch.nn.Embedding(19, 8)
+        self.register_buffer("latest", torch.zeros(19, 96))
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (*self.four(x), *self.eight(x), x + self.residual(self.norm(x))[0])
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.latest.index_copy_(0, ids[:1], x[:1])
+        rows = self.table(ids), self.table(ids * 2 - ids)
+        return (*self.four(x), *self.eight(x), x + self.residual(self.norm(x))[0], *rows)
 
 
 def main() -> None:
@@ -45,14 +52,16 @@ def main() -> None:
         raise SystemExit(f"{FOLDER} exists; a golden program is never rewritten")
     FOLDER.mkdir(parents=True)
     model = Golden().eval()
-    x = rows_of(96, 11)
-    program = export(model, x, max_sizes={0: 32})
+    x, ids = rows_of(96, 11), torch.arange(11) + 8
+    length = torch.export.Dim("length", min=1, max=32)
+    with torch.no_grad():
+        program = torch.export.export(model, (x, ids), dynamic_shapes=({0: length}, {0: length}))
     for storage in ("buffer", "image"):
         pte, _ = lower(program, zeropoint.CompileOptions(qparams_storage=storage))
         (FOLDER / f"{storage}.pte").write_bytes(pte)
     with torch.no_grad():
-        outputs = {f"y{index}": y.numpy() for index, y in enumerate(model(x))}
-    np.savez_compressed(FOLDER / "expected.npz", x=x.numpy(), **outputs)
+        outputs = {f"y{index}": y.numpy() for index, y in enumerate(model(x, ids))}
+    np.savez_compressed(FOLDER / "expected.npz", x=x.numpy(), ids=ids.numpy(), **outputs)
 
 
 if __name__ == "__main__":

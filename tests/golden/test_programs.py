@@ -28,9 +28,9 @@ def test_program(path: Path, disabled: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     stored = np.load(path.with_name("expected.npz"))
     method = Method(path.read_bytes())
-    x = torch.from_numpy(stored["x"])
-    for rows in (1, 5, len(x)):
-        outputs = method(x[:rows])
-        assert len(outputs) == len(stored.files) - 1
+    inputs = [torch.from_numpy(stored[name]) for name in ("x", "ids") if name in stored]
+    for rows in (1, 5, len(inputs[0])):
+        outputs = method(*(given[:rows] for given in inputs))
+        assert len(outputs) == len(stored.files) - len(inputs)
         for index, actual in enumerate(outputs):
             assert relative_rms(actual, torch.from_numpy(stored[f"y{index}"][:rows])) <= 1e-6
