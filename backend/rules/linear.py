@@ -39,10 +39,9 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     """Lowers one linear, or raises Unsupported."""
     operands = _read_operands(node)
     if not is_dequantize_of_weight(operands.weight):
-        raise NotApplicable(
-            f"weight {operands.weight.name} is not quantized ({op_name(operands.weight) or operands.weight.op}); "
-            f"offered {', '.join(DEQUANTIZE)}"
-        )
+        name = op_name(operands.weight)
+        how = f"quantized by {name}" if "dequantize" in name else f"not quantized ({name or operands.weight.op})"
+        raise NotApplicable(f"weight {operands.weight.name} is {how}; offered {', '.join(DEQUANTIZE)}")
     weight = read_weight(operands.weight, lowering)
     source, between = _skip_reshapes(operands.x)
     activation = read_activation(source) if is_dequantize(source) else None

@@ -58,10 +58,7 @@ def test_a_position_read_with_item_is_checked(dialect: str) -> None:
     """Rows of the tables and places of the cache, from the position on for all tokens."""
     program, constants = lowered(Model(), dialect)
     found = [(check.input, check.min.base, check.max.base, check.what) for check in program.checks]
-    put = (
-        [] if dialect == "aten" else [(1, -PLACES, PLACES - 3, "places along dimension 2 of cache")]
-    )  # edge: index_put
-    assert found == [(1, 0, PLACES - 3, "places along dimension 0 of cos"), *put]
+    assert found == [(1, 0, PLACES - 3, "places along dimension 0 of cos")]
     assert program.faults == -1
     for bad in (PLACES - 2, -1):
         with pytest.raises(
