@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .preprocess import ZeropointBackend as ZeropointBackend
     from .program import Program as Program
     from .quantization import quantize as quantize
-    from .quantization_summary import quantization_summary as quantization_summary
+    from .quantized_weights import quantization_summary as quantization_summary
     from .runtime.devices import devices as devices
     from .runtime.library import last_error as last_error
     from .runtime.player import reset_states as reset_states
@@ -54,7 +54,7 @@ _HOME = {
     "explain": "explanation",
     "inspect": "inspection",
     "last_error": "runtime.library",
-    "quantization_summary": "quantization_summary",
+    "quantization_summary": "quantized_weights",
     "quantize": "quantization",
     "register": "runtime.register",
     "reset_states": "runtime.player",

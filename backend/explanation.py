@@ -137,7 +137,7 @@ def _as_partitioned(
     try:
         to_edge_transform_and_lower(program, partitioner=[_Watcher(inner)])
     except _Seen as seen:
-        return seen.program, inner._weights
+        return seen.program, inner._take_weights(seen.program)
     raise AssertionError("to_edge_transform_and_lower called no partitioner")
 
 

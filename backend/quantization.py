@@ -21,7 +21,7 @@ from torchao.quantization.quant_primitives import MappingType
 from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
 
 from .errors import OptionError, QuantizationWarning
-from .quantization_summary import quantization_summary
+from .quantized_weights import quantization_summary
 
 RECIPES = ("8da4w", "8da4w-float-zp", "8da8w", "4w", "8w")
 ALGORITHMS = ("affine", "hqq_scale_only")

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from ..errors import OptionError
 from ..options import CompileOptions
 from ..quantization import quantize
-from ..quantization_summary import quantization_summary
+from ..quantized_weights import quantization_summary
 from .encoders import Encoder, SentenceEncoder, example_inputs, load_encoder, load_encoder_tokenizer
 from .export import DEFAULT_RECIPE, ExportedText, lower_decoder, write_program
 from .files import check_output

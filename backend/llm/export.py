@@ -31,7 +31,7 @@ from ..options import CompileOptions
 from ..partitioner import ZeropointPartitioner
 from ..passes.drop_unread_buffers import DropUnreadBuffers
 from ..quantization import quantize
-from ..quantization_summary import QuantizationSummary, quantization_summary
+from ..quantized_weights import QuantizationSummary, quantization_summary
 from ..versions import warn_of_untried
 from .files import check_output, tokenizer_path
 from .models import find_model, load_tokenizer, load_weights

@@ -273,7 +273,7 @@ def test_position_moves_without_recording(tier: str) -> None:
 
 
 MUTATIONS = [
-    ("cpu", 2, "lib/attention_scores.glsl", "uint(start) + s + 1u", "uint(start) + s + 2u"),
+    ("cpu", 2, "lib/attention_scores.glsl", "first + int(s) + 1, 0", "first + int(s) + 2, 0"),
     ("gpu", 2, "lib/attention_few.glsl", "sums[r] *= row_change[r];", ""),
     ("gpu", 19, "attention_tiled.comp", "now = max(now, part_largest", "now = min(now, part_largest"),
 ]

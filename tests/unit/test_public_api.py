@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,9 @@ def test_unknown_names_are_refused() -> None:
 def test_importing_has_no_effects() -> None:
     code = "import sys, zeropoint; assert not {'torch', 'executorch', 'numpy', 'flatbuffers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_public_name_is_a_module() -> None:
+    """Importing a module puts it in the package under its name, in the place of what should be found there."""
+    modules = {path.stem for path in Path(zeropoint.__file__).parent.iterdir()}
+    assert not modules & set(zeropoint.__all__)
