@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -55,11 +56,14 @@ class ZeropointPartitioner(Partitioner):
     def transform_for_pre_decomposition(self, exported_program: ExportedProgram) -> ExportedProgram:
         """Called first. Weights that an assigned checkpoint left with gradients can be taken apart afterwards.
 
-        States that operators on the CPU read are cloned: see hand_out_states.
+        States that operators on the CPU read are cloned: see hand_out_states. ExecuTorch deletes what a delegate owns
+        from the tables of the program that it was given: from copies, so that the caller's can be lowered once more.
         """
         refuse_unconverted(exported_program)
-        freeze_weights(exported_program)
-        return hand_out_states(exported_program, self.options)
+        own = copy.copy(exported_program)
+        own._constants, own._state_dict = dict(exported_program.constants), dict(exported_program.state_dict)
+        freeze_weights(own)
+        return hand_out_states(own, self.options)
 
     def ops_to_not_decompose(
         self, ep: ExportedProgram

@@ -185,6 +185,24 @@ def test_methods_are_matched_with_their_own_weights(fractional: str) -> None:
     assert alone == {method: method == fractional for method in programs}
 
 
+def test_a_program_can_be_lowered_again() -> None:
+    """With other options, say: what a delegate owns is not taken out of the caller's program."""
+
+    class Constants(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = QuantizedLinear(16, SMALL)
+            self.scale = nn.Parameter(torch.ones(16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (self.linear(x) * self.scale)[torch.tensor([1, 0])]
+
+    program = export(Constants(), torch.randn(2, 16))
+    explain(program)
+    first, second = (lower(program)[0] for _ in range(2))
+    assert first == second
+
+
 def test_mutated_buffers_are_inputs_not_constants() -> None:
     class Mutating(nn.Module):
         def __init__(self) -> None:
