@@ -57,7 +57,7 @@ class Difference:
 
 @contextmanager
 def recorded() -> Iterator[list[Quantized]]:
-    """What eager's quantized linears make of their inputs; neighbours that read one tensor count once."""
+    """What eager's quantized linears make of their inputs; those that read one tensor count once."""
     found: list[Quantized] = []
     inputs: list[torch.Tensor] = []
 
@@ -71,7 +71,7 @@ def recorded() -> Iterator[list[Quantized]]:
             **options: object,
         ) -> torch.Tensor:
             q = real(x, block, scale, zero_point, *rest, **options)
-            if not (inputs and inputs[-1] is x):
+            if not any(x is item for item in inputs):
                 inputs.append(x)
                 rows = x.reshape(-1, x.shape[-1])
                 found.append(Quantized(q.reshape(rows.shape), scale.reshape(-1, 1), zero_point.reshape(-1, 1), rows))
