@@ -1,4 +1,4 @@
-"""Operators on rows: softmax, reductions over any dimensions, argmax, layer_norm."""
+"""Operators on rows: softmax, cumsum, reductions over any dimensions, argmax, layer_norm."""
 
 from __future__ import annotations
 
@@ -63,16 +63,35 @@ def lower_softmax(node: Node, lowering: Lowering) -> Lowered:
     view = cast(lowering, node_argument(values, "self"), dtype)
     if ZERO in view.sizes:
         return bind_empty(lowering, node)
-    chosen = axes_of(values["dim"], len(view.sizes)) if view.sizes else []
+    x, attrs, y = _along(node, view, values["dim"], lowering)
+    logarithm = int("log" in op_name(node))
+    lowering.call("softmax_rows", {"x": x, "y": y}, {"logarithm": logarithm, **attrs}, node=node)
+    return Lowered((node,), ("softmax_rows",))
+
+
+def lower_cumsum(node: Node, lowering: Lowering) -> Lowered:
+    """cumsum over one dimension."""
+    values = arguments(node)
+    dtype = tensor_of(node).dtype
+    check_dtype("cumsum_rows", lowering.device_dtype(dtype), node, (*FLOATS, DType.I32))
+    view = cast(lowering, node_argument(values, "self"), dtype)
+    if ZERO in view.sizes:
+        return bind_empty(lowering, node)
+    x, attrs, y = _along(node, view, values["dim"], lowering)
+    lowering.call("cumsum_rows", {"x": x, "y": y}, attrs, node=node)
+    return Lowered((node,), ("cumsum_rows",))
+
+
+def _along(node: Node, view: View, dim: object, lowering: Lowering) -> tuple[int, dict[str, Dim], int]:
+    """Rows along one dimension of a view: their tensor and attributes, and the dense rows that are the node's value."""
+    chosen = axes_of(dim, len(view.sizes)) if view.sizes else []
     order = _last(len(view.sizes), chosen)
     moved = permute(view, order)
     x, attrs = row_attrs(moved, len(chosen), lowering, name=node.name)
     y = lowering.new(node, moved.sizes)
     back = View(y, ZERO, moved.sizes, dense_strides(moved.sizes, lowering.multiply))
     lowering.bind_view(node, permute(back, [order.index(axis) for axis in range(len(order))]))
-    logarithm = int("log" in op_name(node))
-    lowering.call("softmax_rows", {"x": x, "y": y}, {"logarithm": logarithm, **attrs}, node=node)
-    return Lowered((node,), ("softmax_rows",))
+    return x, attrs, y
 
 
 def lower_reduction(node: Node, lowering: Lowering) -> Lowered:
@@ -200,6 +219,7 @@ RULES: dict[str, Callable[[Node, Lowering], Lowered]] = {
         ("aten._softmax.default", "aten.softmax.int", "aten._log_softmax.default", "aten.log_softmax.int"),
         lower_softmax,
     ),
+    "aten.cumsum.default": lower_cumsum,
     "aten.layer_norm.default": lower_layer_norm,
     "aten.native_layer_norm.default": lower_layer_norm_parent,
     "getitem of aten.native_layer_norm.default": lower_layer_norm_result,

@@ -28,6 +28,7 @@ BOUNDS: dict[str, Bound] = {
     "check_index": operators.rounded(0.0),
     "choose_qparams_per_row": quantized.parameters,
     "constant_pad": operators.rounded(0.0),
+    "cumsum_rows": operators.running_sum,
     "elementwise_binary": operators.binary,
     "elementwise_compare": operators.rounded(0.0),
     "elementwise_unary": operators.unary,

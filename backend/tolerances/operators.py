@@ -93,6 +93,13 @@ def reduction(result: Result) -> torch.Tensor:
     return in_units(sum_units(int(result.attrs["row_length"])), result.again(result.sizes("x")))
 
 
+def running_sum(result: Result) -> torch.Tensor:
+    """cumsum_rows."""
+    if not result.wanted.is_floating_point():
+        return torch.zeros(())
+    return in_units(sum_units(int(result.attrs["row_length"])), result.again(result.sizes("x")))
+
+
 def softmax(result: Result) -> torch.Tensor:
     """softmax_rows: a rounded x - max moves the exponent by as much as max is rounded; the log adds the sum's error."""
     length = int(result.attrs["row_length"])

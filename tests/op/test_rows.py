@@ -1,4 +1,4 @@
-"""reduce_rows, argmax_rows, softmax_rows, rms_norm and layer_norm."""
+"""reduce_rows, argmax_rows, cumsum_rows, softmax_rows, rms_norm and layer_norm."""
 
 from __future__ import annotations
 
@@ -88,6 +88,32 @@ def test_argmax_of_equal_elements_is_the_first() -> None:
     x[2, 500] = math.nan
     (y,) = check([row_case("argmax_rows", x, torch.int32, op=int(ArgReduceOp.ARGMAX))])
     assert y.tolist() == [130, 0, 500]
+
+
+def cumsum_case(x: torch.Tensor) -> Case:
+    attrs, magnitude = dense_rows(x.shape[-1]), x.double().abs().cumsum(-1)
+    units = sum_units(x.shape[-1])
+    return Case("cumsum_rows", {"x": x}, out(x.shape, x.dtype), attrs, units=units, magnitude=magnitude)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_cumsum(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    check([cumsum_case((normal(*shape) * 0.1 + 0.01).to(dtype))])
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+def test_cumsum_of_special_rows_starts_where_they_do(dtype: torch.dtype) -> None:
+    (y,) = check([cumsum_case(special_rows(300, dtype))])
+    assert torch.isfinite(y[1, :150]).all()
+    assert torch.isnan(y[1, 150:]).all()
+
+
+def test_cumsum_of_integers_wraps_around() -> None:
+    x = integers(5, 1009, low=-(2**20), high=2**20)
+    x[0] = 2**22
+    (y,) = check([cumsum_case(x)])
+    assert int(y[0].min()) < 0
 
 
 def softmax_cases(x: torch.Tensor) -> list[Case]:
@@ -195,6 +221,7 @@ def test_rows_of_a_slice(dtype: torch.dtype) -> None:
         Case("argmax_rows", {"x": x}, out((5, 3), torch.int32), {**heads, "op": int(ArgReduceOp.ARGMAX)}),
         Case("argmax_rows", {"x": x}, out((1,), torch.int32), {**last, "op": int(ArgReduceOp.ARGMAX)}),
         Case("reduce_rows", {"x": x}, out((5, 3), dtype), {**heads, "op": int(ReduceOp.AMAX)}),
+        Case("cumsum_rows", {"x": x}, out((5, 3, 64), dtype), heads, units=units, magnitude=wanted.abs().cumsum(-1)),
     ]
     results = check(cases)
     assert torch.equal(results[1], wanted.argmax(-1).to(torch.int32))
@@ -204,4 +231,4 @@ def test_rows_of_a_slice(dtype: torch.dtype) -> None:
 
 def test_many_rows_fold_into_the_grid() -> None:
     x = normal(70_001, 3)
-    check([row_case("argmax_rows", x, torch.int32, op=int(ArgReduceOp.ARGMIN)), *softmax_cases(x)[:1]])
+    check([row_case("argmax_rows", x, torch.int32, op=int(ArgReduceOp.ARGMIN)), *softmax_cases(x)[:1], cumsum_case(x)])

@@ -28,6 +28,16 @@ def test_softmax_of_halves() -> None:
     assert result.kernels() == ["strided_copy", "softmax_rows"]
 
 
+def test_cumsum() -> None:
+    def forward(x: Tensor, i: Tensor, b: Tensor) -> list[Tensor]:
+        return [x.cumsum(-1), x.cumsum(0), x.cumsum(-2), x[:, :, 1:5].cumsum(-1), x.transpose(0, 1).cumsum(2),
+                x.cumsum(1).cumsum(1), x[0, 0].cumsum(0), i.cumsum(1), i.to(torch.int8).cumsum(0), b.cumsum(-1),
+                i.cumsum(-1, dtype=torch.int32), i.cumsum(0, dtype=torch.float32), b.long().cumsum(-1) - 1]  # fmt: skip
+
+    check(forward, torch.randn(2, 3, 7), torch.randint(-5, 5, (4, 5)), torch.rand(3, 4) > 0.4)
+    check(lambda x: x.cumsum(0), torch.tensor(1.5))
+
+
 def test_rows_in_slices_cost_nothing() -> None:
     """Heads of a merged projection are rows of two levels."""
     result = check(lambda x: x[:, :, 4:8].view(2, 3, 2, 2).transpose(1, 2)[:1].softmax(-1), torch.randn(2, 3, 12))
@@ -88,7 +98,8 @@ def test_rows_of_nothing(shape: tuple[int, int]) -> None:
     """A grid is numbers divided by the row's length."""
 
     def forward(x: Tensor) -> list[Tensor]:
-        return [x.softmax(0), x.log_softmax(1), functional.layer_norm(x, shape[1:]), x.sum(0), x.sum(1), x.sum()]
+        return [x.softmax(0), x.log_softmax(1), functional.layer_norm(x, shape[1:]), x.sum(0), x.sum(1), x.sum(),
+                x.cumsum(0), x.cumsum(1)]  # fmt: skip
 
     result = check(forward, torch.empty(shape))
     assert set(result.kernels()) <= {"reduce_rows", "strided_copy"}
@@ -99,7 +110,8 @@ def test_dynamic_sizes() -> None:
 
     def forward(x: Tensor) -> list[Tensor]:
         return [x.softmax(-1), x.softmax(1), x.sum(1), x.sum(), x.mean((0, 1)), x.amax(-1), x.argmax(1), x.argmax(),
-                functional.layer_norm(x, (6,)), x.transpose(1, 2).softmax(-1), (x > 0).any(1)]  # fmt: skip
+                functional.layer_norm(x, (6,)), x.transpose(1, 2).softmax(-1), (x > 0).any(1),
+                x.cumsum(0), x.cumsum(1)]  # fmt: skip
 
     check(
         forward, torch.randn(2, 5, 6), dynamic_shapes=({0: batch, 1: length},),
@@ -111,11 +123,13 @@ def test_dynamic_sizes() -> None:
     ("function", "x", "reason"),
     [
         (lambda x: torch.amax(x, 0), torch.ones(3, dtype=torch.int8), "reduce_rows of i8; offered f32, f16, i32, u8"),
+        (lambda x: torch.cumsum(x, 0, dtype=torch.int8), torch.ones(3, dtype=torch.int8),
+         "cumsum_rows of i8; offered f32, f16, i32"),
         (lambda x: torch.any(x), torch.ones(3, dtype=torch.uint8), "aten.any.default of torch.uint8; offered bools"),
         (lambda x: torch.native_layer_norm(x, (3,), None, None, 1e-5)[:2], torch.ones(2, 3),
          "result 1 of aten.native_layer_norm.default; offered 0, the normalized tensor"),
         (lambda x: torch.softmax(x, -1), torch.ones(3, dtype=torch.float64), "torch.float64; offered float32"),
-        (lambda x: torch.cumsum(x, -1), torch.ones(3), "no rule for aten.cumsum.default"),
+        (lambda x: torch.tan(x), torch.ones(3), "no rule for aten.tan.default"),
     ],
 )  # fmt: skip
 def test_refusals(function: object, x: Tensor, reason: str) -> None:
