@@ -296,11 +296,12 @@ def verify(
 @main.command()
 @click.argument("program", type=_FILE)
 def inspect(program: Path) -> None:
-    """The Programs of a .pte's delegates: tensors with dtype and storage, kernel calls, constants."""
+    """The Programs of a .pte's delegates: tensors with dtype and storage, kernel calls, constants; all are read."""
     _quiet()
     from .inspection import inspect as read
 
     found = read(program)
+    found.check_constants()
     click.echo(str(found), nl=False)
     click.echo(f"{len(found.delegates)} delegates, {len(found.constants)} constants, "
                f"{sum(map(len, found.constants.values()))} bytes")  # fmt: skip

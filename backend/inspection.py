@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import xxhash
 from executorch.exir.schema import DataLocation
 
+from .errors import ProgramError
 from .preprocess import BACKEND_ID
 from .program import Program
 from .pte import read_pte
@@ -41,6 +43,21 @@ class Inspection:
     @property
     def programs(self) -> tuple[Program, ...]:
         return tuple(delegate.program for delegate in self.delegates)
+
+    def check_constants(self) -> None:
+        """Reads every constant. Raises ProgramError for one whose bytes are not those that the export wrote.
+
+        Programs of versions 1 to 3 have keys that nothing ever compared with the bytes: theirs are not checked.
+        """
+        names = {
+            tensor.constant: f"{delegate.method} delegate {delegate.index}: constant {tensor.name}"
+            for delegate in self.delegates
+            for tensor in delegate.program.tensors
+            if tensor.constant and delegate.program.version >= 4
+        }
+        for key, data in self.constants.items():
+            if key in names and xxhash.xxh3_128_hexdigest(data) != key:
+                raise ProgramError(f"{names[key]}: its bytes have another hash than its key {key}; the file is damaged")
 
     def __str__(self) -> str:
         return "\n".join(f"{item.method} delegate {item.index}\n{item.program}" for item in self.delegates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,12 @@ os.environ.setdefault("ZEROPOINT_VALIDATION", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden texts instead of comparing them")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: millions of objects that every full collection would visit."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

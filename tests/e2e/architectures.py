@@ -32,13 +32,13 @@ SIZES = {
 EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "batched_mm"}
 WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 ENCODER = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "intermediate_size")} | {
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
 }
 BOTH_HALVES = {
     "d_model": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 96,
@@ -91,7 +91,7 @@ DECODERS = {
         is_quantized=False,
     ),
     "Cohere": Decoder("Cohere"),
-    "Mixtral": Decoder("Mixtral", {"num_local_experts": 4, **EXPERTS}),
+    "Mixtral": Decoder("Mixtral", {"num_hidden_layers": 1, "num_local_experts": 4, **EXPERTS}),
     "Qwen3-MoE": Decoder("Qwen3Moe", {"num_experts": 4, "moe_intermediate_size": 32, "head_dim": 16, **EXPERTS}),
 }
 
@@ -113,8 +113,8 @@ def ids(length: int, batch: int = 1) -> torch.Tensor:
 
 
 def bert() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
-    """Two texts, one padded, of any length."""
-    model = prepared(transformers.BertModel(transformers.BertConfig(**ENCODER)))
+    """Two texts, one padded, of any length. Without the pooler: what no output reads is not computed."""
+    model = prepared(transformers.BertModel(transformers.BertConfig(**ENCODER), add_pooling_layer=False))
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[1, 5:] = 0
     length = Dim("length", max=32)
@@ -135,7 +135,7 @@ def t5() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
         d_model=64,
         d_kv=16,
         d_ff=96,
-        num_layers=2,
+        num_layers=1,
         num_heads=4,
         pad_token_id=0,
         decoder_start_token_id=0,
@@ -146,13 +146,13 @@ def t5() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
 
 
 def whisper() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
-    """With its mask: without one, transformers look for packed texts by aten.cumsum, which has no rule."""
+    """Without a mask: transformers look for packed texts by aten.cumsum."""
     config = transformers.WhisperConfig(
         **BOTH_HALVES, num_mel_bins=8, max_source_positions=12, max_target_positions=16, use_cache=False
     )
     model = prepared(transformers.WhisperForConditionalGeneration(config))
-    names = ("input_features", "decoder_input_ids", "decoder_attention_mask")
-    return Whole(model, names, "logits"), (torch.randn(1, 8, 24), ids(4), torch.ones(1, 4, dtype=torch.long)), None
+    names = ("input_features", "decoder_input_ids")
+    return Whole(model, names, "logits"), (torch.randn(1, 8, 24), ids(4)), None
 
 
 def bart() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
@@ -163,7 +163,7 @@ def bart() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
 
 def llama_without_cache() -> tuple[nn.Module, tuple[torch.Tensor, ...], object]:
     """Logits of every position of two texts of any length."""
-    model = DECODERS["Llama"].model()
+    model = Decoder("Llama", {"num_hidden_layers": 1}).model()
     model.config.use_cache = False
     return Whole(model, ("input_ids",), "logits"), (ids(7, 2),), (({1: Dim("length", max=32)},),)
 
@@ -205,11 +205,18 @@ def exported_of_any_length(model: PreTrainedModel) -> ExportedProgram:
         return export_decoder(model, max_context=MAX_CONTEXT, max_prefill=MAX_PREFILL)
 
 
-def eager_calls(model: PreTrainedModel, tokens: torch.Tensor, lengths: list[int]) -> list[Callable[[], torch.Tensor]]:
-    """The logits of each part of the tokens in turn, with a cache of eager PyTorch."""
-    cache, first, calls = DynamicCache(config=model.config), 0, []
+def eager_calls(
+    model: PreTrainedModel, tokens: torch.Tensor, lengths: list[int], *, logits_to_keep: int = 0
+) -> list[Callable[[], torch.Tensor]]:
+    """The logits of each part of the tokens in turn, with a cache of eager PyTorch. logits_to_keep: 0 keeps all."""
+    options = {
+        "past_key_values": DynamicCache(config=model.config),
+        "use_cache": True,
+        "logits_to_keep": logits_to_keep,
+    }
+    first, calls = 0, []
     for length in lengths:
         part = tokens[:, first : first + length]
-        calls.append(lambda part=part: model(part, past_key_values=cache, use_cache=True).logits)
+        calls.append(lambda part=part: model(part, **options).logits)
         first += length
     return calls

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from zeropoint.llm.shape_rules import quick_shapes
 from zeropoint.runtime import player
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _quick_shapes() -> Iterator[None]:
+    """A third of the time of a lowering, as in `zeropoint export`. The README's blocks run without."""
+    with quick_shapes():
+        yield
 
 
 @pytest.fixture

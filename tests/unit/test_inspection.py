@@ -30,6 +30,18 @@ def test_programs_and_constants(tmp_path: Path) -> None:
     assert str(found).startswith("forward delegate 0\nprogram version 4, arena ")
 
 
+def test_constants_are_read_and_compared_with_their_keys() -> None:
+    pte, _ = lower(export(Linears(32, Activations(), (Weights(n=8, group_size=32),)), torch.randn(2, 32)))
+    inspect(pte).check_constants()
+    for key, data in inspect(pte).constants.items():
+        damaged = bytearray(pte)
+        damaged[pte.index(bytes(data))] ^= 1
+        with pytest.raises(
+            ProgramError, match=rf"^forward delegate 0: constant \S+: .* its key {key}; the file is damaged$"
+        ):
+            inspect(bytes(damaged)).check_constants()
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.pte"
     path.write_bytes(b"PK\x03\x04 a zip file")
