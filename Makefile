@@ -1,7 +1,8 @@
 # `make help` lists the targets. Each does the set-up it needs; the second time that takes a second.
 PY := .venv/bin/python
 # Tests run with the Vulkan validation layers, on the software device unless ZEROPOINT_DEVICE names another one.
-PYTEST = $(PY) -m pytest -n 2 --dist loadfile
+# Files in the order of their folders: the longest tests, those of tests/e2e, do not come last.
+PYTEST = $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 TEST_ENV = ZEROPOINT_VALIDATION=1 ZEROPOINT_DEVICE=$${ZEROPOINT_DEVICE:-cpu}
 NATIVE = $(wildcard backend/runtime/native/*.h backend/runtime/native/*.cpp)
 .DEFAULT_GOAL := help
