@@ -6,18 +6,15 @@ Nothing heavy is imported before a command needs it: `zeropoint devices` and `ze
 from __future__ import annotations
 
 import itertools
-import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 
 import click
 
 from . import __version__
-from .errors import GraphBreakWarning, OptionError, VersionWarning, ZeropointError
-
-_FILE = click.Path(path_type=Path)
+from .cli_common import FILE, echo_peak, quiet
+from .cli_text import export, generate
+from .errors import ZeropointError
 
 
 class _Failure(click.ClickException):
@@ -62,148 +59,12 @@ def kernels() -> None:
     click.echo(list_kernels(kernel_library()))
 
 
-def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
-        return
-    _quiet()
-    from .llm.encoders import ENCODERS
-    from .llm.models import CHECKED, MODELS
-
-    for model in (*MODELS, *ENCODERS):
-        click.echo(f"{model.name}: {model.title}; {model.weights}; checked with {model.checked}")
-    click.echo(CHECKED)
-    context.exit()
+main.add_command(export)
+main.add_command(generate)
 
 
 @main.command()
-@click.argument("model")
-@click.option("--list", is_flag=True, expose_value=False, is_eager=True, callback=_list_models, help="List the models.")
-@click.option("-o", "--output", type=_FILE, help="The .pte to write. Default: MODEL.pte")
-@click.option("--recipe", help="8da4w (int8 zero points) or 8da4w-float-zp. Default: the model's, mostly 8da4w.")
-@click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
-@click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
-@click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
-@click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
-@click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
-@click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt, or text, in one call.")
-@click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
-@click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
-@click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
-@click.option("--kv-cache", default="model", show_default=True, help="model or i8.")
-@click.option("--fusions", default="all", show_default=True, help="all, none, or names: see docs/design.md.")
-@click.pass_context
-def export(
-    context: click.Context,
-    model: str,
-    output: Path | None,
-    recipe: str | None,
-    group_size: int,
-    algorithm: str,
-    lm_head: str | None,
-    layers: int | None,
-    max_context: int,
-    max_prefill: int,
-    compute_dtype: str,
-    qparams_storage: str,
-    float_zero_point: str,
-    kv_cache: str,
-    fusions: str,
-) -> None:
-    """Exports MODEL as 8da4w to a .pte, with its tokenizer beside it. --list shows the models."""
-    _quiet()
-    from tqdm import tqdm
-
-    from .llm.encoder_export import EncoderExportOptions, export_encoder_model
-    from .llm.encoders import find_encoder
-    from .llm.export import DEFAULT_RECIPE, STEPS, TextExportOptions, export_text_model
-    from .llm.files import check_output
-    from .llm.models import check_installed, find_model
-    from .options import CompileOptions
-
-    compiled = CompileOptions(
-        compute_dtype=compute_dtype,
-        qparams_storage=qparams_storage,
-        float_zero_point=float_zero_point,
-        kv_cache=kv_cache,
-        fusions=fusions,
-    )
-    path = output or Path(f"{model}.pte")
-    encoder = find_encoder(model)
-    if encoder is not None:
-        unused = ["lm_head", "max_context", "kv_cache", *([] if encoder.reads_text else ["max_prefill"])]
-        _refuse_given(context, unused, f"{model} is an encoder")
-        encoding = EncoderExportOptions(
-            recipe=recipe or DEFAULT_RECIPE,
-            group_size=group_size,
-            algorithm=algorithm,
-            max_tokens=max_prefill,
-            program=compiled,
-        )
-        encoder.check_installed()  # what cannot work is said before the bar
-    else:
-        options = TextExportOptions(
-            recipe=recipe,
-            group_size=group_size,
-            algorithm=algorithm,
-            lm_head=lm_head,
-            max_context=max_context,
-            max_prefill=max_prefill,
-            program=compiled,
-        )
-        check_installed(find_model(model))
-    check_output(path)
-    layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
-    with tqdm(total=len(STEPS), desc=model, bar_format=layout, disable=False) as bar:
-
-        def progress(step: str) -> None:
-            bar.update(STEPS.index(step) - bar.n)
-            bar.set_description(f"{model}: {step}")
-
-        if encoder is not None:
-            done = export_encoder_model(encoder, path, encoding, n_layers=layers, progress=progress)
-        else:
-            done = export_text_model(model, path, options, n_layers=layers, progress=progress)
-        bar.update(len(STEPS) - bar.n)
-    words = f"tokenizer {done.tokenizer}" if done.tokenizer else "random weights, no tokenizer"
-    click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; {words}")
-    click.echo(str(done.summary), err=True)
-    _echo_peak()
-
-
-def _echo_peak() -> None:
-    from .running import peak_bytes
-
-    click.echo(f"peak memory: {peak_bytes() / 1e9:.2f} GB", err=True)
-
-
-def _refuse_given(context: click.Context, names: list[str], reason: str) -> None:
-    """Raises OptionError on an option that was given and would do nothing."""
-    for name in names:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            raise OptionError(f"export: --{name.replace('_', '-')}: {reason}, which has none; leave it out")
-
-
-@main.command()
-@click.argument("program", type=_FILE)
-@click.option("-p", "--prompt", required=True, help="What to say to the model.")
-@click.option("-n", "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
-@click.option("--tokenizer", type=_FILE, help="Default: PROGRAM's name with .tokenizer.json")
-@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
-def generate(program: Path, prompt: str, max_new_tokens: int, tokenizer: Path | None, raw: bool) -> None:
-    """Streams the model's answer to stdout, and what it took to stderr."""
-    _quiet()
-    from .llm.chat import ask
-
-    def write(piece: str) -> None:
-        click.echo(piece, nl=False)
-
-    answer = ask(program, prompt, write=write, tokenizer=tokenizer, max_new_tokens=max_new_tokens, raw=raw)
-    click.echo()
-    click.echo(answer, err=True)
-
-
-@main.command()
-@click.argument("program", type=_FILE)
+@click.argument("program", type=FILE)
 @click.option("--prefill", type=click.IntRange(min=1), multiple=True, default=(128,), show_default=True,
               help="Tokens of a prompt; repeat for more.")  # fmt: skip
 @click.option("--depth", type=click.IntRange(min=0), multiple=True, default=(0,), show_default=True,
@@ -212,7 +73,7 @@ def generate(program: Path, prompt: str, max_new_tokens: int, tokenizer: Path | 
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--load", is_flag=True, help="Loading too, with an empty and with a filled pipeline cache.")
 @click.option("--kernels", is_flag=True, help="Device time by kernel too, beside what this device can do at most.")
-@click.option("--json", "results", type=_FILE, help="Append a line for each result to this file.")
+@click.option("--json", "results", type=FILE, help="Append a line for each result to this file.")
 def bench(
     program: Path,
     prefill: tuple[int, ...],
@@ -224,7 +85,7 @@ def bench(
     results: Path | None,
 ) -> None:
     """Tokens a second of a text model: prompts, and decoding at depths of its cache."""
-    _quiet()
+    quiet()
     from .llm.benchmark import BenchmarkOptions, measure_loads, measure_text
     from .llm.kernel_times import measure_ceilings, measure_kernels
 
@@ -250,27 +111,27 @@ def bench(
 
 
 @main.command()
-@click.argument("program", type=_FILE)
-@click.option("-i", "--input", "inputs", type=_FILE, multiple=True, help="A .npy file; repeat for each input.")
-@click.option("-o", "--output", type=_FILE, help="Folder for output_0.npy and so on.")
+@click.argument("program", type=FILE)
+@click.option("-i", "--input", "inputs", type=FILE, multiple=True, help="A .npy file; repeat for each input.")
+@click.option("-o", "--output", type=FILE, help="Folder for output_0.npy and so on.")
 @click.option("--method", default="forward", show_default=True)
 def run(program: Path, inputs: tuple[Path, ...], output: Path | None, method: str) -> None:
     """Runs a .pte once in executorch.runtime. `zeropoint-run` does it without PyTorch."""
-    _quiet()
+    quiet()
     from .running import run_program
 
     for line in run_program(program, inputs, output, method=method):
         click.echo(line)
-    _echo_peak()
+    echo_peak()
 
 
 @main.command()
-@click.argument("program", type=_FILE)
+@click.argument("program", type=FILE)
 @click.option(
-    "-i", "--input", "--inputs", "inputs", type=_FILE, multiple=True, help="A .npy file; repeat for each input."
+    "-i", "--input", "--inputs", "inputs", type=FILE, multiple=True, help="A .npy file; repeat for each input."
 )
 @click.option("-p", "--prompt", help="What a text model reads, in place of inputs.")
-@click.option("--tokenizer", type=_FILE, help="Default: PROGRAM's name with .tokenizer.json")
+@click.option("--tokenizer", type=FILE, help="Default: PROGRAM's name with .tokenizer.json")
 @click.option("--method", default="forward", show_default=True)
 @click.pass_context
 def verify(
@@ -282,7 +143,7 @@ def verify(
     method: str,
 ) -> None:
     """Compares every kernel call of a run with its PyTorch reference; exit code 1 when one is out of tolerance."""
-    _quiet()
+    quiet()
     from .running import read_array
     from .verification import verify as compare
 
@@ -294,10 +155,10 @@ def verify(
 
 
 @main.command()
-@click.argument("program", type=_FILE)
+@click.argument("program", type=FILE)
 def inspect(program: Path) -> None:
     """The Programs of a .pte's delegates: tensors with dtype and storage, kernel calls, constants; all are read."""
-    _quiet()
+    quiet()
     from .inspection import inspect as read
 
     found = read(program)
@@ -308,29 +169,18 @@ def inspect(program: Path) -> None:
 
 
 @main.command()
-@click.argument("program", type=_FILE)
+@click.argument("program", type=FILE)
 def explain(program: Path) -> None:
     """What the partitioner does with each node of a program that torch.export.save wrote (.pt2).
 
     Nothing in the file is run: tensors are read as weights only, and a file that holds compiled code, pickled objects
     or sizes that are Python is refused.
     """
-    _quiet()
+    quiet()
     from .explanation import explain as table
     from .pt2 import load_exported
 
     click.echo(str(table(load_exported(program))), nl=False)
-
-
-def _quiet() -> None:
-    """This process is the command's own: other packages' notes on their internals are no help to its user."""
-    warnings.simplefilter("ignore")
-    warnings.simplefilter("always", GraphBreakWarning)
-    warnings.simplefilter("always", VersionWarning)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")  # our own bar says disable=False
-    for name in ("torchao", "torch.utils._pytree", "torch.export", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..options import CompileOptions
 from ..quantization import quantize
 from ..quantized_weights import quantization_summary
-from .encoders import Encoder, SentenceEncoder, example_inputs, load_encoder, load_encoder_tokenizer
+from .encoders import Encoder, EncoderCheckpoint, SentenceEncoder, example_inputs, load_encoder, load_encoder_tokenizer
 from .export import DEFAULT_RECIPE, ExportedText, lower_decoder, write_program
 from .files import check_output
 from .shape_rules import quick_shapes
@@ -32,7 +32,7 @@ class EncoderExportOptions:
 
 
 def export_encoder_model(
-    encoder: Encoder,
+    encoder: Encoder | EncoderCheckpoint,
     output: Path,
     options: EncoderExportOptions | None = None,
     *,

@@ -22,7 +22,7 @@ from executorch.exir import (
 )
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 from ..errors import OptionError
@@ -33,8 +33,9 @@ from ..passes.drop_unread_buffers import DropUnreadBuffers
 from ..quantization import quantize
 from ..quantized_weights import QuantizationSummary, quantization_summary
 from ..versions import warn_of_untried
+from .checkpoints import Checkpoint
 from .files import check_output, tokenizer_path
-from .models import find_model, load_tokenizer, load_weights
+from .models import TextModel, find_source, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
@@ -71,7 +72,7 @@ class TextExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportedText:
-    """What was written, and of how many linears. summary: what is quantized. tokenizer: None beside random weights."""
+    """What was written, and of how many linears. summary: what is quantized. tokenizer: None where there is none."""
 
     program: Path
     tokenizer: Path | None
@@ -81,7 +82,7 @@ class ExportedText:
 
 
 def export_text_model(
-    name: str,
+    model: str | TextModel | Checkpoint,
     output: Path,
     options: TextExportOptions | None = None,
     *,
@@ -90,16 +91,18 @@ def export_text_model(
 ) -> ExportedText:
     """Writes output and, beside it, the tokenizer. progress is told each of STEPS as it begins.
 
-    n_layers: keep only the first ones, which talks nonsense but exports in seconds. Raises OptionError on an unknown
-    model, a model that is not installed, or an output that cannot be written.
+    model: the name of one of ours, a folder of transformers' files, or an id. n_layers: keep only the first ones, which
+    talks nonsense but exports in seconds. Raises OptionError on an unknown model, one that is not installed or cannot
+    be read, or an output that cannot be written.
     """
     warn_of_untried("transformers")
-    model = find_model(name)
+    source = find_source(model) if isinstance(model, str) else model
     chosen = options or TextExportOptions()
-    chosen = replace(chosen, recipe=chosen.recipe or model.recipe or DEFAULT_RECIPE)
+    chosen = replace(chosen, recipe=chosen.recipe or source.recipe or DEFAULT_RECIPE)
     check_output(output)
     progress("load")
-    tokenizer, weights = load_tokenizer(model), load_weights(model, n_layers=n_layers)
+    tokenizer, weights = load_tokenizer(source), load_weights(source, n_layers=n_layers)
+    check_positions(weights.config, chosen.max_context)
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
     progress("quantize")
     quantize_text_model(weights, chosen)
@@ -108,19 +111,25 @@ def export_text_model(
     lengths = {"max_context": chosen.max_context, "max_prefill": chosen.max_prefill}
     with quick_shapes():
         progress("torch.export")
-        exported = export_decoder(weights, **lengths, reads_embeddings=model.reads_embeddings)
+        exported = export_decoder(weights, **lengths, reads_embeddings=source.reads_embeddings)
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
     return write_program(output, program, tokenizer, n_linears, summary)
 
 
+def head_recipe(recipe: str, options: TextExportOptions) -> str:
+    """Of the last linear, when the others have this one."""
+    return options.lm_head or ("8da8w" if recipe == "8da4w" else recipe)
+
+
 def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
     """Quantizes every linear in place."""
     recipe = options.recipe or DEFAULT_RECIPE
-    head = options.lm_head or ("8da8w" if recipe == "8da4w" else None)
-    if head is not None:
-        quantize(nn.ModuleList([model.lm_head]), recipe=head, group_size=options.group_size)
+    head = head_recipe(recipe, options)
+    last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head != recipe and isinstance(last, nn.Linear):
+        quantize(nn.ModuleList([last]), recipe=head, group_size=options.group_size)
     quantize(model, recipe=recipe, group_size=options.group_size, algorithm=options.algorithm)
     return model
 
@@ -184,17 +193,42 @@ def text_metadata(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, options: TextExportOptions
 ) -> Metadata:
     """Constant methods. All but the chat template are ExecuTorch's own names."""
-    ends = model.generation_config.eos_token_id
+    ends = _end_tokens(model, tokenizer)
+    begin = model.config.bos_token_id if tokenizer is None else tokenizer.bos_token_id
     return {
         "get_vocab_size": int(model.config.vocab_size),
         "get_max_seq_len": options.max_prefill,
         "get_max_context_len": options.max_context,
-        "get_bos_id": int(model.config.bos_token_id if tokenizer is None else tokenizer.bos_token_id),
-        "get_eos_ids": [int(end) for end in (ends if isinstance(ends, list) else [ends])],
+        "get_bos_id": ends[0] if begin is None else int(begin),
+        "get_eos_ids": ends,
         "enable_dynamic_shape": True,
         "use_kv_cache": True,
-        "get_chat_template": "" if tokenizer is None else str(tokenizer.chat_template or ""),
+        "get_chat_template": "" if tokenizer is None else _chat_template(tokenizer),
     }
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> list[int]:
+    """As generation_config.json says, else config.json, else the tokenizer. Raises OptionError where none does."""
+    for source in (model.generation_config, model.config, tokenizer):
+        ends = getattr(source, "eos_token_id", None)
+        if ends is not None:
+            return [int(end) for end in (ends if isinstance(ends, (list, tuple)) else [ends])]
+    raise OptionError("export: the model names no end token; write eos_token_id into its generation_config.json")
+
+
+def _chat_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The template of a conversation without tools; empty of a base model."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default", "")
+    return str(template or "")
+
+
+def check_positions(config: PreTrainedConfig, max_context: int) -> None:
+    """Raises OptionError where a cache would be longer than the model has positions."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if isinstance(limit, int) and max_context > limit:
+        raise OptionError(f"export: max_context {max_context}; the model has {limit} positions; lower --max-context")
 
 
 def write_program(

