@@ -28,17 +28,18 @@ class Layout:
     step: int
 
     @classmethod
-    def of(cls, row_length: int, group_size: int) -> Layout:
+    def of(cls, row_length: int, group_size: int, *, padded: bool = True) -> Layout:
         """The layout of K = row_length inputs in groups; group_size divides row_length.
 
-        The step is the one that makes padding plus steps cheapest; of equal ones the one with the least padding.
+        The step is the one that makes padding plus steps cheapest; of equal ones the one with the least padding. padded
+        False: only steps that leave no padding inside groups, so that 8 must divide group_size.
         """
 
         def cost(step: int) -> tuple[int, int]:
             count = -(-group_size // step)
             return count * (step + _STEP_COST), count * step
 
-        step = min(STEPS, key=cost)
+        step = min((step for step in STEPS if padded or group_size % step == 0), key=cost)
         return cls(row_length, group_size, -(-group_size // step) * step, step)
 
     @property
@@ -83,6 +84,12 @@ def unpack_weight(packed: npt.NDArray[np.int8] | npt.NDArray[np.uint8], layout: 
 def pack_scales(scales: Floats, layout: Layout) -> Floats:
     """scales [N, K/G] -> w_scale [steps, N], in the dtype given."""
     return np.ascontiguousarray(_per_step(scales, layout), dtype=scales.dtype)
+
+
+def pack_terms(terms: Floats, layout: Layout) -> Floats:
+    """Float zero terms [N, K/G] -> w_zp [steps, N]; the layout has no padding inside groups."""
+    assert layout.group_padded == layout.group_size
+    return pack_scales(terms, layout)
 
 
 def pack_zeros(zeros: Int32, layout: Layout) -> Int32:

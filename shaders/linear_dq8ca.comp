@@ -1,5 +1,6 @@
 #version 450
 // y[m, n] = scale[m] * sum_s w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n] - w_zp[s, n] * group_sums[m, s]) + bias[n]
+// or, where w_zp is a float, ... w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n]) - w_zp[s, n] * (group_sums[m, s] - zp[m] * STEP)
 // q [M, Kp] int8, w int4 or int8 in chunks of 32 (section 4 of the design). The parenthesis is exact in int32; the sum over
 // steps of STEP positions is f32, in blocks of 16. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
 // reduction are added in a fixed order. Serves linear_dq8ca_q4gsw and linear_dq8ca_q8gsw, GEMV and tiled.
@@ -67,14 +68,17 @@ void finish_step(uint s, uint n) {
   float step_scale = float(w_scale[s * outputs + n]);
   int step_sum = w_sum[s * outputs + n];
 #ifndef W_ZP_NONE
-  int step_zero_point = w_zp[s * outputs + n];
+  W_ZP_TYPE step_zero_point = w_zp[s * outputs + n];
 #endif
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     int value = (dots[r] >> kWeightShift) - zero_points[r] * step_sum;
-#ifndef W_ZP_NONE
+#ifdef W_ZP_I32
     value -= step_zero_point * group_sums[row_index[r] * steps + s];
 #endif
     sums[r] += step_scale * float(value);
+#ifdef W_ZP_F32
+    sums[r] -= step_zero_point * float(group_sums[row_index[r] * steps + s] - zero_points[r] * int(STEP));
+#endif
     dots[r] = 0;
   }
   if (s / SPLIT_K % 16u == 15u) fold();

@@ -91,15 +91,24 @@ void finish_step(uint s) {
   float first_zero = float(w_zp[a]);
   float second_zero = float(w_zp[b]);
   float group_sum = float(group_sums[own_row * steps + s]);
+#endif
+#ifdef W_ZP_I32
 #define GROUP_TERM(zero, r) -zero * subgroupBroadcast(group_sum, r)
 #else
 #define GROUP_TERM(zero, r)
 #endif
+#ifdef W_ZP_F32
+#define ZERO_TERM(zero, r) -zero * (subgroupBroadcast(group_sum, r) - row_zero * float(STEP))
+#else
+#define ZERO_TERM(zero, r)
+#endif
 #define FINISH(r)                                                                                          \
   {                                                                                                        \
     float row_zero = subgroupBroadcast(zero_point, r);                                                     \
-    first_sums[r] += first_scale * (first_dots[r] - row_zero * first_sum GROUP_TERM(first_zero, r));       \
-    second_sums[r] += second_scale * (second_dots[r] - row_zero * second_sum GROUP_TERM(second_zero, r));  \
+    first_sums[r] += first_scale * (first_dots[r] - row_zero * first_sum GROUP_TERM(first_zero, r))        \
+                     ZERO_TERM(first_zero, r);                                                             \
+    second_sums[r] += second_scale * (second_dots[r] - row_zero * second_sum GROUP_TERM(second_zero, r))   \
+                      ZERO_TERM(second_zero, r);                                                           \
     first_dots[r] = 0.0;                                                                                   \
     second_dots[r] = 0.0;                                                                                  \
   }

@@ -1,5 +1,6 @@
 #version 450
 // Weight-only linear: y[m, n] = sum_s w_scale[s, n] * sum_{k in s} x[m, k] * (w[k, n] - w_zp[s, n]) + bias[n]
+// or, where w_zp is a float, sum_s sum_{k in s} x[m, k] * (w_scale[s, n] * w[k, n] - w_zp[s, n]) + bias[n]
 // x [M, K] float, w int4 or int8 in chunks of 32 (section 4 of the design); products and sums are f32. A workgroup owns
 // TILE_N outputs of up to MAX_ROWS rows; its SPLIT_K slices of the reduction are added in a fixed order.
 // Serves linear_q4gsw and linear_q8gsw for every M.
@@ -41,8 +42,22 @@ float sums[MAX_ROWS];
 float dots[MAX_ROWS];
 uint row_index[MAX_ROWS];
 
+// What makes weights of a step's codes.
+struct Zero {
+#ifdef W_ZP_F32
+  float scale;
+  float term;
+#else
+  int point;
+#endif
+};
+
 void finish_step(uint s, uint n) {
+#ifdef W_ZP_F32
+  const float step_scale = 1.0;  // the weights have it
+#else
   float step_scale = float(w_scale[s * outputs + n]);
+#endif
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     sums[r] += step_scale * dots[r];
     dots[r] = 0.0;
@@ -50,14 +65,19 @@ void finish_step(uint s, uint n) {
 }
 
 // Adds x * (w - zero_point) over words [first, first + count) of chunk c; positions of the padding hold no k.
-void add_words(uint c, int words[8], uint first, uint count, int zero_point) {
+void add_words(uint c, int words[8], uint first, uint count, Zero zero) {
   for (uint j = first; j < first + count; ++j) {
     [[unroll]] for (uint b = 0; b < 4u; ++b) {
       uint p = c * 32u + j * 4u + b;
       uint within = p % GROUP_PADDED;
       uint k = p / GROUP_PADDED * GROUP_SIZE + within;
       if (within < GROUP_SIZE && k < row_length) {
-        float weight = float((bitfieldExtract(words[j], int(8u * b), 8) >> kWeightShift) - zero_point);
+        int code = bitfieldExtract(words[j], int(8u * b), 8) >> kWeightShift;
+#ifdef W_ZP_F32
+        float weight = zero.scale * float(code) - zero.term;
+#else
+        float weight = float(code - zero.point);
+#endif
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
           dots[r] += uintBitsToFloat(load_x_bits(row_index[r] * row_length + k)) * weight;
         }
@@ -66,11 +86,13 @@ void add_words(uint c, int words[8], uint first, uint count, int zero_point) {
   }
 }
 
-int step_zero_point(uint s, uint n) {
+Zero step_zero(uint s, uint n) {
 #ifdef W_ZP_NONE
-  return 0;
+  return Zero(0);
+#elif defined(W_ZP_F32)
+  return Zero(float(w_scale[s * outputs + n]), w_zp[s * outputs + n]);
 #else
-  return w_zp[s * outputs + n];
+  return Zero(w_zp[s * outputs + n]);
 #endif
 }
 
@@ -78,10 +100,10 @@ void accumulate(uint n, uint slice) {
   int words[8];
   if (STEP >= 32u) {
     for (uint s = slice; s < steps; s += SPLIT_K) {
-      int zero_point = step_zero_point(s, n);
+      Zero zero = step_zero(s, n);
       for (uint c = s * (STEP / 32u); c < (s + 1u) * (STEP / 32u); ++c) {
         load_weight_chunk(c, n, outputs, words);
-        add_words(c, words, 0u, 8u, zero_point);
+        add_words(c, words, 0u, 8u, zero);
       }
       finish_step(s, n);
     }
@@ -89,7 +111,7 @@ void accumulate(uint n, uint slice) {
   }
   for (uint s = slice; s < steps; s += SPLIT_K) {
     load_weight_chunk(s * STEP / 32u, n, outputs, words);
-    add_words(s * STEP / 32u, words, s * STEP % 32u / 4u, STEP / 4u, step_zero_point(s, n));
+    add_words(s * STEP / 32u, words, s * STEP % 32u / 4u, STEP / 4u, step_zero(s, n));
     finish_step(s, n);
   }
 }

@@ -239,10 +239,13 @@ void finish_step(uint s, float scales[2], int weight_sums[2]) {
   [[unroll]] for (uint own = 0; own < 2u; ++own) {
     if (own >= kColumns) break;
     int value = (dots[own] >> kWeightShift) - zero_point * weight_sums[own];
-#ifndef W_ZP_NONE
+#ifdef W_ZP_I32
     value -= w_zp[s * outputs * kColumns + own_columns[own]] * code_sum;
 #endif
     sums[own] += scales[own] * float(value);
+#ifdef W_ZP_F32
+    sums[own] -= w_zp[s * outputs * kColumns + own_columns[own]] * float(code_sum - zero_point * int(STEP));
+#endif
     dots[own] = 0;
   }
   code_sum = 0;

@@ -19,11 +19,13 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     dots = torch.einsum("msk,nsk->msn", q.reshape(len(q), steps, step), w.reshape(len(w), steps, step))
     zero_point = inputs["zp"].reshape(-1, 1, 1).double()
     total = dots - zero_point * inputs["w_sum"].double()
+    total = w_scale * total
     if "w_zp" in inputs:
-        sums = inputs["group_sums"].reshape(len(q), steps, 1).double()
-        total = total - inputs["w_zp"].double() * sums
+        sums, w_zp = inputs["group_sums"].reshape(len(q), steps, 1).double(), inputs["w_zp"].double()
+        is_term = inputs["w_zp"].is_floating_point()
+        total = total - (w_zp * (sums - zero_point * step) if is_term else w_scale * w_zp * sums)
     scale = inputs["scale"].reshape(-1, 1).double()
-    y = scale * (w_scale * total).sum(1)
+    y = scale * total.sum(1)
     if "bias" in inputs:
         y = y + inputs["bias"].double()
     y = torch.where(torch.isfinite(scale), y, torch.nan)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from . import Tensors
+
 
 def unpack_weight(w: torch.Tensor) -> torch.Tensor:
     """w packed -> int64 [N, Kp].
@@ -17,6 +19,15 @@ def unpack_weight(w: torch.Tensor) -> torch.Tensor:
     nibbles = torch.stack((words & 15, words >> 4), dim=3)
     signed = torch.where(nibbles > 7, nibbles - 16, nibbles)
     return signed.reshape(chunks, outputs, 32).permute(1, 0, 2).reshape(outputs, chunks * 32)
+
+
+def scaled_weights(codes: torch.Tensor, slots: Tensors) -> torch.Tensor:
+    """f64 [N, steps, step] codes -> weights, by w_scale and the optional w_zp: integers, or terms where it is float."""
+    scale = slots["w_scale"].double().T.unsqueeze(-1)
+    if "w_zp" not in slots:
+        return codes * scale
+    zero = slots["w_zp"].double().T.unsqueeze(-1)
+    return codes * scale - zero if slots["w_zp"].is_floating_point() else (codes - zero) * scale
 
 
 def source_positions(row_length: int, packed_length: int, *, group_size: int, group_padded: int) -> torch.Tensor:

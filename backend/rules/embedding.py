@@ -92,6 +92,8 @@ def _unpacked(codes: torch.Tensor) -> torch.Tensor:
 
 def _read_dequantize(node: Node, lowering: Lowering) -> _Table:
     weight = read_weight(node, lowering)
+    if weight.has_terms:
+        raise Unsupported(f"zero points of the table {weight.codes.name} are not all integers")
     zeros = _zeros(weight.zeros, weight.n_outputs) if weight.has_zeros() else None
     return _Table(
         name=weight.codes.name,

@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
-from ..packing import Layout
+from ..packing import STEPS, Layout
 from .activation import is_dequantize, read_activation
 from .graph import Constant, arguments, node_argument, op_name, static_dim, tensor_of
 from .linear_calls import Linear, emit_linear
@@ -48,7 +48,12 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     x = operands.x if activation is None else activation.x
     assert static_dim(x, -1) == weight.row_length, f"{x.name} does not fit {operands.weight.name}"
     bias = _read_bias(operands.bias, weight, lowering)
-    layout = Layout.of(weight.row_length, weight.group_size)
+    if weight.has_terms and weight.group_size % STEPS[0]:
+        raise Unsupported(
+            f"weight zero points of {operands.weight.name} are not all integers, in groups of {weight.group_size}; "
+            f"offered groups of a multiple of {STEPS[0]}"
+        )
+    layout = Layout.of(weight.row_length, weight.group_size, padded=not weight.has_terms)
     pieces, kernels = emit_linear(Linear(node, x, activation, weight, bias, layout), lowering)
     lowering.bind(node, pieces)
     nodes = (*operands.nodes, *weight.nodes)

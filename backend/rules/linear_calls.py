@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..packing import Layout, pack_scales, pack_sums, pack_weight, pack_zeros
+from ..packing import Layout, pack_scales, pack_sums, pack_terms, pack_weight, pack_zeros
 from ..program import Dim
 from .activation import Activation, zero_point_device_dtype
 from .graph import Constant, tensor_of
@@ -154,7 +154,8 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
     weight, layout, prefix = linear.weight, linear.layout, linear.node.name
     width, chunk = columns.stop - columns.start, 128 // weight.bits
     steps = (layout.steps, width)
-    scale_dtype = DType.F16 if y_dtype is DType.F16 and _survives_half(weight) else DType.F32
+    is_half = y_dtype is DType.F16 and not weight.has_terms and _survives_half(weight)
+    scale_dtype = DType.F16 if is_half else DType.F32
     half = scale_dtype is DType.F16
 
     def add(slot: str, dtype: DType, dims: tuple[int, ...], pack: Callable[[], npt.NDArray[np.generic]]) -> int:
@@ -171,6 +172,9 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
     def zeros() -> npt.NDArray[np.int32]:
         return weight.zero_array()[columns].contiguous().numpy()
 
+    def terms() -> npt.NDArray[np.float32]:
+        return weight.term_array()[columns].contiguous().numpy()
+
     def scales() -> npt.NDArray[np.generic]:
         values = weight.scale_array()[columns]
         return pack_scales((values.half() if half else values).numpy(), layout)
@@ -186,7 +190,9 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
     }
     if linear.activation is not None:
         found["w_sum"] = add("w_sum", DType.I32, steps, lambda: pack_sums(codes(), zeros(), layout))
-    if weight.has_zeros():
+    if weight.has_terms:
+        found["w_zp"] = add("w_zp", DType.F32, steps, lambda: pack_terms(terms(), layout))
+    elif weight.has_zeros():
         found["w_zp"] = add("w_zp", DType.I32, steps, lambda: pack_zeros(zeros(), layout))
     if linear.bias is not None:
         found["bias"] = _bias(linear.bias, f"{prefix}.bias", columns, lowering=lowering)
@@ -205,8 +211,9 @@ def _bias(bias: Constant, name: str, columns: slice, *, lowering: Lowering) -> i
 
 def _survives_half(weight: Weight) -> bool:
     """Whether every scale is 0 or a normal float16 after rounding, so that its relative error is at most 2^-11."""
-    if weight.scales.data is None:
+    scales = weight.scale_data()
+    if scales is None:
         return False
-    sizes = weight.scales.data.float().abs()
+    sizes = scales.float().abs()
     normal = (sizes >= _SMALLEST_HALF) & (sizes <= _LARGEST_HALF)
     return bool((normal | (sizes == 0)).all())

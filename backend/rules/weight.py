@@ -9,19 +9,24 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
+from ..gguf_blocks import TYPES, Blocks, read_blocks
 from .graph import Constant, arguments, node_argument, op_name
 from .lowering import Lowering
 
 _AFFINE = "torchao.dequantize_affine.default"
 _PER_GROUP = "quantized_decomposed.dequantize_per_channel_group.default"
 _PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
-DEQUANTIZE = (_AFFINE, _PER_GROUP, _PER_CHANNEL)
+GGUF = "torchao.dequantize_gguf.default"  # ExecuTorch's operator, of the blocks of a GGUF file as they are
+DEQUANTIZE = (_AFFINE, _PER_GROUP, _PER_CHANNEL, GGUF)
 MAX_ZERO_POINT = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """codes [N, K] int8; scales and zeros, viewed as [N / rows, K / group_size]. bits: 4 or 8, as it is packed."""
+    """codes [N, K] int8; scales and zeros, viewed as [N / rows, K / group_size]. bits: 4 or 8, as it is packed.
+
+    has_terms: zeros are not all integers, and so go to the device as float terms, scale * zero.
+    """
 
     codes: Constant
     scales: Constant
@@ -32,6 +37,7 @@ class Weight:
     block_rows: int
     bits: int
     nodes: tuple[Node, ...]
+    has_terms: bool = False
 
     @property
     def key(self) -> tuple[str, str, str, int, int]:
@@ -48,10 +54,19 @@ class Weight:
         return self._per_group(self.scales.array().float())
 
     def zero_array(self) -> torch.Tensor:
-        """int32 [N, groups]; zeros when the weight is symmetric."""
-        if self.zeros is None:
+        """int32 [N, groups]; zeros when the weight is symmetric, or has terms instead."""
+        if self.zeros is None or self.has_terms:
             return torch.zeros(self.n_outputs, self.row_length // self.group_size, dtype=torch.int32)
         return self._per_group(self.zeros.array().to(torch.int32))
+
+    def term_array(self) -> torch.Tensor:
+        """f32 [N, groups]: scale * zero, rounded once."""
+        assert self.zeros is not None
+        return self._per_group((self.scales.array().double() * self.zeros.array().double()).float())
+
+    def scale_data(self) -> torch.Tensor | None:
+        """Scales in any shape; None while they are unknown."""
+        return self.scales.data
 
     def has_zeros(self) -> bool:
         """Whether some zero point is not 0; assumed not while the data is unknown."""
@@ -59,6 +74,33 @@ class Weight:
 
     def _per_group(self, values: torch.Tensor) -> torch.Tensor:
         return values.reshape(self.n_outputs // self.block_rows, -1).repeat_interleave(self.block_rows, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWeight(Weight):
+    """Blocks of a GGUF type: all constants are the one of bytes, which is read whenever it is asked for."""
+
+    kind: str = ""
+
+    def code_array(self) -> torch.Tensor:
+        return torch.from_numpy(self._blocks().codes)
+
+    def scale_array(self) -> torch.Tensor:
+        return torch.from_numpy(self._blocks().scales)
+
+    def term_array(self) -> torch.Tensor:
+        terms = self._blocks().terms
+        assert terms is not None
+        return torch.from_numpy(terms)
+
+    def scale_data(self) -> torch.Tensor | None:
+        return None if self.codes.data is None else self.scale_array()
+
+    def has_zeros(self) -> bool:
+        return self.has_terms
+
+    def _blocks(self) -> Blocks:
+        return read_blocks(self.codes.array().numpy(), self.kind)
 
 
 def is_dequantize(node: Node) -> bool:
@@ -70,6 +112,8 @@ def read_weight(node: Node, lowering: Lowering) -> Weight:
     """The weight that a dequantize node makes. Raises Unsupported with the reason."""
     assert is_dequantize(node), node.name
     values = arguments(node)
+    if op_name(node) == GGUF:
+        return _read_blocks(node, values, lowering)
     names = ("input", "scale", "zero_point") if op_name(node) == _AFFINE else ("input", "scales", "zero_points")
     codes = _constant(lowering, values, names[0])
     scales = _constant(lowering, values, names[1])
@@ -82,8 +126,9 @@ def read_weight(node: Node, lowering: Lowering) -> Weight:
     block_rows, group_size = _block(op_name(node), values, scales, (n_outputs, row_length))
     _check_scales(scales, n_outputs * row_length // (block_rows * group_size))
     bits = _bits(codes, values)
+    has_terms = False
     if zeros is not None:
-        _check_zeros(zeros, scales)
+        has_terms = _check_zeros(zeros, scales)
         if zeros.dtype is torch.int8 and bits == 8 and op_name(node) != _AFFINE:
             raise Unsupported(
                 f"weight zero points {zeros.name} are int8: {op_name(node)} lets int8 differences wrap around"
@@ -99,6 +144,28 @@ def read_weight(node: Node, lowering: Lowering) -> Weight:
         block_rows=block_rows,
         bits=bits,
         nodes=tuple(item for item in nodes if item.op == "call_function"),
+        has_terms=has_terms,
+    )
+
+
+def _read_blocks(node: Node, values: Mapping[str, object], lowering: Lowering) -> BlockWeight:
+    raw, kind = _constant(lowering, values, "weight"), str(values["ggml_type"])
+    if kind not in TYPES:
+        raise Unsupported(f"weight {raw.name} has blocks of {kind}; offered {', '.join(TYPES)}")
+    block = TYPES[kind]
+    n_outputs, row_bytes = raw.shape
+    return BlockWeight(
+        codes=raw,
+        scales=raw,
+        zeros=None,
+        n_outputs=n_outputs,
+        row_length=row_bytes // block.size_bytes * block.weights,
+        group_size=block.group_size,
+        block_rows=1,
+        bits=block.bits,
+        nodes=tuple(item for item in (*raw.nodes, node) if item.op == "call_function"),
+        has_terms=block.has_terms,
+        kind=kind,
     )
 
 
@@ -147,18 +214,24 @@ def _check_scales(scales: Constant, count: int) -> None:
         raise Unsupported(f"weight scales {scales.name} are float64 and not all exact in float32")
 
 
-def _check_zeros(zeros: Constant, scales: Constant) -> None:
+def _check_zeros(zeros: Constant, scales: Constant) -> bool:
+    """Whether there are zero points that integers of the kernels do not hold."""
     if torch.Size(zeros.shape).numel() != torch.Size(scales.shape).numel():
         raise Unsupported(
             f"weight zero points {zeros.name} {list(zeros.shape)} do not match scales {list(scales.shape)}"
         )
     if zeros.data is None:
-        return
+        return False
     values = zeros.data.double()
-    if not bool((values == values.round()).all()) or float(values.abs().max()) > MAX_ZERO_POINT:
+    if not bool(torch.isfinite(values).all()):
+        raise Unsupported(f"weight zero points {zeros.name} are not all finite")
+    if bool((values == values.round()).all()) and float(values.abs().max()) <= MAX_ZERO_POINT:
+        return False
+    if not zeros.dtype.is_floating_point:
         raise Unsupported(
             f"weight zero points {zeros.name} are not all integers within [-{MAX_ZERO_POINT}, {MAX_ZERO_POINT}]"
         )
+    return True
 
 
 def _bits(codes: Constant, values: Mapping[str, object]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..references.packing import unpack_weight
+from ..references.packing import scaled_weights, unpack_weight
 from .units import Result, in_units, sum_units
 
 NUDGE = 2.0**-22  # relative change of an input that a rounding to codes may not tell apart
@@ -32,9 +32,14 @@ def dynamic_linear(result: Result) -> torch.Tensor:
     w = unpack_weight(inputs["w"])[:, : steps * step].float()
     total = torch.einsum("msk,nsk->msn", q.reshape(len(q), steps, step), w.reshape(len(w), steps, step))
     total -= inputs["zp"].reshape(-1, 1, 1).float() * inputs["w_sum"].float()
+    terms = torch.zeros(())
     if "w_zp" in inputs:
-        total -= inputs["w_zp"].float() * inputs["group_sums"].reshape(len(q), steps, 1).float()
-    magnitude = (total.abs_() * w_scale.abs()).sum(1).double() * inputs["scale"].reshape(-1, 1).double().abs()
+        sums = inputs["group_sums"].reshape(len(q), steps, 1).float()
+        if inputs["w_zp"].is_floating_point():
+            terms = (inputs["w_zp"] * (sums - inputs["zp"].reshape(-1, 1, 1).float() * step)).abs()
+        else:
+            total -= inputs["w_zp"].float() * sums
+    magnitude = (total.abs_() * w_scale.abs() + terms).sum(1).double() * inputs["scale"].reshape(-1, 1).double().abs()
     if "bias" in inputs:
         magnitude = magnitude + inputs["bias"].double().abs()
     return in_units(sum_units(steps), magnitude.reshape(result.wanted.shape))
@@ -45,10 +50,8 @@ def weight_only_linear(result: Result) -> torch.Tensor:
     step, inputs = int(result.attrs["step"]), result.inputs
     w_scale = inputs["w_scale"].double().T
     w = unpack_weight(inputs["w"])[:, : w_scale.shape[1] * step].double().reshape(len(w_scale), -1, step)
-    if "w_zp" in inputs:
-        w = w - inputs["w_zp"].double().T.unsqueeze(-1)
     x = inputs["x"].reshape(-1, inputs["x"].shape[-1]).double()
-    magnitude = x.norm(dim=-1, keepdim=True) * (w * w_scale.unsqueeze(-1)).flatten(1).norm(dim=-1)
+    magnitude = x.norm(dim=-1, keepdim=True) * scaled_weights(w, inputs).flatten(1).norm(dim=-1)
     if "bias" in inputs:
         magnitude = magnitude + inputs["bias"].double().abs()
     return in_units(sum_units(x.shape[-1]), magnitude.reshape(result.wanted.shape))

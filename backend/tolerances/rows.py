@@ -10,7 +10,7 @@ import math
 import torch
 
 from ..opcodes import GateOp, Prologue
-from ..references.packing import source_positions, unpack_weight
+from ..references.packing import scaled_weights, source_positions, unpack_weight
 from ..references.row_linear import Quantized, gate, linear_outputs, quantized_input
 from ..references.row_values import row_values
 from ..references.strides import rows
@@ -135,8 +135,6 @@ def _flipped(result: Result, found: Quantized) -> torch.Tensor:
     ends = ((q == float(attrs["qmin"])) | (q == float(attrs["qmax"]))).double() * near[:, :1]
     steps, step = slots["w_scale"].shape[0], int(attrs["step"])
     w = unpack_weight(slots["w"])[:, : steps * step].double().reshape(-1, steps, step)
-    if "w_zp" in slots:
-        w = w - slots["w_zp"].double().T.unsqueeze(-1)
-    sizes = (w.abs() * slots["w_scale"].double().T.abs().unsqueeze(-1)).flatten(1)
+    sizes = scaled_weights(w, slots).abs().flatten(1)
     moved = torch.maximum(codes, ends)[:, : steps * step] @ sizes.T
     return moved * slots["scale"].double().reshape(-1, 1).abs().nan_to_num(0.0, 0.0, 0.0)

@@ -52,7 +52,10 @@ class Activations:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How weights are quantized. form: affine, per_group or per_channel (of quantized_decomposed)."""
+    """How weights are quantized. form: affine, per_group or per_channel (of quantized_decomposed).
+
+    fraction: added to every zero point.
+    """
 
     n: int
     group_size: int
@@ -61,6 +64,7 @@ class Weights:
     bias: bool = False
     form: str = "affine"
     zero_point: torch.dtype | None = torch.int8
+    fraction: float = 0.0
 
     def __str__(self) -> str:
         parts = [f"n{self.n}", f"g{self.group_size}", f"{self.bits}bit", self.form]
@@ -85,7 +89,8 @@ class QuantizedLinear(nn.Module):
         scales = (torch.rand(shape, generator=generator) + 0.1) / (half * k**0.5)
         self.register_buffer("scales", scales.to(dtype))
         zeros = integers(*shape) // 2 if weights.asymmetric else torch.zeros(shape, dtype=torch.int8)
-        self.register_buffer("zeros", None if weights.zero_point is None else zeros.to(weights.zero_point))
+        zeros = zeros.float() + weights.fraction if weights.fraction else zeros.to(weights.zero_point or torch.int8)
+        self.register_buffer("zeros", None if weights.zero_point is None else zeros)
         bias = torch.randn(weights.n, generator=generator).to(dtype) if weights.bias else None
         self.register_buffer("bias", bias)
 

@@ -59,10 +59,10 @@ class Everything(nn.Module):
 
     def __init__(self, small_scales: bool) -> None:
         super().__init__()
-        kinds = itertools.product((4, 8), (False, True), (False, True))
+        kinds = itertools.product((4, 8), ((False, 0.0), (True, 0.0), (True, 0.5)), (False, True))
         self.parts = nn.ModuleList(
-            Forms(32, FORMS, Weights(n=3, group_size=32, bits=bits, asymmetric=asymmetric, bias=bias))
-            for bits, asymmetric, bias in kinds
+            Forms(32, FORMS, Weights(n=3, group_size=32, bits=bits, asymmetric=asymmetric, fraction=part, bias=bias))
+            for bits, (asymmetric, part), bias in kinds
         )
         if small_scales:
             for name, buffer in self.named_buffers():

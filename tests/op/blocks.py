@@ -80,11 +80,11 @@ class Block:
         return h
 
     def _linear(self, b: ProgramBuilder, x: int, rows: Dim, c: Chain) -> int:
-        layout = Layout.of(c.k, c.group_size)
+        layout = Layout.of(c.k, c.group_size, padded=not c.terms)
         scale = b.tensor("scale", "f32", [rows], storage=c.storage)
         zp = b.tensor("zp", c.zp, [rows], storage=c.storage)
         q = b.tensor("q", "i8", [rows, layout.packed_length])
-        sums = b.tensor("group_sums", "i32", [rows, layout.steps]) if c.asymmetric else None
+        sums = b.tensor("group_sums", "i32", [rows, layout.steps]) if c.asymmetric or c.terms else None
         limits = {"qmin": -128, "qmax": 127}
         chosen = {"x": x, "scale": scale, "zp": zp}
         attrs = {"mapping": c.mapping, **limits, "eps": c.eps}

@@ -14,7 +14,7 @@ import torch
 from tests.op.tolerance import check_table
 from zeropoint.builder import ProgramBuilder
 from zeropoint.dtypes import DType
-from zeropoint.packing import Layout, pack_scales, pack_steps, pack_weight
+from zeropoint.packing import Layout, pack_scales, pack_steps, pack_terms, pack_weight
 from zeropoint.program import Dim, Program
 from zeropoint.references import OutputSpec, find_reference
 from zeropoint.runtime.player import LoadedProgram
@@ -40,6 +40,7 @@ class Chain:
     compute: str = "f32"
     w_scale: str = "f32"
     asymmetric: bool = False
+    terms: bool = False
     bias: bool = False
     mapping: int = 0
     rounding: int = 0
@@ -47,11 +48,12 @@ class Chain:
     max_rows: int = 64
 
     def __str__(self) -> str:
+        zeros = "term" if self.terms else "asym" if self.asymmetric else "sym"
         return "-".join(
             [
                 f"k{self.k}n{self.n}g{self.group_size}b{self.bits}",
                 f"zp.{self.zp}.{self.storage}.{self.compute}.{self.w_scale}",
-                f"{'asym' if self.asymmetric else 'sym'}{'.bias' if self.bias else ''}.m{self.mapping}r{self.rounding}",
+                f"{zeros}{'.bias' if self.bias else ''}.m{self.mapping}r{self.rounding}",
             ]
         )
 
@@ -84,20 +86,22 @@ def random_weights(chain: Chain, seed: int = 1) -> Weights:
     if chain.w_scale == "f16":
         scales = scales.half().float()
     zeros = integers(chain.n, groups) if chain.asymmetric else torch.zeros(chain.n, groups, dtype=torch.int8)
+    if chain.terms:
+        zeros = torch.randn(chain.n, groups, generator=generator, dtype=torch.float64) * high
     bias = torch.randn(chain.n, generator=generator) if chain.bias else None
     return Weights(integers(chain.n, chain.k), scales, zeros, bias)
 
 
 def build(chain: Chain, weights: Weights) -> tuple[Program, dict[str, bytes]]:
     """One Program over a symbolic number of rows: x [rows, K] -> y [rows, N]."""
-    layout = Layout.of(chain.k, chain.group_size)
+    layout = Layout.of(chain.k, chain.group_size, padded=not chain.terms)
     b = ProgramBuilder()
     rows = b.symbol("rows", 1, chain.max_rows)
     x = b.tensor("x", chain.compute, [rows, chain.k])
     scale = b.tensor("scale", "f32", [rows], storage=chain.storage)
     zp = b.tensor("zp", chain.zp, [rows], storage=chain.storage)
     q = b.tensor("q", "i8", [rows, layout.packed_length])
-    sums = b.tensor("group_sums", "i32", [rows, layout.steps]) if chain.asymmetric else None
+    sums = b.tensor("group_sums", "i32", [rows, layout.steps]) if chain.asymmetric or chain.terms else None
     y = b.tensor("y", chain.compute, [rows, chain.n])
     limits = {"qmin": -128, "qmax": 127}
     b.input(x)
@@ -128,14 +132,18 @@ def weight_constants(b: ProgramBuilder, chain: Chain, weights: Weights, layout: 
     zeros = weights.zeros.numpy()
     chunk = 128 // chain.bits
     steps = [layout.steps, chain.n]
-    w_sum, w_zp = pack_steps(codes, zeros, layout)
+    integers = np.zeros_like(zeros, np.int32) if chain.terms else zeros
+    w_sum, w_zp = pack_steps(codes, integers, layout)
+    terms = pack_terms((weights.scales.double() * weights.zeros).float().numpy(), layout) if chain.terms else w_zp
     w = pack_weight(codes, layout, bits=chain.bits)
     scales = pack_scales(weights.scales.numpy(), layout).astype(np.float16 if chain.w_scale == "f16" else np.float32)
     return {
         "w": b.constant("w", f"i{chain.bits}", [layout.packed_length // chunk, chain.n, chunk], data=w),
         "w_scale": b.constant("w_scale", chain.w_scale, steps, data=scales),
         "w_sum": b.constant("w_sum", "i32", steps, data=w_sum),
-        "w_zp": b.constant("w_zp", "i32", steps, data=w_zp) if chain.asymmetric else None,
+        "w_zp": b.constant("w_zp", "f32" if chain.terms else "i32", steps, data=terms)
+        if chain.asymmetric or chain.terms
+        else None,
         "bias": b.constant("bias", "f32", [chain.n], data=weights.bias.numpy()) if weights.bias is not None else None,
     }
 

@@ -57,8 +57,8 @@ def serves(key: VariantKey, chain: Chain) -> bool:
         "zp": chain.zp,
         "w_scale": chain.w_scale,
         "bias": "f32" if chain.bias else "none",
-        "w_zp": "i32" if chain.asymmetric else "none",
-        "group_sums": "i32" if chain.asymmetric else "none",
+        "w_zp": "f32" if chain.terms else "i32" if chain.asymmetric else "none",
+        "group_sums": "i32" if chain.asymmetric or chain.terms else "none",
     }
     return all(
         slot.dtype is DType(wanted.get(slot.slot, slot.dtype.value))

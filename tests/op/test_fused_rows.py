@@ -100,6 +100,18 @@ def test_one_row(
         check(block, block.inputs(1), [f"row_linear_q{bits}gsw"] * (2 if ending == "gated" else 1))
 
 
+@pytest.mark.parametrize("disabled", ["is_cpu", "is_cpu,int8_dot"], ids=["dot", "nodot"])
+@pytest.mark.parametrize(("k", "group_size", "bits"), [(96, 32, 4), (48, 24, 8)])
+def test_one_row_with_float_zero_terms(
+    k: int, group_size: int, bits: int, disabled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    chain = Chain(k=k, n=32, group_size=group_size, bits=bits, terms=True)
+    for ending, compute in itertools.product(("residual", "gated"), ("f32", "f16")):
+        block = Block(replace(chain, compute=compute), "norm", ending)
+        check(block, block.inputs(1), [f"row_linear_q{bits}gsw"] * (2 if ending == "gated" else 1))
+
+
 SHAPES = [(8, 1, 8), (40, 5, 8), (24, 7, 24), (63, 31, 63), (576, 64, 32), (768, 65, 192), (512, 32, 256),
           (1009, 29, 1009), (2048, 130, 64), (288, 4, 96), (2176, 12, 128), (16384, 3, 32),
           (32, 8197, 32), (64, 12300, 64)]  # fmt: skip

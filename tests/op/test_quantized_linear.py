@@ -47,6 +47,12 @@ FORMULAS = [
     for mapping, rounding, eps in [(0, 0, EPS_F32), (1, 0, SMALLEST_F32), (2, 1, EPS_F32), (3, 2, 1e-5)]
 ]
 
+TERMS = [
+    *(Chain(k=96, n=37, group_size=32, bits=bits, zp=zp, storage=storage, compute=compute, terms=True, bias=bits == 4)
+      for bits, compute, zp, storage in itertools.product((4, 8), ("f32", "f16"), ZERO_POINTS, STORAGES)),
+    *(Chain(k=k, n=n, group_size=g, terms=True)
+      for k, n, g in [(40, 5, 8), (48, 7, 24), (576, 64, 32), (768, 65, 192), (4096, 17, 8), (2048, 33, 16)]),
+]  # fmt: skip
 
 # What ZEROPOINT_DISABLE turns off, so that every tier runs on every device.
 TIERS = ("", "is_cpu", "is_cpu,int8_dot")
@@ -81,7 +87,10 @@ def check(
         picks = loaded.picks()
         assert picks[2].algorithm == tier(rows, disabled)
         slots = [read_back(loaded, program, call, rows) for call in range(3)]
-        for call, outputs in ((0, {"scale", "zp"}), (1, {"q"} | ({"group_sums"} if chain.asymmetric else set()))):
+        for call, outputs in (
+            (0, {"scale", "zp"}),
+            (1, {"q"} | ({"group_sums"} if chain.asymmetric or chain.terms else set())),
+        ):
             for slot, wanted in expected(program, call, slots[call], outputs).items():
                 assert torch.equal(slots[call][slot], wanted), f"{chain} rows {start}: {slot}"
         wanted_y = expected(program, 2, slots[2], {"y"})["y"]
@@ -137,6 +146,25 @@ def test_every_variant(
         chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
         x = x[x.abs().amax(-1) < 1e3]  # outputs stay inside f16
     check(chain, x[:19] if rows_at_once == (1, 3) else x, rows_at_once=rows_at_once, disabled=disabled)
+
+
+def is_quick(chain: Chain) -> bool:
+    """One zero point of each storage, and two shapes; lavapipe compiles a pipeline for each."""
+    return (chain.zp, chain.compute) in (("i8", "f32"), ("f32", "f16")) and chain.k in (96, 40, 768)
+
+
+@pytest.mark.parametrize(
+    "chain", [pytest.param(chain, id=str(chain), marks=[pytest.mark.slow] * (not is_quick(chain))) for chain in TERMS]
+)
+@pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
+def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights whose zero points are no integers."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    x = quantization_rows(chain.k, dtype=torch.float16 if chain.compute == "f16" else torch.float32)
+    if chain.compute == "f16":
+        chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
+        x = x[x.abs().amax(-1) < 1e2]  # outputs stay inside f16
+    check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
 
 
 @pytest.mark.parametrize("chain", SHAPES, ids=str)

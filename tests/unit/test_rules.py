@@ -300,6 +300,9 @@ def test_refused_weight_data() -> None:
     def fraction(m: QuantizedLinear) -> None:
         m.zeros = m.zeros.float() + 0.5
 
+    def no_number(m: QuantizedLinear) -> None:
+        m.zeros = m.zeros.float() * float("nan")
+
     def infinite(m: QuantizedLinear) -> None:
         m.scales[0] = float("inf")
 
@@ -309,7 +312,9 @@ def test_refused_weight_data() -> None:
     def large(m: QuantizedLinear) -> None:
         m.zeros = torch.full_like(m.zeros, 300, dtype=torch.int32)
 
-    assert "b_zeros are not all integers within [-255, 255]" in with_data(fraction).replace("zeros are", "b_zeros are")
+    four = with_data(fraction, Weights(n=8, group_size=4))
+    assert "are not all integers, in groups of 4; offered groups of a multiple of 8" in four
+    assert "zeros are not all finite" in with_data(no_number)
     assert "are not all finite" in with_data(infinite)
     assert "are not all integers within [-255, 255]" in with_data(large)
     per_group = Weights(n=8, group_size=32, form="per_group", zero_point=torch.int32)
