@@ -13,7 +13,7 @@ import click
 
 from . import __version__
 from .cli_common import FILE, echo_peak, quiet
-from .cli_text import export, generate
+from .cli_text import chat, export, generate
 from .errors import ZeropointError
 
 
@@ -61,6 +61,7 @@ def kernels() -> None:
 
 main.add_command(export)
 main.add_command(generate)
+main.add_command(chat)
 
 
 @main.command()

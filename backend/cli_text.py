@@ -1,10 +1,11 @@
-"""The commands about models: `zeropoint export` and `zeropoint generate`."""
+"""The commands about models: `zeropoint export`, `zeropoint generate` and `zeropoint chat`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -68,8 +69,9 @@ def export(
 ) -> None:
     """Exports MODEL as 8da4w to a .pte, with its tokenizer beside it.
 
-    MODEL is a name of --list, a folder of transformers' files (config.json, safetensors, tokenizer), or the id
-    owner/name of one that transformers finds on a hub or in its cache.
+    MODEL is a name of --list, a folder of transformers' files (config.json, safetensors, tokenizer), a .gguf file (its
+    quantized weights stay what they are unless --recipe is given), or the id owner/name of a folder that transformers
+    finds on a hub or in its cache.
     """
     quiet()
     from .llm.encoder_export import EncoderExportOptions, export_encoder_model
@@ -126,6 +128,8 @@ def export(
     words = f"tokenizer {done.tokenizer}" if done.tokenizer else "no tokenizer"
     click.echo(f"{done.program}: {done.size_bytes / 1e6:.0f} MB, {done.n_linears} linears; {words}")
     click.echo(str(done.summary), err=True)
+    if done.kept is not None:
+        click.echo(str(done.kept), err=True)
     echo_peak()
 
 
@@ -154,20 +158,99 @@ def _refuse_given(context: click.Context, names: list[str], reason: str) -> None
             raise OptionError(f"export: --{name.replace('_', '-')}: {reason}, which has none; leave it out")
 
 
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What generate and chat share; the command gets a Sampling's arguments, json_schema and grammar."""
+    options = [
+        click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token."),
+        click.option("--top-k", default=0, show_default=True, help="Of the likeliest tokens alone; 0: of all."),
+        click.option("--top-p", default=1.0, show_default=True, help="Of the fewest that have this probability."),
+        click.option("--min-p", default=0.0, show_default=True, help="Of those at least this share as likely."),
+        click.option("--repetition-penalty", default=1.0, show_default=True, help="Above 1: less of what occurred."),
+        click.option("--seed", type=int, help="For the same answer again. Default: another one every time."),
+        click.option("--stop", multiple=True, help="A text that ends an answer; repeat for more."),
+        click.option("--json-schema", type=FILE, help="Answer with JSON of the schema in this file."),
+        click.option("--grammar", type=FILE, help="Answer by the grammar (Lark, as llguidance reads it) in this file."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _read_text(path: Path | None) -> str:
+    return "" if path is None else path.read_text()
+
+
 @click.command()
 @click.argument("program", type=FILE)
 @click.option("-p", "--prompt", required=True, help="What to say to the model.")
 @click.option("-n", "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--tokenizer", type=FILE, help="Default: PROGRAM's name with .tokenizer.json")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
-def generate(program: Path, prompt: str, max_new_tokens: int, tokenizer: Path | None, raw: bool) -> None:
+@_sampling_options
+def generate(
+    program: Path,
+    prompt: str,
+    max_new_tokens: int,
+    tokenizer: Path | None,
+    raw: bool,
+    json_schema: Path | None,
+    grammar: Path | None,
+    **sampling: Any,
+) -> None:
     """Streams the model's answer to stdout, and what it took to stderr."""
     quiet()
     from .llm.chat import ask
+    from .llm.sampling import Sampling
 
     def write(piece: str) -> None:
         click.echo(piece, nl=False)
 
-    answer = ask(program, prompt, write=write, tokenizer=tokenizer, max_new_tokens=max_new_tokens, raw=raw)
+    answer = ask(
+        program,
+        prompt,
+        write=write,
+        tokenizer=tokenizer,
+        max_new_tokens=max_new_tokens,
+        raw=raw,
+        sampling=Sampling(**sampling),
+        json_schema=_read_text(json_schema),
+        grammar=_read_text(grammar),
+    )
     click.echo()
     click.echo(answer, err=True)
+
+
+@click.command()
+@click.argument("program", type=FILE)
+@click.option("-s", "--system", default="", help="What the system says at first.")
+@click.option("-n", "--max-new-tokens", default=512, show_default=True, type=click.IntRange(min=1))
+@click.option("--tokenizer", type=FILE, help="Default: PROGRAM's name with .tokenizer.json")
+@_sampling_options
+def chat(
+    program: Path,
+    system: str,
+    max_new_tokens: int,
+    tokenizer: Path | None,
+    json_schema: Path | None,
+    grammar: Path | None,
+    **sampling: Any,
+) -> None:
+    """A conversation with the model, turn by turn. /help lists what else may be typed."""
+    quiet()
+    from .llm.sampling import Sampling
+    from .llm.terminal import HELP, Terminal
+    from .llm.text_model import TextModel
+
+    chosen = Sampling(**sampling)
+    session = TextModel(program, tokenizer=tokenizer).session(system)
+    click.echo(HELP, err=True)
+    Terminal(
+        session,
+        read=lambda: input("> "),
+        write=lambda text: click.echo(text, nl=False),
+        note=lambda text: click.echo(text, err=True),
+        sampling=chosen,
+        max_new_tokens=max_new_tokens,
+        json_schema=_read_text(json_schema),
+        grammar=_read_text(grammar),
+    ).run()

@@ -84,8 +84,8 @@ def verify_program(
 
 
 def _verify_prompt(path: Path, prompt: str, tokenizer: Path | None) -> Verification:
-    from .llm.chat import load_words
     from .llm.generation import TextProgram
+    from .llm.tokenizer import load_words
 
     with player.load_flags(keep_all=True):
         delegates, text = _loaded(path, "forward", lambda: TextProgram(path))

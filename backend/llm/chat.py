@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..running import peak_bytes
-from .files import tokenizer_path
-from .generation import Delegation, TextMetadata, TextProgram, Timing
-from .tokenizer import Tokenizer
+from .generation import Delegation, TextProgram
+from .sampling import Sampling
+from .text_model import Session, Statistics
+from .tokenizer import load_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +19,19 @@ class Answer:
 
     text: str
     delegation: Delegation
-    timing: Timing
+    statistics: Statistics
     peak_bytes: int
 
     def __str__(self) -> str:
-        run, timing = self.delegation, self.timing
+        run, stats = self.delegation, self.statistics
         return "\n".join(
             [
                 f"linears on the device: {run.n_delegated} of {run.n_linears}",
                 f"device:                {run.device}",
                 f"zero points:           {', '.join(run.zero_points)}",
-                f"time to first token:   {timing.first_s:.2f} s",
-                f"tokens per second:     {timing.tokens_per_s:.1f}",
+                f"time to first token:   {stats.first_s:.2f} s",
+                f"tokens per second:     {stats.tokens_per_s:.1f}",
+                f"ended by:              {stats.end}",
                 f"peak memory:           {self.peak_bytes / 1e9:.2f} GB",
             ]
         )
@@ -43,27 +45,26 @@ def ask(
     tokenizer: Path | None = None,
     max_new_tokens: int = 128,
     raw: bool = False,
+    sampling: Sampling | None = None,
+    json_schema: str = "",
+    grammar: str = "",
 ) -> Answer:
     """Loads a program and lets it answer; write gets each piece of text as soon as it is known.
 
     tokenizer: a tokenizer.json; by default the one beside the program. raw: continue the prompt instead of putting it
-    into the chat template. Raises OptionError on files or a prompt that do not fit.
+    into the chat template. sampling: None for the likeliest tokens. json_schema, grammar: see Constraint.
+    Raises OptionError on files or a prompt that do not fit.
     """
     text = TextProgram(program)
     words = load_words(program, text.metadata, tokenizer)
-    timing, stream, pieces = Timing(), words.stream(), []
-    tokens = words.encode(prompt) if raw else words.chat(prompt)
-    for token in text.generate(tokens, max_new_tokens=max_new_tokens, timing=timing):
-        pieces.append(stream.add(token))
-        write(pieces[-1])
-    return Answer("".join(pieces), text.delegation(), timing, peak_bytes())
-
-
-def load_words(program: Path, metadata: TextMetadata, tokenizer: Path | None = None) -> Tokenizer:
-    """The tokenizer beside a program, or another file, with the program's chat template."""
-    return Tokenizer(
-        tokenizer or tokenizer_path(program),
-        chat_template=metadata.chat_template,
-        bos_id=metadata.bos_id,
-        eos_id=metadata.eos_ids[0],
+    session, pieces = Session(text, words), []
+    found = session.continue_tokens(
+        words.encode(prompt) if raw else words.chat(prompt),
+        max_new_tokens=max_new_tokens,
+        sampling=sampling or Sampling(),
+        constraint=session.constraint(json_schema, grammar),
     )
+    for piece in found:
+        pieces.append(piece)
+        write(piece)
+    return Answer("".join(pieces), text.delegation(), session.statistics, peak_bytes())

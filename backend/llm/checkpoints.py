@@ -102,7 +102,7 @@ def is_place(name: str) -> bool:
             raise OptionError(f"export: {name}: no config.json in it; need a folder of transformers' save_pretrained")
         return True
     if path.exists():
-        raise OptionError(f"export: {name}: is a file; need a folder of transformers' files")
+        raise OptionError(f"export: {name}: is a file; need a folder of transformers' files, or a .gguf")
     if "/" in name and _ID.fullmatch(name) is None:
         raise OptionError(f"export: {name}: no such folder")
     return "/" in name

@@ -33,9 +33,9 @@ from ..passes.drop_unread_buffers import DropUnreadBuffers
 from ..quantization import quantize
 from ..quantized_weights import QuantizationSummary, quantization_summary
 from ..versions import warn_of_untried
-from .checkpoints import Checkpoint
 from .files import check_output, tokenizer_path
-from .models import TextModel, find_source, load_tokenizer, load_weights
+from .gguf_files import KeptTable, keep_blocks
+from .models import Source, find_source, gguf_of, load_tokenizer, load_weights
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
@@ -48,9 +48,9 @@ class TextExportOptions:
     """How a text model is exported.
 
     recipe, group_size, algorithm: see quantize(). recipe None: the model's own, which is `8da4w` unless it says
-    otherwise. lm_head: its own recipe; beside `8da4w` it is `8da8w` unless given,
-    because it decides the words. max_context: positions in the KV cache. max_prefill: tokens in one call. program: how
-    the delegates are compiled.
+    otherwise; what is quantized in a GGUF file then stays what it is, with int8 activations. lm_head: its own recipe;
+    beside `8da4w` it is `8da8w` unless given, because it decides the words. max_context: positions in the KV cache.
+    max_prefill: tokens in one call. program: how the delegates are compiled.
     """
 
     recipe: str | None = None
@@ -72,17 +72,21 @@ class TextExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportedText:
-    """What was written, and of how many linears. summary: what is quantized. tokenizer: None where there is none."""
+    """What was written, and of how many linears. summary: what is quantized. kept: what a file had quantized.
+
+    tokenizer: None where there is none.
+    """
 
     program: Path
     tokenizer: Path | None
     size_bytes: int
     n_linears: int
     summary: QuantizationSummary
+    kept: KeptTable | None = None
 
 
 def export_text_model(
-    model: str | TextModel | Checkpoint,
+    model: str | Source,
     output: Path,
     options: TextExportOptions | None = None,
     *,
@@ -91,20 +95,21 @@ def export_text_model(
 ) -> ExportedText:
     """Writes output and, beside it, the tokenizer. progress is told each of STEPS as it begins.
 
-    model: the name of one of ours, a folder of transformers' files, or an id. n_layers: keep only the first ones, which
-    talks nonsense but exports in seconds. Raises OptionError on an unknown model, one that is not installed or cannot
-    be read, or an output that cannot be written.
+    model: the name of one of ours, a folder of transformers' files, a .gguf, or an id. n_layers: keep only the first
+    ones, which talks nonsense but exports in seconds. Raises OptionError on an unknown model, one that is not installed
+    or cannot be read, or an output that cannot be written.
     """
     warn_of_untried("transformers")
     source = find_source(model) if isinstance(model, str) else model
     chosen = options or TextExportOptions()
-    chosen = replace(chosen, recipe=chosen.recipe or source.recipe or DEFAULT_RECIPE)
+    chosen = replace(chosen, recipe=chosen.recipe or source.recipe)
     check_output(output)
     progress("load")
     tokenizer, weights = load_tokenizer(source), load_weights(source, n_layers=n_layers)
     check_positions(weights.config, chosen.max_context)
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
     progress("quantize")
+    kept = keep_quantized(weights, source, chosen)
     quantize_text_model(weights, chosen)
     summary = quantization_summary(weights)
     metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
@@ -115,7 +120,20 @@ def export_text_model(
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
-    return write_program(output, program, tokenizer, n_linears, summary)
+    return write_program(output, program, tokenizer, n_linears, summary, kept)
+
+
+def keep_quantized(model: PreTrainedModel, source: Source, options: TextExportOptions) -> KeptTable | None:
+    """Puts weights that are quantized in a file into the model as they are; None where there is no such file.
+
+    A recipe, or one of the last linear, asks for another quantization, so that nothing, or it, is not kept.
+    """
+    file = gguf_of(source)
+    if file is None or options.recipe is not None:
+        return None
+    last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = next((f"{name}.weight" for name, module in model.named_modules() if module is last), "")
+    return keep_blocks(model, file, skip=lambda name: name == head and options.lm_head is not None)
 
 
 def head_recipe(recipe: str, options: TextExportOptions) -> str:
@@ -237,6 +255,7 @@ def write_program(
     tokenizer: PreTrainedTokenizerFast | None,
     n_linears: int,
     summary: QuantizationSummary,
+    kept: KeptTable | None = None,
 ) -> ExportedText:
     """Writes a program and, beside it, its tokenizer if it has one."""
     words = None
@@ -245,4 +264,4 @@ def write_program(
         text = tokenizer.backend_tokenizer.to_str(pretty=True)
         replace_file(words, lambda file: file.write(text.encode()))
     replace_file(output, program.write_to_file)
-    return ExportedText(output, words, output.stat().st_size, n_linears, summary)
+    return ExportedText(output, words, output.stat().st_size, n_linears, summary, kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ class TextProgram:
         self._forward = self._method(path, "forward")
         # The player's names of the delegates, in the file's order.
         self.live = tuple(sorted(live.id for live in player.programs() if live.id not in before))
+
+    def again(self) -> TextProgram:
+        """The same program with KV caches of its own; constants on the device are shared."""
+        other = copy(self)
+        before = {live.id for live in player.programs()}
+        other._forward = self._method(self._path, "forward")
+        other.live = tuple(sorted(live.id for live in player.programs() if live.id not in before))
+        return other
 
     def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
         """Puts up to max_prefill tokens into the cache from position on; the last one's logits, [vocabulary]."""

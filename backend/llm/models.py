@@ -10,12 +10,11 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -25,6 +24,7 @@ from ..errors import OptionError
 from . import shapes
 from .checkpoints import Checkpoint, is_place, keep_layers, untie
 from .encoders import ENCODERS
+from .gguf_files import GgufFile
 from .packages import install_command, package_file
 from .shapes import random_weights
 
@@ -57,12 +57,9 @@ class TextModel:
         return "random weights" if self.config is not None else install_command(self.requirement, self.in_pieces)
 
     def read_config(self, n_layers: int | None = None) -> PreTrainedConfig:
-        """Of the model, or of its first layers. Raises OptionError when its package is not installed."""
-        if self.config is not None:
-            config = self.config()
-        else:
-            path = model_file(self)
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        """Of random weights, or of their first layers."""
+        assert self.config is not None
+        config = self.config()
         if n_layers is not None:
             keep_layers(config, n_layers)
         return config
@@ -112,16 +109,23 @@ def find_model(name: str) -> TextModel:
     )
 
 
-def find_source(name: str) -> TextModel | Checkpoint:
+Source: TypeAlias = TextModel | Checkpoint | GgufFile
+
+
+def find_source(name: str) -> Source:
     """A model of ours, or what a path or an id stands for. Raises OptionError on what is neither."""
     if any(model.name == name for model in MODELS):
         return find_model(name)
+    if name.endswith(".gguf"):
+        if not Path(name).is_file():
+            raise OptionError(f"export: {name}: no such file")
+        return GgufFile(Path(name))
     if not is_place(name):
         find_model(name)
     return Checkpoint(name)
 
 
-def check_installed(model: TextModel | Checkpoint) -> None:
+def check_installed(model: Source) -> None:
     """Raises OptionError when the package of a trained model is not installed."""
     if isinstance(model, TextModel) and model.config is None:
         model_file(model)
@@ -145,42 +149,32 @@ def _assembled(model: TextModel) -> Path:
     return path
 
 
-def load_tokenizer(model: TextModel | Checkpoint) -> PreTrainedTokenizerFast | None:
+def gguf_of(model: Source) -> GgufFile | None:
+    """The file of a model that comes as one. Raises OptionError when its package is not installed."""
+    if isinstance(model, TextModel):
+        return GgufFile(model_file(model)) if model.config is None else None
+    return model if isinstance(model, GgufFile) else None
+
+
+def load_tokenizer(model: Source) -> PreTrainedTokenizerFast | None:
     """The tokenizer, chat template included; None beside random weights, and in a folder without one."""
-    if isinstance(model, Checkpoint):
-        return model.tokenizer()
-    if model.config is not None:
-        return None
-    path = model_file(model)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)  # what transformers makes of every GGUF file
-    return tokenizer
+    source = gguf_of(model) or model
+    return None if isinstance(source, TextModel) else source.tokenizer()
 
 
-def load_weights(model: TextModel | Checkpoint, *, n_layers: int | None = None) -> PreTrainedModel:
+def load_weights(model: Source, *, n_layers: int | None = None) -> PreTrainedModel:
     """The model in float32, its last linear no longer tied to the embedding, so that the two are quantized apart.
 
     n_layers: keep only the first ones.
     """
-    if isinstance(model, Checkpoint):
-        loaded = model.load(n_layers=n_layers)
-    elif model.config is not None:
-        loaded = random_weights(_build, model.config(), n_layers)
+    source = gguf_of(model) or model
+    if not isinstance(source, TextModel):
+        loaded = source.load(n_layers=n_layers)
     else:
-        loaded = _trained(model, n_layers)
+        assert source.config is not None
+        loaded = random_weights(_build, source.config(), n_layers)
     loaded.train(False)
     return untie(loaded)
-
-
-def _trained(model: TextModel, n_layers: int | None) -> PreTrainedModel:
-    path = model_file(model)
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    if n_layers is not None:
-        loaded.model.layers = loaded.model.layers[:n_layers]
-        keep_layers(loaded.config, n_layers)
-    return loaded
 
 
 def _build(config: PreTrainedConfig) -> PreTrainedModel:

@@ -11,10 +11,12 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from ..gguf_blocks import TYPES
 from ..packing import Layout
 from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_linears
 from .export import DEFAULT_RECIPE, TextExportOptions, check_positions, head_recipe
-from .models import TextModel
+from .gguf_files import GgufFile
+from .models import Source, TextModel, gguf_of
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -45,19 +47,27 @@ class ExportPlan:
         return "\n".join(lines)
 
 
-def plan_text_model(
-    source: TextModel | Checkpoint, options: TextExportOptions, *, n_layers: int | None = None
-) -> ExportPlan:
+def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int | None = None) -> ExportPlan:
     """Of a decoder. Raises OptionError on what the export itself would refuse before it reads weights."""
+    file = gguf_of(source)
     if isinstance(source, Checkpoint):
         config = source.config(n_layers=n_layers)
         check_decoder(config, source.place)
         reads = files_read(source)
+    elif file is not None:
+        config = file.config(n_layers=n_layers)
+        kinds = ", ".join(f"{count} tensors of {kind}" for kind, count in file.types().items())
+        reads = f"{file.path}, {file.path.stat().st_size / 1e6:.2f} MB: {kinds}"
     else:
+        assert isinstance(source, TextModel)
         config, reads = source.read_config(n_layers), source.weights
     check_positions(config, options.max_context)
     with one_line(source.name), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **exportable(config))  # type: ignore[no-untyped-call]
+    if file is not None and options.recipe is None and source.recipe is None:
+        return ExportPlan(
+            reads, _rows_of_file(file, config.num_hidden_layers), _cache_bytes(config, options.max_context)
+        )
     plain_linears(model)
     recipe = options.recipe or source.recipe or DEFAULT_RECIPE
     last = model.get_output_embeddings()
@@ -71,6 +81,39 @@ def plan_text_model(
             total[1] += size
     rows = tuple((what, how, count, size) for (what, how), (count, size) in groups.items())
     return ExportPlan(reads, rows, _cache_bytes(config, options.max_context))
+
+
+def _rows_of_file(file: GgufFile, n_layers: int) -> tuple[tuple[str, str, int, int], ...]:
+    """As keep_blocks will keep them; a tied table counts twice, as a table and as the last linear."""
+    groups: dict[tuple[str, str], list[int]] = {}
+
+    def add(what: str, how: str, count: int, size: int) -> None:
+        total = groups.setdefault((what, how), [0, 0])
+        total[0] += count
+        total[1] += size
+
+    for name, tensor in file.tensors.items():
+        layer = name.split(".")[1]
+        if name.startswith("blk.") and int(layer) >= n_layers:
+            continue
+        kind, count = tensor.tensor_type.name, int(tensor.n_elements)
+        block = TYPES.get(kind.lower())
+        is_table = name == "token_embd.weight"
+        if is_table:
+            kept = block is not None and not block.has_terms
+            size = count + 4 * (count // block.group_size) if kept and block is not None else 4 * count
+            add("embeddings", f"{kind} kept exactly" if kept else "in float32", count, size)
+            if "output.weight" in file.tensors:
+                continue
+        if len(tensor.shape) < 2:
+            add("other parameters", "in float32", count, 4 * count)
+        elif block is None:
+            add("linears", f"{kind} quantized anew", count, count)
+        else:
+            per_group = 12 if block.has_terms else 8  # a scale, a sum and a term
+            size = count * block.bits // 8 + count // block.group_size * per_group
+            add("linears", f"{kind} kept exactly", count, size)
+    return tuple((what, how, count, size) for (what, how), (count, size) in groups.items())
 
 
 def files_read(source: Checkpoint) -> str:

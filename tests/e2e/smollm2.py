@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
 from torchao.quantization.quant_primitives import dequantize_affine
 from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
@@ -17,11 +18,10 @@ from torchao.quantization.utils import per_token_dynamic_quant
 from transformers import DynamicCache
 
 import zeropoint
-from zeropoint.llm.chat import load_words
-from zeropoint.llm.export import TextExportOptions, export_text_model, quantize_text_model
+from zeropoint.llm.export import TextExportOptions, export_text_model, keep_quantized, quantize_text_model
 from zeropoint.llm.generation import TextProgram
 from zeropoint.llm.models import find_model, load_weights
-from zeropoint.llm.tokenizer import Tokenizer
+from zeropoint.llm.tokenizer import Tokenizer, load_words
 
 NAME = "smollm2-135m"
 UNDECIDED = 0.01  # between eager's two best logits: either token will do
@@ -90,7 +90,14 @@ def dequantize_once(model: nn.Module) -> nn.Module:
 
 def eager(options: TextExportOptions, n_layers: int | None, name: str = NAME) -> nn.Module:
     """The quantized model in PyTorch."""
-    return dequantize_once(quantize_text_model(load_weights(find_model(name), n_layers=n_layers), options))
+    source = find_model(name)
+    model = load_weights(source, n_layers=n_layers)
+    keep_quantized(model, source, options)
+    quantize_text_model(model, options)
+    table = model.get_input_embeddings()
+    if isinstance(table.weight, IntxUnpackedToInt8Tensor):
+        table.weight = nn.Parameter(table.weight.dequantize(), requires_grad=False)
+    return dequantize_once(model)
 
 
 @dataclass(frozen=True, slots=True)

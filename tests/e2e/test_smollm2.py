@@ -36,7 +36,11 @@ def program(path: Path) -> TextProgram:
 
 
 def compare(model: nn.Module, program: TextProgram, path: Path, prompts: tuple[str, ...], n_steps: int) -> None:
-    """Fails on a token that eager would not have chosen, unless eager itself was undecided; prints how many were."""
+    """Fails on a token that eager would not have chosen, unless eager itself was undecided; prints how many were.
+
+    Eager would have chosen a token that it chooses when its embeddings move by a rounding unit, too: then a code at a
+    tie falls the other way, and the logits move by a hundredth.
+    """
     words = smollm2.words_of(path, program)
     excused, worst = 0, 0.0
     for prompt in prompts:
@@ -48,11 +52,20 @@ def compare(model: nn.Module, program: TextProgram, path: Path, prompts: tuple[s
             if int(logits.argmax()) == step.token:
                 continue
             where = f"{prompt!r} step {index}: {int(logits.argmax())} instead of {step.token}"
+            if int(logits.argmax()) in noisy_choices(model, tokens, steps, index):
+                continue
             assert step.margin <= smollm2.UNDECIDED, f"{where}, eager's margin {step.margin:.4f}"
             excused += 1
     total = len(prompts) * n_steps
     print(f"\n{total} steps, {excused} excused, logits differ by at most {worst:.1e} relative")
     assert excused <= EXCUSED_SHARE * total
+
+
+def noisy_choices(model: nn.Module, prompt: list[int], steps: list[smollm2.Step], index: int) -> set[int]:
+    """What eager chooses at a step when its embeddings carry noise of a rounding unit."""
+    fed = [step.token for step in steps[: index + 1]]
+    runs = [smollm2.forced_eager(model, prompt, fed, noise=2.0**-24, seed=seed) for seed in range(4)]
+    return {int(run[-1].argmax()) for run in runs}
 
 
 def test_greedy_tokens_of_one_prompt(program: TextProgram, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.e2e import smollm2
 from tests.e2e.test_executorch_llama import write_checkpoint
 from zeropoint.cli import main
+from zeropoint.llm.files import tokenizer_path
 from zeropoint.runtime.library import library_path
 
 REPO = Path(__file__).parents[2]
@@ -47,6 +50,10 @@ def help_of(*program: str | Path) -> str:
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split()[1])
 def test_python_blocks_run(block: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
+    if "smollm2.pte" in block:
+        made = smollm2.exported(smollm2.SMALL, smollm2.FEW_LAYERS)
+        for path in (made, tokenizer_path(made)):
+            shutil.copy(path, tmp_path)
     command = [sys.executable, "-c", block]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ)
     assert done.returncode == 0, done.stderr
