@@ -11,6 +11,9 @@ import xxhash
 from . import __version__
 from .constants import array_of, payload_of
 from .dtypes import DType, Storage
+from .errors import ProgramError
+from .kernels._generated.signatures import SIGNATURES
+from .kernels.signature import Signature
 from .memory import Lifetime, plan_arena
 from .program import (
     ARENA_ALIGN,
@@ -45,9 +48,11 @@ class ProgramBuilder:
 
     Tensors are plain integers (indices into Program.tensors). Dtypes and storages are given as enums or by name, and a
     dimension as an integer or as the Dim that `symbol()` returned. Names are made unique by a suffix.
+    signatures: the kernels that calls may name, and what each of them takes; by default this package's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signatures: Mapping[str, Signature] = SIGNATURES) -> None:
+        self._signatures = signatures
         self._symbols: list[Symbol] = []
         self._tensors: list[Tensor] = []
         self._data: dict[int, ConstantData] = {}
@@ -127,18 +132,44 @@ class ProgramBuilder:
         args: Mapping[str, int | None],
         attrs: Mapping[str, int | float | Dim] | None = None,
         *,
-        writes: Sequence[str] = ("y",),
         name: str = "",
         debug_handles: Sequence[int] = (),
     ) -> None:
         """Appends a kernel call. args: slot -> tensor, None for an optional slot that is not bound.
 
-        writes: the slots that the kernel writes; only build(drop_unused=True) needs them.
+        Raises ProgramError where the kernel has no such slots, attributes, dtypes or storages.
         """
-        bound = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
-        values = tuple(Attr(key, constant_or_dim(value)) for key, value in (attrs or {}).items())
-        self._writes.append(frozenset(writes))
-        self._calls.append(Call(self._unique(name or kernel), kernel, bound, values, tuple(debug_handles)))
+        unique = self._unique(name or kernel)
+        call, writes = self.make_call(kernel, args, attrs or {}, name=unique, debug_handles=debug_handles)
+        self._writes.append(writes)
+        self._calls.append(call)
+
+    def make_call(
+        self,
+        kernel: str,
+        args: Mapping[str, int | None],
+        attrs: Mapping[str, int | float | Dim],
+        *,
+        name: str,
+        debug_handles: Sequence[int] = (),
+    ) -> tuple[Call, frozenset[str]]:
+        """A call that is in no Program yet, with its slots in the kernel's order, and the bound slots that it writes.
+
+        Raises as call() does.
+        """
+        signature = self._signatures.get(kernel)
+        if signature is None:
+            raise ProgramError(f"{name}: no kernel {kernel!r}; offered {', '.join(self._signatures)}")
+        bound = {slot: tensor for slot, tensor in args.items() if tensor is not None}
+        infos = {slot: self._tensors[tensor] for slot, tensor in bound.items()}
+        values = tuple(Attr(key, constant_or_dim(value)) for key, value in attrs.items())
+        signature.check(
+            {slot: (info.dtype, info.storage) for slot, info in infos.items()},
+            {attr.name: attr.value for attr in values},
+        )
+        ordered = tuple(Arg(slot.name, bound[slot.name]) for slot in signature.slots if slot.name in bound)
+        call = Call(name, kernel, ordered, values, tuple(debug_handles))
+        return call, signature.writes & bound.keys()
 
     def input(self, tensor: int, host_dtype: HostDType | str | None = None) -> None:
         """Appends a delegate argument; its host dtype defaults to the tensor's."""

@@ -82,7 +82,7 @@ def main(path: Path, tokens: int, prompt_tokens: int, alone: bool, least: float)
     print(f"device            {', '.join({player.device_of(live.id) for live in player.programs()})}")
     print(f"tokens per second {1 / median:.2f} ({min(seconds) * 1e3:.2f} to {max(seconds) * 1e3:.2f} ms a step)")
     times = kernel_times(path, prompt_tokens, min(tokens, 8))
-    linears = sum(value for kernel, value in times.items() if kernel.startswith(("linear_", "row_linear_")))
+    linears = sum(value for kernel, value in times.items() if kernel.startswith(("linear_", "row_linear")))
     print(f"linears alone     {1 / linears:.2f} tokens per second ({linears * 1e3:.2f} ms a step)")
     print(f"share             {linears / median:.2f}")
     for kernel, value in sorted(times.items(), key=lambda item: -item[1]):

@@ -27,6 +27,15 @@ set(ZEROPOINT_KERNEL_LIBRARY "${CMAKE_CURRENT_BINARY_DIR}/kernels.zpl")
 file(GLOB_RECURSE zeropoint_shaders CONFIGURE_DEPENDS
   "${CMAKE_CURRENT_SOURCE_DIR}/shaders/*.comp" "${CMAKE_CURRENT_SOURCE_DIR}/shaders/*.glsl" "${CMAKE_CURRENT_SOURCE_DIR}/shaders/*.toml")
 file(GLOB zeropoint_toolchain CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/backend/kernels/*.py")
+file(GLOB zeropoint_manifests CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/shaders/*.toml")
+set(zeropoint_signatures "${CMAKE_CURRENT_SOURCE_DIR}/backend/kernels/_generated/signatures.py")
+add_custom_command(
+  OUTPUT "${zeropoint_signatures}"
+  COMMAND "${Python_EXECUTABLE}" -m backend.kernels signatures --shaders "${CMAKE_CURRENT_SOURCE_DIR}/shaders"
+  DEPENDS ${zeropoint_manifests} ${zeropoint_toolchain} ${zeropoint_modules}
+  WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
+  COMMENT "Generating the kernels' signatures"
+  VERBATIM)
 add_custom_command(
   OUTPUT "${ZEROPOINT_KERNEL_LIBRARY}"
   COMMAND "${Python_EXECUTABLE}" -m backend.kernels build
@@ -37,4 +46,4 @@ add_custom_command(
   COMMENT "Compiling shaders into ${ZEROPOINT_KERNEL_LIBRARY}"
   USES_TERMINAL
   VERBATIM)
-add_custom_target(zeropoint_kernels DEPENDS "${ZEROPOINT_KERNEL_LIBRARY}")
+add_custom_target(zeropoint_kernels DEPENDS "${ZEROPOINT_KERNEL_LIBRARY}" "${zeropoint_signatures}")

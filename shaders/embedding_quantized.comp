@@ -1,7 +1,7 @@
 #version 450
 // y[i, d] = (table[r, d] - w_zp[r, d / group_size]) * scale[r, d / group_size], r = ids[i] - first_row, in f32, for ids in
 // [first_row, first_row + the rows of table); embedding.comp says what the rows of y for other ids become. Elements are int8, or
-// int4 with the lower nibble first; a row of int4 is padded to an even length. Serves embedding_q8 and embedding_q4.
+// int4 with the lower nibble first; a row of int4 is padded to an even length.
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x = LANES) in;

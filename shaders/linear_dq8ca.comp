@@ -3,7 +3,7 @@
 // or, where w_zp is a float, ... w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n]) - w_zp[s, n] * (group_sums[m, s] - zp[m] * STEP)
 // q [M, Kp] int8, w int4 or int8 in chunks of 32 (section 4 of the design). The parenthesis is exact in int32; the sum over
 // steps of STEP positions is f32, in blocks of 16. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
-// reduction are added in a fixed order. Serves linear_dq8ca_q4gsw and linear_dq8ca_q8gsw, GEMV and tiled.
+// reduction are added in a fixed order. Serves GEMV and tiled.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "int8_dot.glsl"

@@ -3,7 +3,7 @@
 // or, where w_zp is a float, sum_s sum_{k in s} x[m, k] * (w_scale[s, n] * w[k, n] - w_zp[s, n]) + bias[n]
 // x [M, K] float, w int4 or int8 in chunks of 32 (section 4 of the design); products and sums are f32. A workgroup owns
 // TILE_N outputs of up to MAX_ROWS rows; its SPLIT_K slices of the reduction are added in a fixed order.
-// Serves linear_q4gsw and linear_q8gsw for every M.
+// Serves every M.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"

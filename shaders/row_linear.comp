@@ -5,7 +5,6 @@
 //   y = v,  y = v + residual,  or with GATED y[n] = f(v[n]) * v[n + outputs], f chosen by OP
 // Every workgroup quantizes the row for itself, into shared memory: reading it again costs less than waiting for another
 // dispatch. Codes, dot products and the order of the sums are those of the separate kernels.
-// Serves row_linear_q4gsw and row_linear_q8gsw.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"

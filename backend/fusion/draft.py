@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..builder import ProgramBuilder, constant_or_dim
+from ..builder import ProgramBuilder
 from ..options import CompileOptions
-from ..program import Alternative, Arg, Attr, Call, Dim, Memory, Tensor
+from ..program import Alternative, Call, Dim, Memory, Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,22 +124,19 @@ class Draft:
         args: Mapping[str, int | None],
         attrs: Mapping[str, int | float | Dim],
         *,
-        writes: Sequence[str],
         replaces: Sequence[Step],
     ) -> Step:
-        """A call for others. It is named after the last of them."""
+        """A call for others. It is named after the last of them. Raises ProgramError as ProgramBuilder.call does."""
         handles = tuple(dict.fromkeys(handle for step in replaces for handle in step.call.debug_handles))
         name = self.builder.unique_call(replaces[-1].call.name)
         origins = tuple(sorted({origin for step in replaces for origin in step.origins}))
-        return Step(Call(name, kernel, *self.bound(args, attrs), handles), frozenset(writes), origins)
+        return Step(*self.builder.make_call(kernel, args, attrs, name=name, debug_handles=handles), origins)
 
-    @staticmethod
-    def bound(
-        args: Mapping[str, int | None], attrs: Mapping[str, int | float | Dim]
-    ) -> tuple[tuple[Arg, ...], tuple[Attr, ...]]:
-        """Slots and attributes as a Call has them."""
-        slots = tuple(Arg(slot, tensor) for slot, tensor in args.items() if tensor is not None)
-        return slots, tuple(Attr(name, constant_or_dim(value)) for name, value in attrs.items())
+    def rebound(self, step: Step, args: Mapping[str, int | None], attrs: Mapping[str, int | float | Dim]) -> Step:
+        """A call with other slots and attributes."""
+        call = step.call
+        made = self.builder.make_call(call.kernel, args, attrs, name=call.name, debug_handles=call.debug_handles)
+        return Step(*made, step.origins)
 
     def substitute(self, old: Step, new: Step) -> None:
         """Puts a call in the place of another."""

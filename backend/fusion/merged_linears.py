@@ -11,11 +11,11 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from ..opcodes import Prologue
-from ..program import Call, Dim
+from ..kernels._generated.signatures import Prologue
+from ..program import Dim
 from .draft import Draft, Step
 
-_LINEARS = ("linear_dq8ca_q4gsw", "linear_dq8ca_q8gsw")
+_LINEAR = "linear_dq8ca"
 _COLUMNS = {"w": 1, "w_scale": 1, "w_sum": 1, "w_zp": 1, "bias": 0}  # the axis of the outputs, by slot
 _HEADS = ("rotary_update_cache", "attention", "attention_decode_partial")
 _GATED = {"quantize_rows": {"x", "up"}, "gated_activation": {"gate", "up"}}  # operands of the gate
@@ -28,7 +28,7 @@ Attrs = dict[str, int | float | Dim]
 
 def merge_linears(draft: Draft) -> None:
     """Several linears of one quantized activation -> one."""
-    for first in [step for step in draft.steps if step.call.kernel in _LINEARS]:
+    for first in [step for step in draft.steps if step.call.kernel == _LINEAR]:
         group = draft.readers(first.args["q"])
         if len(group) < 2 or group[0] is not first or not _alike(draft, group):
             continue
@@ -52,7 +52,7 @@ def _alike(draft: Draft, group: Sequence[Step]) -> bool:
     limit = draft.options.max_binding_bytes
     sizes = [sum(draft.info(item.args[slot]).size_bytes for item in group) for slot in ("w", "w_scale", "y")]
     inner = all(draft.is_inner(item.args["y"]) for item in group)
-    shared = all(step.call.kernel in _LINEARS for step in group) and len({str(kind(step)) for step in group}) == 1
+    shared = all(step.call.kernel == _LINEAR for step in group) and len({str(kind(step)) for step in group}) == 1
     return shared and inner and max(sizes) <= limit
 
 
@@ -92,12 +92,10 @@ def _merge(draft: Draft, group: Sequence[Step], readers: Sequence[Step], own: di
     for slot, axis in _COLUMNS.items():
         if slot in args:
             args[slot] = _joined(draft, [item.args[slot] for item in group], axis)
-    merged = draft.make(group[0].call.kernel, args, group[0].attrs, writes=("y",), replaces=group)
+    merged = draft.make(group[0].call.kernel, args, group[0].attrs, replaces=group)
     draft.replace(group, merged)
     for step in readers:
-        changed, attrs = _moved(draft, step, own, y, total)
-        new = Call(step.call.name, step.call.kernel, *draft.bound(changed, attrs), step.call.debug_handles)
-        draft.substitute(step, Step(new, step.writes, step.origins))
+        draft.substitute(step, draft.rebound(step, *_moved(draft, step, own, y, total)))
 
 
 def _joined(draft: Draft, tensors: Sequence[int], axis: int) -> int:
@@ -113,9 +111,10 @@ def _joined(draft: Draft, tensors: Sequence[int], axis: int) -> int:
     return draft.builder.constant(f"{infos[0].name}.merged", infos[0].dtype, dims, data=data)
 
 
-def _moved(draft: Draft, step: Step, own: dict[int, int], y: int, total: int) -> tuple[dict[str, int], Attrs]:
+def _moved(draft: Draft, step: Step, own: dict[int, int], y: int, total: int) -> tuple[dict[str, int | None], Attrs]:
     """A reader's slots and attributes, its parts being columns of y."""
-    args, attrs = dict(step.args), dict(step.attrs)
+    args: dict[str, int | None] = dict(step.args)
+    attrs = step.attrs
     for slot, tensor in step.args.items():
         start = own.get(draft.root(tensor))
         if start is None or slot in step.writes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..opcodes import Prologue
+from ..kernels._generated.signatures import Prologue
 from ..program import Dim
 from .draft import Draft, Step
 
@@ -26,7 +26,7 @@ def merge_quantization(draft: Draft) -> None:
         attrs |= {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": length, "x_inner_stride": 0}
         attrs |= {"up_offset": 0, "up_row_stride": 0, "norm_eps": 0.0, "weight_offset": 0.0}
         attrs |= {**choose.attrs, **pack.attrs}
-        made = draft.make(_ROWS, args, attrs, writes=_results(args), replaces=(choose, pack))
+        made = draft.make(_ROWS, args, attrs, replaces=(choose, pack))
         draft.replace([choose, pack], made)
 
 
@@ -49,7 +49,7 @@ def merge_norm(draft: Draft) -> None:
         for name in ("x_offset", "x_inner_rows", "x_outer_stride", "x_inner_stride", "weight_offset"):
             attrs[name] = norm.attrs[name]
         attrs["norm_eps"] = norm.attrs["eps"]
-        draft.replace([norm, rows], draft.make(_ROWS, args, attrs, writes=_results(args), replaces=(norm, rows)))
+        draft.replace([norm, rows], draft.make(_ROWS, args, attrs, replaces=(norm, rows)))
 
 
 def merge_gated(draft: Draft) -> None:
@@ -63,7 +63,7 @@ def merge_gated(draft: Draft) -> None:
         attrs = {**rows.attrs, "prologue": int(Prologue.GATED), "op": gated.attrs["op"]}
         attrs |= {"x_offset": gated.attrs["gate_offset"], "x_outer_stride": gated.attrs["gate_row_stride"]}
         attrs |= {name: gated.attrs[name] for name in ("up_offset", "up_row_stride")}
-        draft.replace([gated, rows], draft.make(_ROWS, args, attrs, writes=_results(args), replaces=(gated, rows)))
+        draft.replace([gated, rows], draft.make(_ROWS, args, attrs, replaces=(gated, rows)))
 
 
 def _plain_rows(draft: Draft) -> list[Step]:
@@ -79,7 +79,3 @@ def _before(draft: Draft, rows: Step, kernel: str, *, slots: tuple[str, str]) ->
     bound = [made.args[slot] for slot in (*slots, "y") if slot in made.args]
     same = len({draft.info(tensor).dtype for tensor in bound}) == 1
     return made if same and draft.gather([made, rows]) else None
-
-
-def _results(args: dict[str, int | None]) -> list[str]:
-    return [name for name in _RESULTS if args.get(name) is not None]

@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 
 from ..dtypes import DType
+from ..kernels._generated.signatures import SIGNATURES
 from ..program import Dim
 from .draft import Draft, Step
 
 _FUSED, _ROTARY = "rotary_attention", "rotary_update_cache"
 _ATTENTION, _PARTIAL, _REDUCE = "attention", "attention_decode_partial", "attention_decode_reduce"
-_LARGEST_GROUP, _LARGEST_HEAD = 8, 256  # of rotary_attention.toml
 _KEYS_EACH = 128  # that a workgroup takes before another one helps: two tiles of rotary_attention.comp
 _WORKGROUPS = 128  # that keep a large GPU busy
-_ROTARY_SLOTS = ("q", "k", "v", "q_norm", "k_norm", "cos_table", "sin_table", "position", "k_cache", "v_cache")
-_ATTENTION_ATTRS = ("masked", "causal", "window", "filled", "position_per_batch", "scale", "soft_cap")
 
 
 def offer_rope_attention(draft: Draft) -> None:
@@ -44,7 +42,8 @@ def _takes(draft: Draft, rotary: Step, last: Step) -> bool:
     """Whether rotary_attention has such heads and such a result, and there is ever one token."""
     heads, kv_heads, head_dim = (_number(rotary, name) for name in ("heads", "kv_heads", "head_dim"))
     tokens = draft.info(rotary.args["q_out"]).dims[1 if rotary.attrs["out_layout"] else 2]
-    shape = heads <= _LARGEST_GROUP * kv_heads and head_dim % 4 == 0 and head_dim <= _LARGEST_HEAD
+    limits = SIGNATURES[_FUSED].constants
+    shape = heads <= limits["MAX_ROWS"] * kv_heads and head_dim % 4 == 0 and head_dim <= limits["MAX_HEAD"]
     same = draft.info(last.args["y"]).dtype is draft.info(rotary.args["q_out"]).dtype
     return shape and same and draft.range(tokens)[0] <= 1
 
@@ -73,13 +72,12 @@ def _same(draft: Draft, a: int, b: int, *, layout: int | float | Dim) -> bool:
 
 def _made(draft: Draft, plain: list[Step]) -> Step:
     rotary, attention, last = plain[0], plain[1], plain[-1]
-    args: dict[str, int | None] = {slot: rotary.args[slot] for slot in _ROTARY_SLOTS}
+    slots = rotary.args.keys() - {"q_out"}
+    args: dict[str, int | None] = {slot: rotary.args[slot] for slot in slots}
     args |= {"mask": attention.args["mask"], **_split(draft, rotary), "y": last.args["y"]}
-    attrs = {name: value for name, value in rotary.attrs.items() if name != "out_layout"}
-    attrs |= {name: attention.attrs[name] for name in _ATTENTION_ATTRS}
-    attrs |= {name: last.attrs[name] for name in ("y_layout", "nan_rows")}
-    written = [slot for slot in ("k_cache", "v_cache", "split_sums", "arrived", "y") if slot in args]
-    return draft.make(_FUSED, args, attrs, writes=written, replaces=plain)
+    given = {**attention.attrs, **last.attrs, **rotary.attrs}
+    attrs = {name: given[name] for name in SIGNATURES[_FUSED].attr_names()}
+    return draft.make(_FUSED, args, attrs, replaces=plain)
 
 
 def _split(draft: Draft, rotary: Step) -> dict[str, int]:

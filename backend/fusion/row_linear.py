@@ -5,13 +5,12 @@ Offered as alternatives of the separate calls, which stay for more rows and for 
 
 from __future__ import annotations
 
-from ..opcodes import BinaryOp, Prologue
+from ..kernels._generated.signatures import SIGNATURES, BinaryOp, Prologue
 from ..program import Dim
 from .draft import Draft, Step
 
 _ROWS, _ADD = "quantize_rows", "elementwise_binary"
-_KERNELS = {"linear_dq8ca_q4gsw": "row_linear_q4gsw", "linear_dq8ca_q8gsw": "row_linear_q8gsw"}
-_LONGEST = 16384  # MAX_K of row_linear_q4gsw.toml
+_LINEAR, _FUSED = "linear_dq8ca", "row_linear"
 
 
 def offer_row_linears(draft: Draft) -> None:
@@ -61,7 +60,7 @@ def _linears(draft: Draft, rows: Step) -> list[Step]:
     """The linears that read a quantize_rows' results, where they alone do and one row is possible; else none."""
     readers = list(dict.fromkeys(step for name in rows.writes for step in draft.readers(rows.args[name])))
     inner = all(draft.is_inner(rows.args[name]) for name in rows.writes)
-    fits = all(step.call.kernel in _KERNELS and _fits(draft, rows, step) for step in readers)
+    fits = all(step.call.kernel == _LINEAR and _fits(draft, rows, step) for step in readers)
     return readers if inner and fits else []
 
 
@@ -70,7 +69,8 @@ def _fits(draft: Draft, rows: Step, linear: Step) -> bool:
     x, y = draft.info(rows.args["x"]), draft.info(linear.args["y"])
     n_rows = [draft.range(dim)[0] for dim in y.dims[:-1]]
     same = x.dtype is y.dtype is draft.info(rows.args["weight"]).dtype
-    return same and all(n <= 1 for n in n_rows) and draft.info(rows.args["q"]).dims[-1].base <= _LONGEST
+    longest = SIGNATURES[_FUSED].constants["MAX_K"]
+    return same and all(n <= 1 for n in n_rows) and draft.info(rows.args["q"]).dims[-1].base <= longest
 
 
 def _gated_rows(draft: Draft, linear: Step) -> Step | None:
@@ -145,4 +145,4 @@ def _made(
     values = {name: given[name] for name in (*names, "rounding", "group_size", "group_padded", "step")}
     values |= {"gated": int(gated is not None), "op": op, "packed_length": draft.info(rows.args["q"]).dims[-1]}
     replaced = [rows, linear, *([] if end is None else [end])]
-    return draft.make(_KERNELS[linear.call.kernel], args, values, writes=("y",), replaces=replaced)
+    return draft.make(_FUSED, args, values, replaces=replaced)

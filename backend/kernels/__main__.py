@@ -1,4 +1,4 @@
-"""`python -m backend.kernels build --shaders shaders --out kernels.zpl` and `... list kernels.zpl`."""
+"""`python -m backend.kernels build --shaders shaders --out kernels.zpl`, `... list kernels.zpl`, `... signatures`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import ZeropointError
 from ..files import replace_file
 from .build import build_library, list_kernels
+from .generate import TARGET, write_signatures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "list":
             print(list_kernels(options.library.read_bytes()))
+        elif options.command == "signatures":
+            print(write_signatures(options.shaders, options.out))
         else:
             _build(options)
     except (ZeropointError, OSError) as error:
@@ -34,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, required=True)
     build.add_argument("--cache", type=Path, default=None, help="default: $ZEROPOINT_SHADER_CACHE or .cache/shaders")
     build.add_argument("--jobs", type=int, default=None, help="default: the number of cores")
+    signatures = commands.add_parser("signatures", help="write what export knows of the kernels as a Python module")
+    signatures.add_argument("--shaders", type=Path, default=Path("shaders"))
+    signatures.add_argument("--out", type=Path, default=TARGET, help="folder of the module")
     listing = commands.add_parser("list", help="print every kernel, algorithm and variant of a library")
     listing.add_argument("library", type=Path)
     return parser

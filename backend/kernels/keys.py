@@ -43,7 +43,7 @@ def slot_choices(manifest: Manifest) -> tuple[tuple[SlotKey, ...], ...]:
     rows = tuple(_combinations(manifest))
     if not rows:
         conditions = "; ".join(where.text for where in manifest.where)
-        raise ManifestError(f"{manifest.path.name}: variants.where: no combination is left ({conditions})")
+        raise ManifestError(f"{manifest.path.name}: where: no combination is left ({conditions})")
     for i, slot in enumerate(manifest.slots):
         for choice in _choices(slot):
             if not any((row[i].dtype, row[i].storage) == choice for row in rows):

@@ -12,6 +12,7 @@ from .where import Where
 
 MAX_PUSH_BYTES = 128
 MAX_SLOTS = 32
+GRID_FOLD = 32768  # workgroups along one dimension; the rest goes into the next one
 
 # Views name what a buffer slot is read as, apart from its dtype: scalar, or a vector of 2 or 4.
 VIEWS = tuple(f"{scalar}{size}" for scalar in ("f32", "f16", "i32", "u32", "i8", "u8") for size in ("", "x2", "x4"))
@@ -45,8 +46,22 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class AttrDecl:
+    """operators: the name of what an integer attribute chooses from; "": it is a number.
+
+    One that the manifest declares as `stride = "int[4]"` is four, stride0 to stride3.
+    """
+
     name: str
     kind: ValueKind
+    operators: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """What an attribute chooses from, numbered from 0."""
+
+    name: str
+    members: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,18 @@ class Manifest:
     doc: str
     slots: tuple[Slot, ...]
     attrs: tuple[AttrDecl, ...]
+    operators: tuple[Operators, ...]
     where: tuple[Where, ...]
-    constants: tuple[tuple[str, int], ...]
+    constants: tuple[tuple[str, int], ...]  # declared ones alone
     algorithms: tuple[Algorithm, ...]
+    aliases: tuple[str, ...] = ()  # names that older Programs call it by
+
+    def macros(self) -> tuple[tuple[str, int], ...]:
+        """The constants, and for each attribute that chooses from operators their numbers: OP_SILU of attribute op."""
+        members = {item.name: item.members for item in self.operators}
+        chosen = [
+            (f"{attr.name.upper()}_{member}", number)
+            for attr in self.attrs
+            for number, member in enumerate(members.get(attr.operators, ()))
+        ]
+        return (*self.constants, *chosen)

@@ -7,25 +7,39 @@ misspelled key; floating-point expressions.
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from ..dtypes import DType, Storage
 from ..errors import ManifestError
 from .expr import Expr, Scope, compile_expr
-from .manifest import MAX_PUSH_BYTES, MAX_SLOTS, VIEWS, Algorithm, AttrDecl, Io, Manifest, Push, Slot, Spec, ValueKind
+from .manifest import (
+    GRID_FOLD,
+    MAX_PUSH_BYTES,
+    MAX_SLOTS,
+    VIEWS,
+    Algorithm,
+    AttrDecl,
+    Io,
+    Manifest,
+    Operators,
+    Push,
+    Slot,
+    Spec,
+    ValueKind,
+)
+from .toml_reader import TomlReader, read_toml
 from .where import Where, compile_where
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TYPE = re.compile(r"[A-Z][A-Za-z0-9]*")
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
 _SLOT_MACRO = re.compile(r"(.*)_(BINDING|F32|F16|I32|I8|U8|I4|NONE|BUFFER|IMAGE|TYPE|FORMAT|IMAGE_TYPE)")
+_KINDS = ("int", "int[<count>]", "float")
+_ARRAY = re.compile(r"int\[([1-9])\]")
+_ATTR = re.compile(r"\s*attr\(\s*(\w+)\s*\)\s*")
+_DEFAULTS = ("source", "grid", "spec", "push")  # of an algorithm, which the manifest may give for all
 _NO_IMAGE = (DType.U8, DType.I4)
 
 
@@ -34,44 +48,54 @@ def load_manifests(shaders: Path) -> tuple[Manifest, ...]:
     paths = sorted(shaders.glob("*.toml"))
     if not paths:
         raise ManifestError(f"{shaders}: no manifests (*.toml) found; name the folder of the shaders")
-    return tuple(load_manifest(path) for path in paths)
+    manifests = tuple(load_manifest(path) for path in paths)
+    names = [manifest.name for manifest in manifests]
+    for manifest in manifests:
+        for alias in manifest.aliases:
+            if alias in names:
+                raise ManifestError(f"{manifest.path.name}: aliases: {alias!r} is another kernel's")
+            names.append(alias)
+    return manifests
 
 
 def load_manifest(path: Path) -> Manifest:
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ManifestError(f"{path.name}: {error}") from error
-    return _Parser(path).manifest(table)
+    return _Parser(path).manifest(read_toml(path))
 
 
-_T = TypeVar("_T")
-_KIND_NAMES: dict[type, str] = {str: "text", int: "an integer", bool: "true or false", dict: "a table", list: "a list"}
+def _scope(slots: tuple[Slot, ...], attrs: tuple[AttrDecl, ...], constants: Mapping[str, int]) -> Scope:
+    return Scope(
+        where="",
+        slots=tuple(slot.name for slot in slots),
+        integer_attrs=tuple(attr.name for attr in attrs if attr.kind is ValueKind.INT),
+        real_attrs=tuple(attr.name for attr in attrs if attr.kind is ValueKind.FLOAT),
+        constants=constants,
+    )
 
 
-class _Parser:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def error(self, key: str, what: str) -> ManifestError:
-        return ManifestError(f"{self.path.name}: {key}: {what}")
-
+class _Parser(TomlReader):
     def manifest(self, table: Mapping[str, object]) -> Manifest:
-        self.known("manifest", table, ("doc", "slots", "attrs", "variants", "constants", "algorithm"))
+        self.known(
+            "manifest",
+            table,
+            ("doc", "aliases", "where", *_DEFAULTS, "slots", "attrs", "operators", "constants", "algorithm"),
+        )
         name = self.named("kernel name", self.path.stem, _NAME)
         slots = tuple(self.slot(f"slots.{slot}", slot, value) for slot, value in self.get("slots", table, dict).items())
         if not 1 <= len(slots) <= MAX_SLOTS:
             raise self.error("slots", f"{len(slots)} slots; need 1 to {MAX_SLOTS}")
-        attrs = tuple(
-            AttrDecl(self.named(f"attrs.{attr}", attr, _NAME), self.choice(f"attrs.{attr}", kind, ValueKind))
-            for attr, kind in self.get("attrs", table, dict, default={}).items()
-        )
+        operators = self.operators(self.get("operators", table, dict, default={}))
+        attrs = self.attrs(self.get("attrs", table, dict, default={}), operators)
         constants = self.integers("constants", self.get("constants", table, dict, default={}), slots)
         algorithms = self.get("algorithm", table, list)
         if not algorithms:
             raise self.error("algorithm", "none; need at least one [[algorithm]]")
-        parsed = tuple(self.algorithm(i, value, slots, attrs, dict(constants)) for i, value in enumerate(algorithms))
+        defaults = self.defaults(table, algorithms)
+        arrays = self.arrays(self.get("attrs", table, dict, default={}))
+        scope = _scope(slots, attrs, {"GRID_FOLD": GRID_FOLD, **dict(constants)})
+        parsed = tuple(
+            self.algorithm(i, defaults | self.typed(f"algorithm[{i}]", value, dict), slots, scope, arrays)
+            for i, value in enumerate(algorithms)
+        )
         self.unique("algorithm", [algorithm.name for algorithm in parsed])
         return Manifest(
             name=name,
@@ -79,10 +103,61 @@ class _Parser:
             doc=self.get("doc", table, str),
             slots=slots,
             attrs=attrs,
-            where=self.variants(self.get("variants", table, dict, default={}), slots),
+            operators=operators,
+            where=self.where("", table, slots),
             constants=constants,
             algorithms=parsed,
+            aliases=tuple(
+                self.named("aliases", self.typed("aliases", alias, str), _NAME)
+                for alias in self.get("aliases", table, list, default=[])
+            ),
         )
+
+    def defaults(self, table: Mapping[str, object], algorithms: list[object]) -> dict[str, object]:
+        """What the manifest says for algorithms that do not say it themselves."""
+        found = {key: table[key] for key in _DEFAULTS if key in table}
+        for key in found:
+            if all(isinstance(item, dict) and key in item for item in algorithms):
+                raise self.error(key, "every algorithm has its own; drop it")
+        return found
+
+    def attrs(self, table: Mapping[str, object], operators: tuple[Operators, ...]) -> tuple[AttrDecl, ...]:
+        names = [item.name for item in operators]
+        arrays = self.arrays(table)
+        found = []
+        for name, kind in table.items():
+            key = f"attrs.{name}"
+            self.named(key, name, _NAME)
+            chosen = kind if isinstance(kind, str) and kind in names else ""
+            if name in arrays:
+                found += [AttrDecl(part, ValueKind.INT) for part in arrays[name]]
+            elif chosen or kind in ("int", "float"):
+                found.append(AttrDecl(name, ValueKind.INT if chosen else ValueKind(kind), chosen))
+            else:
+                raise self.error(key, f"{kind!r}; offered {', '.join((*_KINDS, *names))}")
+        for name in names:
+            if name not in [attr.operators for attr in found]:
+                raise self.error(f"operators.{name}", "no attribute chooses from it")
+        self.unique("attrs", [attr.name for attr in found])
+        return tuple(found)
+
+    def arrays(self, table: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+        """Of each attribute that is several, their names."""
+        counts = {name: _ARRAY.fullmatch(kind) for name, kind in table.items() if isinstance(kind, str)}
+        return {name: tuple(f"{name}{i}" for i in range(int(count[1]))) for name, count in counts.items() if count}
+
+    def operators(self, table: Mapping[str, object]) -> tuple[Operators, ...]:
+        """Lists of names; a text is the kernel whose manifest has the list of that name."""
+        found = []
+        for name, value in table.items():
+            key = f"operators.{self.named('operators', name, _TYPE)}"
+            if isinstance(value, str):
+                other = _Parser(self.path.with_name(f"{value}.toml"))
+                value = other.get(name, other.get("operators", read_toml(other.path), dict), list, "operators")
+            members = [self.named(key, self.typed(key, member, str), _MACRO) for member in self.typed(key, value, list)]
+            self.unique(key, members)
+            found.append(Operators(name, tuple(members)))
+        return tuple(found)
 
     def slot(self, key: str, name: str, value: object) -> Slot:
         table = self.typed(key, value, dict)
@@ -123,14 +198,11 @@ class _Parser:
         if view not in VIEWS:
             raise self.error(key, f"{view!r}; offered {', '.join(VIEWS)}")
 
-    def variants(self, table: dict[str, object], slots: tuple[Slot, ...]) -> tuple[Where, ...]:
-        self.known("variants", table, ("where",))
-        return self.where("variants", table, slots)
-
     def where(self, key: str, table: Mapping[str, object], slots: tuple[Slot, ...]) -> tuple[Where, ...]:
         names = tuple(slot.name for slot in slots)
+        path = f"{key}.where" if key else "where"
         return tuple(
-            compile_where(self.typed(f"{key}.where[{i}]", text, str), names, f"{self.path.name}: {key}.where[{i}]")
+            compile_where(self.typed(f"{path}[{i}]", text, str), names, f"{self.path.name}: {path}[{i}]")
             for i, text in enumerate(self.get("where", table, list, key, default=[]))
         )
 
@@ -145,54 +217,67 @@ class _Parser:
     def algorithm(
         self,
         index: int,
-        value: object,
+        table: Mapping[str, object],
         slots: tuple[Slot, ...],
-        attrs: tuple[AttrDecl, ...],
-        constants: dict[str, int],
+        scope: Scope,
+        arrays: Mapping[str, tuple[str, ...]],
     ) -> Algorithm:
+        """One of them, the defaults of all put in. arrays: the attributes that are several."""
         key = f"algorithm[{index}]"
-        table = self.typed(key, value, dict)
         self.known(key, table, ("name", "source", "where", "when", "unroll", "defines", "grid", "spec", "push"))
         name = self.named(f"{key}.name", self.get("name", table, str, key), _NAME)
         key = f"algorithm.{name}"
         defines = self.integers(f"{key}.defines", self.get("defines", table, dict, key, default={}), slots)
         for define, _ in defines:
-            if define in constants:
+            if define in scope.constants:
                 raise self.error(f"{key}.defines.{define}", "is also in [constants]; give it one value")
-        scope = Scope(
-            where="",
-            slots=tuple(slot.name for slot in slots),
-            integer_attrs=tuple(attr.name for attr in attrs if attr.kind is ValueKind.INT),
-            real_attrs=tuple(attr.name for attr in attrs if attr.kind is ValueKind.FLOAT),
-            constants=constants | dict(defines),
-        )
-        grid = self.get("grid", table, list, key)
-        if len(grid) != 3:
-            raise self.error(f"{key}.grid", f"{len(grid)} expressions; need 3")
-        x, y, z = (self.expr(f"{key}.grid[{i}]", text, scope) for i, text in enumerate(grid))
+        scope = replace(scope, constants={**scope.constants, **dict(defines)})
         return Algorithm(
             name=name,
             source=self.source(f"{key}.source", self.get("source", table, str, key, default=f"{self.path.stem}.comp")),
             when=self.expr(f"{key}.when", table["when"], scope) if "when" in table else None,
             defines=defines,
-            grid=(x, y, z),
+            grid=self.grid(f"{key}.grid", table.get("grid"), scope),
             specs=tuple(
                 Spec(self.named(f"{key}.spec.{spec}", spec, _MACRO), self.expr(f"{key}.spec.{spec}", text, scope))
                 for spec, text in self.get("spec", table, dict, key, default={}).items()
             ),
-            pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope),
+            pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope, arrays),
             unroll=self.get("unroll", table, bool, key, default=False),
             where=self.where(key, table, slots),
         )
 
-    def pushes(self, key: str, table: Mapping[str, object], scope: Scope) -> tuple[Push, ...]:
-        if 4 * len(table) > MAX_PUSH_BYTES:
-            raise self.error(key, f"{4 * len(table)} bytes of push constants; at most {MAX_PUSH_BYTES}")
-        return tuple(self.push(f"{key}.{name}", name, value, scope) for name, value in table.items())
+    def grid(self, key: str, value: object, scope: Scope) -> tuple[Expr, Expr, Expr]:
+        """Three expressions; or one, of which what is more than GRID_FOLD goes into the second dimension."""
+        if isinstance(value, str):
+            self.expr(key, value, scope)
+            value = [f"min({value}, GRID_FOLD)", f"ceil_div({value}, GRID_FOLD)", "1"]
+        texts = self.typed(key, value, list)
+        if len(texts) != 3:
+            raise self.error(key, f"{len(texts)} expressions; need 3, or one text")
+        x, y, z = (self.expr(f"{key}[{i}]", text, scope) for i, text in enumerate(texts))
+        return x, y, z
 
-    def push(self, key: str, name: str, value: object, scope: Scope) -> Push:
+    def pushes(
+        self, key: str, table: Mapping[str, object], scope: Scope, arrays: Mapping[str, tuple[str, ...]]
+    ) -> tuple[Push, ...]:
+        """Push constants. `stride = "attr(stride)"` of an attribute that is several is as many, under their names."""
+        found = []
+        for name, value in table.items():
+            array = _ATTR.fullmatch(value) if isinstance(value, str) else None
+            if array and array[1] in arrays:
+                parts = arrays[array[1]]
+                found += [self.push(key, f"{name}{i}", f"attr({part})", scope) for i, part in enumerate(parts)]
+            else:
+                found.append(self.push(key, name, value, scope))
+        if 4 * len(found) > MAX_PUSH_BYTES:
+            raise self.error(key, f"{4 * len(found)} bytes of push constants; at most {MAX_PUSH_BYTES}")
+        return tuple(found)
+
+    def push(self, table: str, name: str, value: object, scope: Scope) -> Push:
+        key = f"{table}.{name}"
         text = self.typed(key, value, str)
-        real = re.fullmatch(r"\s*attr\(\s*(\w+)\s*\)\s*", text)
+        real = _ATTR.fullmatch(text)
         self.named(key, name, _NAME)
         if real and real[1] in scope.real_attrs:
             return Push(name=name, value=None, attr=real[1])
@@ -207,51 +292,4 @@ class _Parser:
         return path
 
     def expr(self, key: str, value: object, scope: Scope) -> Expr:
-        where = f"{self.path.name}: {key}"
-        located = Scope(where, scope.slots, scope.integer_attrs, scope.real_attrs, scope.constants)
-        return compile_expr(self.typed(key, value, str), located)
-
-    def get(
-        self, name: str, table: Mapping[str, object], kind: type[_T], key: str = "", *, default: _T | None = None
-    ) -> _T:
-        path = f"{key}.{name}" if key else name
-        if name in table:
-            return self.typed(path, table[name], kind)
-        if default is None:
-            raise self.error(path, f"missing; need {_KIND_NAMES[kind]}")
-        return default
-
-    def typed(self, key: str, value: object, kind: type[_T]) -> _T:
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(key, f"{value!r}; need {_KIND_NAMES[kind]}")
-        return value
-
-    def known(self, key: str, table: Mapping[str, object], keys: tuple[str, ...]) -> None:
-        for name in table:
-            if name not in keys:
-                raise self.error(key, f"unknown key {name!r}; offered {', '.join(keys)}")
-
-    def named(self, key: str, name: str, pattern: re.Pattern[str]) -> str:
-        if not pattern.fullmatch(name):
-            raise self.error(key, f"{name!r} is not a name here; need {pattern.pattern}")
-        return name
-
-    def unique(self, key: str, names: list[str]) -> None:
-        for name in names:
-            if names.count(name) > 1:
-                raise self.error(key, f"{name!r} occurs twice")
-
-    def choice(self, key: str, value: object, kind: Callable[[object], _T]) -> _T:
-        try:
-            return kind(value)
-        except ValueError as error:
-            offered = ", ".join(str(item.value) for item in kind if item.value != "none")  # type: ignore[attr-defined]
-            raise self.error(key, f"{value!r}; offered {offered}") from error
-
-    def choices(self, key: str, values: list[object], kind: Callable[[object], _T]) -> tuple[_T, ...]:
-        if not values:
-            raise self.error(key, "an empty list; name at least one")
-        if "none" in values:
-            raise self.error(key, "'none' is not declared; write optional = true")
-        self.unique(key, [str(value) for value in values])
-        return tuple(self.choice(key, value, kind) for value in values)
+        return compile_expr(self.typed(key, value, str), replace(scope, where=f"{self.path.name}: {key}"))

@@ -29,7 +29,7 @@ def prelude(manifest: Manifest, algorithm: Algorithm, key: VariantKey) -> Prelud
         if choice.storage is Storage.BUFFER:
             bits = int(element_type(slot, choice).split("x")[0][1:])
             extensions |= {_EXTENSION_OF_BITS[bits]} if bits < 32 else set()
-    macros += [(name, str(value)) for name, value in (*manifest.constants, *algorithm.defines)]
+    macros += [(name, str(value)) for name, value in (*manifest.macros(), *algorithm.defines)]
     return Prelude(macros=tuple(macros), extensions=tuple(sorted(extensions)))
 
 

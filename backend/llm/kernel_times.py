@@ -15,7 +15,7 @@ import numpy as np
 
 from ..builder import ProgramBuilder
 from ..dtypes import DType
-from ..opcodes import UnaryOp
+from ..kernels._generated.signatures import UnaryOp
 from ..program import Call, Program
 from ..runtime import player
 from ..runtime.player import LoadedProgram, Pick, TensorInfo
@@ -24,7 +24,7 @@ from .generation import TextProgram
 LONG_NS = 20_000_000  # a measurement as long as this is not made longer
 REPEATS = 5
 MAX_BYTES = 1 << 26  # of the copied buffer, and of a matrix: what every device binds
-LOOKED_UP = ("embedding", "embedding_q4", "embedding_q8", "gather")  # read a few rows of their tables
+LOOKED_UP = ("embedding", "embedding_quantized", "gather")  # read a few rows of their tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def _linear_s(*, rows: int, width: int) -> tuple[float, Pick]:
     w_sum = b.constant("w_sum", "i32", [steps, width], data=sums.tobytes())
     y = b.tensor("y", "f32", [rows, width])
     args = {"q": q, "scale": scale, "zp": zero_point, "w": weight, "w_scale": w_scale, "w_sum": w_sum, "y": y}
-    b.call("linear_dq8ca_q4gsw", args, {"step": 32})
+    b.call("linear_dq8ca", args, {"step": 32})
     b.output(y)
     inputs: list[np.ndarray] = [
         generator.integers(-128, 128, (rows, width)).astype(np.int8),

@@ -1,7 +1,8 @@
 """One PyTorch reference per kernel, found by the kernel's name. The package build never imports this.
 
 A reference takes what the kernel's slots hold (packed words included) and returns what its output slots must hold.
-It is the oracle of the operator tests and of `zeropoint.verify`.
+It is the oracle of the operator tests and of `zeropoint.verify`; `tolerance`, beside it, says how far from it a device
+may be.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import ZeropointError
+
+if TYPE_CHECKING:
+    from .bounds import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ Tensors = Mapping[str, torch.Tensor]
 Attrs = Mapping[str, int | float]
 Outputs = Mapping[str, OutputSpec]
 Reference = Callable[[Tensors, Attrs, Outputs], dict[str, torch.Tensor]]
+Tolerance = Callable[["Result"], torch.Tensor]
 
 
 def find_reference(kernel: str) -> Reference:
@@ -34,14 +41,17 @@ def find_reference(kernel: str) -> Reference:
 
     Raises ZeropointError when there is none.
     """
-    try:
-        module = importlib.import_module(f".{kernel}", __package__)
-    except ModuleNotFoundError as error:
-        raise ZeropointError(
-            f"references: no module for kernel {kernel}; add backend/references/{kernel}.py"
-        ) from error
-    reference: Reference = module.reference
+    reference: Reference = _part(kernel, "reference")
     return reference
+
+
+def find_tolerance(kernel: str) -> Tolerance:
+    """How far a kernel's result may lie from its reference: `tolerance` in the same module.
+
+    Raises ZeropointError when there is none.
+    """
+    tolerance: Tolerance = _part(kernel, "tolerance")
+    return tolerance
 
 
 def find_written(kernel: str) -> Reference | None:
@@ -49,6 +59,26 @@ def find_written(kernel: str) -> Reference | None:
 
     None for a kernel that writes every element. Where the mask is false the reference's element means nothing.
     """
-    find_reference(kernel)
-    written: Reference | None = getattr(importlib.import_module(f".{kernel}", __package__), "written", None)
+    written: Reference | None = getattr(_module(kernel), "written", None)
     return written
+
+
+def rounds_to_codes(kernel: str) -> bool:
+    """Whether a kernel's results are codes of a quantization: `ROUNDS_TO_CODES` in the same module."""
+    return getattr(_module(kernel), "ROUNDS_TO_CODES", False)
+
+
+def _part(kernel: str, name: str) -> Any:
+    found = getattr(_module(kernel), name, None)
+    if found is None:
+        raise ZeropointError(f"references: {kernel} has no {name}; add it to backend/references/{kernel}.py")
+    return found
+
+
+def _module(kernel: str) -> ModuleType:
+    try:
+        return importlib.import_module(f".{kernel}", __package__)
+    except ModuleNotFoundError as error:
+        raise ZeropointError(
+            f"references: no module for kernel {kernel}; add backend/references/{kernel}.py"
+        ) from error

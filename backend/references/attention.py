@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
-from .attention_math import attention_heads
+from .attention_math import attention_bound, attention_heads
 from .heads import join_heads
 
 
@@ -17,3 +17,6 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
         weights = weights.masked_fill((heads.scores == -torch.inf).all(-1, keepdim=True), 0.0)
     y = weights @ heads.values
     return {"y": join_heads(y, outputs["y"].shape, layout=int(attrs["y_layout"]))}
+
+
+tolerance = attention_bound

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .attention_decode_partial import NO_KEY
+from .bounds import FUNCTION_UNITS, Result, in_units, sum_units
 from .heads import join_heads
 
 
@@ -21,3 +23,10 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     y = y.reshape(batch, kv_heads, rows // group, group, head_dim).transpose(2, 3)
     y = y.reshape(batch, kv_heads * group, rows // group, head_dim)
     return {"y": join_heads(y, outputs["y"].shape, layout=int(attrs["y_layout"]))}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    largest = result.inputs["stats"][..., 0].double().nan_to_num(0.0)
+    span = float(torch.where(largest < NO_KEY, 0.0, largest.abs()).max()) if largest.numel() else 0.0
+    units = FUNCTION_UNITS + sum_units(result.inputs["partial"].shape[2]) + 2 * span
+    return in_units(units, result.again(result.sizes("partial")))

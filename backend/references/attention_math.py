@@ -1,4 +1,4 @@
-"""Scores, values and splits of the attention kernels, in f64 and without any tiling."""
+"""Scores and values of the attention kernels, in f64 and without any tiling, and their tolerance. Not a kernel."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from . import Attrs, Tensors
+from .bounds import FUNCTION_UNITS, UNIT, Result, in_units, sum_units
 from .heads import split_heads
-
-SPLIT_STEP = 64  # splits are multiples of this many keys: SPLIT_STEP of attention_decode_partial.toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +82,27 @@ def _positions(
     last = [max(min(keys, int(at) + queries), 0) if bounded else keys for at in start]
     first = [min(max(int(at) + 1 - window, 0), end) if window > 0 else 0 for at, end in zip(start, last, strict=True)]
     return seen, first, last
+
+
+def attention_bound(result: Result, *, off: float = 0.0) -> torch.Tensor:
+    """How far attention, and the partial sums of attention_decode_partial, may be off.
+
+    off: what a score is off by beside its rounding.
+    """
+    length = result.inputs["k"].shape[1 if result.attrs["kv_layout"] else 2]
+    units = FUNCTION_UNITS + sum_units(length) + 2 * (score_units(result) + off / UNIT)
+    return in_units(units, result.again(result.sizes("v")))
+
+
+def score_units(result: Result) -> float:
+    """Units of 1 by which a score is off: the rounding of the largest one's terms, and of its soft cap."""
+    terms = sum_units(int(result.attrs["head_dim"])) * largest_score(result)
+    return terms + 8 * max(float(result.attrs["soft_cap"]), 0.0)
+
+
+def largest_score(result: Result, **changed: torch.Tensor) -> float:
+    """The largest sum of the sizes of a seen key's products, before any soft cap."""
+    sizes = {**result.inputs, **result.sizes("q", "k"), **changed}
+    scores = attention_heads(sizes, {**result.attrs, "soft_cap": 0.0}).scores
+    seen = scores[torch.isfinite(scores)].abs()
+    return float(seen.max()) if seen.numel() else 0.0

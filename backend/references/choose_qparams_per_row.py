@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units
+from .quantize_and_pack import tolerance as nudged
+
+SCALE_UNITS = 6.0
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -34,3 +38,8 @@ def _two_sided(low: torch.Tensor, high: torch.Tensor, scale: torch.Tensor, qmin:
     scaled_low, scaled_high = low / scale, high / scale
     from_low = (qmin + scaled_low) + (qmax + scaled_high) > 0
     return torch.where(from_low, qmin - scaled_low, qmax - scaled_high)
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """Scales are rounded, zero points may fall either way at a tie."""
+    return in_units(SCALE_UNITS, result.wanted.abs()) if result.slot == "scale" else nudged(result)

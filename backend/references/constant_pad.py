@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import exact
 from .strides import RANK, places, sizes
 
 
@@ -29,3 +30,6 @@ def value_of(bits: int, dtype: torch.dtype) -> torch.Tensor:
     """The value that the attribute `bits` stands for."""
     value = torch.tensor(bits, dtype=torch.int32)
     return (value.view(torch.float32) if dtype.is_floating_point else value).to(dtype)
+
+
+tolerance = exact

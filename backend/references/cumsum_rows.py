@@ -7,6 +7,7 @@ import math
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units, sum_units
 from .strides import rows
 
 
@@ -16,3 +17,9 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     x = rows(inputs["x"], attrs, math.prod(spec.shape) // int(attrs["row_length"]))
     y = torch.cumsum(x.double() if x.is_floating_point() else x, -1)
     return {"y": (y if spec.dtype.is_floating_point else y.to(spec.dtype)).reshape(spec.shape)}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    if not result.wanted.is_floating_point():
+        return torch.zeros(())
+    return in_units(sum_units(int(result.attrs["row_length"])), result.again(result.sizes("x")))

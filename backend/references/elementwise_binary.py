@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from ..opcodes import BinaryOp
+from ..kernels._generated.signatures import BinaryOp
 from . import Attrs, Outputs, Tensors
+from .bounds import DIVISION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, Result, in_units, rounded
 from .strides import view
+
+_UNITS = {
+    BinaryOp.MUL: ROUNDED_ONCE_UNITS,
+    BinaryOp.DIV: DIVISION_UNITS,
+    BinaryOp.POW: POWER_UNITS,
+    BinaryOp.MINIMUM: 0.0,
+    BinaryOp.MAXIMUM: 0.0,
+}
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -54,3 +63,11 @@ def _integers(op: BinaryOp, a: torch.Tensor, b: torch.Tensor, alpha: int) -> tor
         case _:
             result: torch.Tensor = getattr(torch, op.name.lower())(a, b)
             return result
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    op = BinaryOp(int(result.attrs["op"]))
+    if op not in (BinaryOp.ADD, BinaryOp.SUB) or not result.wanted.is_floating_point():
+        return rounded(_UNITS.get(op, 0.0))(result)
+    a, b = (view(result.inputs[slot], result.attrs, slot).double().abs() for slot in ("a", "b"))
+    return in_units(2.0, (a + abs(float(result.attrs["alpha"])) * b).reshape(result.wanted.shape))

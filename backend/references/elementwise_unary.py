@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from ..opcodes import UnaryOp
+from ..kernels._generated.signatures import UnaryOp
 from . import Attrs, Outputs, Tensors
 from .activations import gelu, gelu_tanh
+from .bounds import FUNCTION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, Result, gelu_tanh_magnitude, in_units
+
+_EXACT = frozenset({UnaryOp.NEG, UnaryOp.ABS, UnaryOp.RELU, UnaryOp.FLOOR, UnaryOp.CEIL, UnaryOp.ROUND,
+                         UnaryOp.TRUNC, UnaryOp.CLAMP, UnaryOp.CLAMP_MIN, UnaryOp.CLAMP_MAX})  # fmt: skip
+_ROUNDED_ONCE = frozenset({UnaryOp.ADD_SCALAR, UnaryOp.MUL_SCALAR, UnaryOp.RSUB_SCALAR, UnaryOp.SQUARE,
+                                UnaryOp.LEAKY_RELU})  # fmt: skip
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -50,3 +56,18 @@ def _apply(op: UnaryOp, x: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor
         case _:
             function: torch.Tensor = getattr(torch, op.name.lower())(x)
             return function
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    op = UnaryOp(int(result.attrs["op"]))
+    own = result.wanted.abs()
+    magnitude = gelu_tanh_magnitude(result.inputs["x"]).reshape(own.shape) if op is UnaryOp.GELU_TANH else own
+    return in_units(_units(op), magnitude)
+
+
+def _units(op: UnaryOp) -> float:
+    if op in _EXACT:
+        return 0.0
+    if op in _ROUNDED_ONCE:
+        return ROUNDED_ONCE_UNITS
+    return POWER_UNITS if op in (UnaryOp.POW_SCALAR, UnaryOp.RPOW_SCALAR) else FUNCTION_UNITS

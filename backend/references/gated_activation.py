@@ -6,9 +6,10 @@ import math
 
 import torch
 
-from ..opcodes import GateOp
+from ..kernels._generated.signatures import GateOp
 from . import Attrs, Outputs, Tensors
 from .activations import gelu, gelu_tanh
+from .bounds import FUNCTION_UNITS, STORE_ABSOLUTE, Result, gelu_tanh_magnitude, in_units
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -33,3 +34,20 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
         case GateOp.SIGMOID:
             gate = torch.sigmoid(gate)
     return {"y": (gate * operand("up")).reshape(shape)}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """The activation, a float, may be flushed to 0 before it is multiplied."""
+    length = int(result.attrs["row_length"])
+    row = torch.arange(result.wanted.numel() // length).unsqueeze(1)
+
+    def operand(slot: str) -> torch.Tensor:
+        start = int(result.attrs[f"{slot}_offset"]) + row * int(result.attrs[f"{slot}_row_stride"])
+        return result.inputs[slot].flatten()[start + torch.arange(length)].double()
+
+    up = operand("up").abs().reshape(result.wanted.shape)
+    flushed = (STORE_ABSOLUTE[torch.float32] * up).nan_to_num(0.0, 0.0, 0.0)
+    magnitude = result.wanted.double().abs()
+    if GateOp(int(result.attrs["op"])) is GateOp.GELU_TANH:
+        magnitude = gelu_tanh_magnitude(operand("gate")).reshape(up.shape) * up
+    return in_units(FUNCTION_UNITS + 2, magnitude) + flushed

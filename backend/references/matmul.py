@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units, sum_units
 from .strides import places
 
 
@@ -24,3 +25,7 @@ def _operand(x: torch.Tensor, attrs: Attrs, slot: str, axes: tuple[str, str]) ->
     strides = {f"{slot}_stride{axis}": attrs[name] for axis, name in enumerate(names)}
     at = places({**strides, f"{slot}_offset": attrs[f"{slot}_offset"]}, slot, shape)
     return x.flatten()[at].double()
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    return in_units(sum_units(int(result.attrs["k"])), result.again(result.sizes("a", "b", "bias")))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result
 from .packing import source_positions
+
+ROUNDS_TO_CODES = True
+NUDGE = 2.0**-22  # relative change of an input that a rounding to codes may not tell apart
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -44,3 +48,10 @@ def _quantize(rows: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor,
         case other:
             raise AssertionError(f"rounding {other}")
     return torch.clamp(codes, float(attrs["qmin"]), float(attrs["qmax"]))
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """How far the result moves when x moves as little as rounding does: 0, or 1 at a tie."""
+    x = result.inputs["x"].float()
+    moved = [result.again({"x": x + change * x.abs()}) - result.wanted.double() for change in (NUDGE, -NUDGE)]
+    return torch.maximum(moved[0].abs(), moved[1].abs())

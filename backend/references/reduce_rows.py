@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from ..opcodes import ReduceOp
+from ..kernels._generated.signatures import ReduceOp
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units, sum_units
 from .strides import rows
 
 
@@ -27,3 +28,9 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
         case ReduceOp.AMIN:
             y = x.amin(-1)
     return {"y": (y if spec.dtype.is_floating_point else y.to(spec.dtype)).reshape(spec.shape)}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    if not result.wanted.is_floating_point() or ReduceOp(int(result.attrs["op"])) in (ReduceOp.AMAX, ReduceOp.AMIN):
+        return torch.zeros(())
+    return in_units(sum_units(int(result.attrs["row_length"])), result.again(result.sizes("x")))

@@ -7,6 +7,7 @@ import math
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import FUNCTION_UNITS, Result, in_units, sum_units
 from .strides import rows
 
 
@@ -17,3 +18,9 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + float(attrs["eps"]))
     weight = inputs["weight"].double() if "weight" in inputs else 0.0
     return {"y": (y * (weight + float(attrs["weight_offset"]))).reshape(shape)}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    attrs = {**result.attrs, "weight_offset": abs(float(result.attrs["weight_offset"]))}
+    magnitude = result.again(result.sizes("x", "weight"), attrs)
+    return in_units(FUNCTION_UNITS + sum_units(int(result.attrs["row_length"])), magnitude)

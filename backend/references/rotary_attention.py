@@ -6,7 +6,10 @@ import torch
 
 from . import Attrs, Outputs, OutputSpec, Tensors
 from .attention import reference as attention
+from .attention_math import attention_bound, largest_score
+from .bounds import Result, stored_bound
 from .rotary_update_cache import reference as rotary_update_cache
+from .rotary_update_cache import tolerance as rotary_tolerance
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -42,3 +45,21 @@ def attention_slots(inputs: Tensors, rotated: Tensors) -> dict[str, torch.Tensor
 def attention_attrs(attrs: Attrs) -> dict[str, int | float]:
     """The attributes of attention over the caches."""
     return {**attrs, "q_layout": 0, "kv_layout": attrs["cache_layout"], "q_first": 0, "k_first": 0, "v_first": 0}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """The caches as rotary_update_cache's; y as attention's, with queries and keys that are off."""
+    if result.slot != "y":
+        return rotary_tolerance(result)
+    rotated = rotated_heads(result.inputs, result.attrs)
+    q_out = rotated_queries(result.inputs, result.attrs)
+    slots = {**result.inputs, "q_out": torch.empty(q_out.shape, dtype=q_out.dtype)}
+    inputs = {**attention_slots(result.inputs, rotated), "y": result.inputs["y"]}
+    # Masked keys may count here: a mask is added to scores, and these are no scores but what they are off by.
+    attrs = {**attention_attrs(result.attrs), "masked": 0}
+    off = 0.0
+    for slot, of_attention in (("q_out", "q"), ("k_cache", "k")):
+        part = Result("rotary_update_cache", slot, slots, rotation_attrs(result.attrs), rotated[slot])
+        error = rotary_tolerance(part) + stored_bound(rotated[slot], q_out.dtype)
+        off += largest_score(Result("attention", "y", inputs, attrs, result.wanted), **{of_attention: error})
+    return attention_bound(Result("attention", "y", inputs, attention_attrs(result.attrs), result.wanted), off=off)

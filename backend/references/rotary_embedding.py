@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units
 from .heads import join_heads, split_heads, token_positions
+
+ROTARY_UNITS = 6.0
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -53,3 +56,15 @@ def _angles(table: torch.Tensor, rows: torch.Tensor, attrs: Attrs) -> torch.Tens
     if found.shape[-1] == width:
         return found
     return found.repeat_interleave(2, -1) if attrs["interleaved"] else torch.cat([found, found], -1)
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    return in_units(ROTARY_UNITS, turned_sizes(result))
+
+
+def turned_sizes(result: Result) -> torch.Tensor:
+    """|x cos| + |x' sin|."""
+    sizes = result.sizes("x", "q", "k", "q_norm", "k_norm", "cos_table", "sin_table")
+    by_cos = result.again({**sizes, "sin_table": torch.zeros_like(result.inputs["sin_table"])})
+    by_sin = result.again({**sizes, "cos_table": torch.zeros_like(result.inputs["cos_table"])})
+    return by_cos.abs() + by_sin.abs()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import FUNCTION_UNITS, Result, in_units, sum_units
 from .heads import join_heads, split_heads, token_positions, write_cache
-from .rotary_embedding import rotate
+from .rotary_embedding import ROTARY_UNITS, rotate, turned_sizes
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -39,3 +40,11 @@ def _heads(inputs: Tensors, attrs: Attrs, slot: str) -> torch.Tensor:
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.double()
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """q and k are turned, v is copied."""
+    if result.slot == "v_cache":
+        return torch.zeros(())
+    normed = FUNCTION_UNITS + sum_units(int(result.attrs["head_dim"])) if result.attrs["normed"] else 0.0
+    return in_units(ROTARY_UNITS + normed, turned_sizes(result))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import exact
 from .strides import places, sizes, view
 
 
@@ -30,3 +31,6 @@ def _places(inputs: Tensors, attrs: Attrs) -> tuple[torch.Tensor, torch.Tensor]:
     length = int(attrs["axis_length"])
     at = torch.where(at < 0, at + length, at)
     return places(attrs, "y", sizes(attrs)) + at * int(attrs["axis_stride"]), (at >= 0) & (at < length)
+
+
+tolerance = exact

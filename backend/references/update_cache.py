@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import exact
 from .heads import split_heads, token_positions, write_cache
 
 
@@ -24,3 +25,6 @@ def new_heads(inputs: Tensors, attrs: Attrs) -> torch.Tensor:
         head_dim=int(attrs["head_dim"]),
         first=int(attrs["x_first"]),
     )
+
+
+tolerance = exact

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units
 from .heads import token_positions, write_cache
 from .update_cache import new_heads
+
+ROUNDS_TO_CODES = True
+TIE = 1e-4  # how near a tie, in codes, a rounding may fall either way
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
@@ -20,3 +24,13 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
         "cache": write_cache(inputs["cache"], codes, positions, layout=layout),
         "cache_scale": write_cache(inputs["cache_scale"], scale, positions, layout=layout),
     }
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """Scales are rounded twice, codes are next to each other where the number is near a tie."""
+    if result.slot == "cache_scale":
+        return in_units(4.0, result.wanted.abs())
+    empty = {"cache": torch.zeros(result.wanted.shape, dtype=torch.float64)}
+    x = result.again(empty, kernel="update_cache")
+    exact = x / result.again({}, slot="cache_scale").unsqueeze(-1)
+    return ((exact - exact.floor() - 0.5).abs() < TIE).double()

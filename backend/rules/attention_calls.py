@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
+from ..kernels._generated.signatures import SIGNATURES
 from ..program import Dim
 from .graph import tensor_of
 from .heads import QUAD, check_head_dim, dense_tensor, heads_of, largest, no_mask, pair_of, position_tensor
@@ -16,10 +17,10 @@ from .lowering import Lowering, NotApplicable
 from .masks import ALL, Seen
 from .view import ONE, ZERO, View, dense_strides, scale
 
-_LARGEST_HEAD = 256
+_LARGEST_HEAD = SIGNATURES["attention"].constants["MAX_HEAD"]
+_SPLIT = SIGNATURES["attention_decode_partial"].constants["SPLIT_STEP"]  # keys of a split at least
 _FEW_QUERIES = 8
 _LONG_CACHE = 256  # keys from which on a few queries are worth two calls
-_SPLIT = 64  # keys of a split at least: SPLIT_STEP of attention_decode_partial.toml
 _WORKGROUPS = 256  # what keeps a large device busy
 
 
@@ -79,7 +80,7 @@ def emit_attention(node: Node, attention: Attention, lowering: Lowering, *, layo
         partial = lowering.builder.tensor(f"{node.name}.partial", DType.F32, (*rows, width))
         stats = lowering.builder.tensor(f"{node.name}.stats", DType.F32, (*rows, Dim(2)))
         writes = {"partial": partial, "stats": stats}
-        lowering.call("attention_decode_partial", args | writes, attrs, node=node, writes=tuple(writes))
+        lowering.call("attention_decode_partial", args | writes, attrs, node=node)
         counts: dict[str, int | float | Dim] = {"heads": heads, "kv_heads": kv_heads}
         lowering.call("attention_decode_reduce", writes | {"y": y}, counts | last, node=node)
         return y, ("attention_decode_partial", "attention_decode_reduce")

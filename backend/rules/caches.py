@@ -129,7 +129,7 @@ def emit_update(update: Update, cache: int, lowering: Lowering, *, scale: int | 
     }
     slots = {"x": x.tensor, "position": position, "cache": cache}
     if scale is None:
-        lowering.call("update_cache", slots, attrs, node=update.node, writes=("cache",))
+        lowering.call("update_cache", slots, attrs, node=update.node)
     else:
         slots["cache_scale"] = scale
-        lowering.call("update_cache_q8", slots, attrs, node=update.node, writes=("cache", "cache_scale"))
+        lowering.call("update_cache_q8", slots, attrs, node=update.node)

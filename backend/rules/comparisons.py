@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..opcodes import BinaryOp, CompareOp
+from ..kernels._generated.signatures import BinaryOp, CompareOp
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
 from .values import CASTS, broadcast, cast, check_dtype, element, emit, is_tensor, number_of, operand, temporary

@@ -19,7 +19,7 @@ from .lowering import Lowered, Lowering
 from .matmul import emit_product
 from .padding import emit_pad
 from .shapes import permute, reshape
-from .values import FLOATS, cast, check_dtype, dense, temporary, whole
+from .values import cast, check_dtype, dense, temporary, whole
 from .view import View, add, scale
 
 _RANKS = {"aten.conv1d.default": 1, "aten.conv2d.default": 2}
@@ -43,7 +43,7 @@ def lower_convolution(node: Node, lowering: Lowering) -> Lowered:
     """x [N, C, *sizes] -> [N, O, *sizes]."""
     values, dtype = arguments(node), tensor_of(node).dtype
     steps = _read_steps(node, values)
-    check_dtype("matmul", lowering.device_dtype(dtype), node, FLOATS)
+    check_dtype("matmul", lowering.device_dtype(dtype), node)
     x = _padded(node, cast(lowering, node_argument(values, "input"), dtype), steps, lowering)
     weight = cast(lowering, node_argument(values, "weight"), dtype)
     sizes = lowering.dims(tensor_of(node).shape)

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..opcodes import BinaryOp, UnaryOp
+from ..kernels._generated.signatures import BinaryOp, UnaryOp
 from . import comparisons
 from .comparisons import OF_BOOLS, base_name, emit_compare
 from .graph import arguments, node_argument, op_name, tensor_of

@@ -133,7 +133,7 @@ def _ids(node: Node, lowering: Lowering) -> int:
 
 def _emit_quantized(node: Node, table: _Table, ids: Node, lowering: Lowering) -> Lowered:
     index, y = _ids(ids, lowering), lowering.new(node)
-    kernel = f"embedding_q{table.bits}"
+    kernel = "embedding_quantized"
     row_bytes = max(-(-table.width * table.bits // 8), table.width // table.group_size * 4)
     for rows in row_pieces(table.name, table.rows, row_bytes, lowering):
         attrs = {"row_length": table.width, "group_size": table.group_size, "first_row": rows[0]}

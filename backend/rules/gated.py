@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
-from ..opcodes import GateOp, UnaryOp
+from ..kernels._generated.signatures import GateOp, UnaryOp
 from ..program import Dim
 from .graph import arguments, op_name, tensor_of
 from .lowering import Lowered, Lowering, NotApplicable

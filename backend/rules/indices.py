@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..opcodes import BinaryOp
+from ..kernels._generated.signatures import BinaryOp
 from ..program import Dim
 from .copying import KERNEL_RANK
 from .graph import arguments, op_name, tensor_of
@@ -65,7 +65,7 @@ def emit_check(
         args, attrs = placed(lowering, view.sizes, {"x": lowering.guarded(view)}, node=user)
         attrs |= {"low": low, "high": high, "wrap": wrap, "outside": outside, "call": 0}
         slots = {**args, "y": y, "faults": lowering.builder.faults()}
-        lowering.builder.call("check_index", slots, attrs, writes=("y", "faults"), name=f"{user.name}: {what}")
+        lowering.builder.call("check_index", slots, attrs, name=f"{user.name}: {what}")
         if outside == _NOWHERE:
             lowering.guard(view, lowering.dense_view(y))
         return (y,)

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 from torch.fx import Node
 
-from ..dtypes import DType
 from ..errors import Unsupported
 from ..program import Dim
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
 from .shapes import narrow, remove, reverse
-from .values import FLOATS, bind_empty, broadcast, cast, check_dtype, operand
+from .values import bind_empty, broadcast, cast, check_dtype, operand
 from .view import ONE, ZERO, View, add, dense_strides
 from .views import axis_of
 
@@ -119,7 +118,7 @@ def lower_arange(node: Node, lowering: Lowering) -> Lowered:
     """arange with integer start and step, of integers or floats."""
     values = arguments(node)
     start, step = (_whole(values.get(name, default), lowering) for name, default in (("start", 0), ("step", 1)))
-    check_dtype("arange", lowering.device_dtype(tensor_of(node).dtype), node, (*FLOATS, DType.I32))
+    check_dtype("arange", lowering.device_dtype(tensor_of(node).dtype), node)
     y = lowering.new(node)
     lowering.call("arange", {"y": y}, {"start": start, "step": step}, node=node)
     return Lowered((node,), ("arange",))

@@ -18,7 +18,6 @@ from .graph import Constant, tensor_of
 from .lowering import Lowering
 from .weight import Weight
 
-_SLOTS = ("q", "x", "scale", "zp", "w", "w_scale", "w_sum", "w_zp", "group_sums", "bias", "y")
 _COLUMN_ALIGN = 32
 _SMALLEST_HALF, _LARGEST_HALF = 2.0**-14, 65504.0
 
@@ -56,15 +55,14 @@ def emit_linear(linear: Linear, lowering: Lowering) -> tuple[tuple[int, ...], tu
     x = lowering.operand(linear.x)
     _check_fits(lowering, linear.x.name, builder.tensor_info(x).size_bytes)
     dynamic = linear.activation is not None
-    kernel = f"linear_{'dq8ca_' if dynamic else ''}q{linear.weight.bits}gsw"
+    kernel = "linear_dq8ca" if dynamic else "linear_qgsw"
     inputs = _quantize(linear, linear.activation, x, lowering=lowering) if linear.activation is not None else {"x": x}
     pieces = []
     for start, stop in columns:
         tensor = builder.tensor(f"{name}.y", y_dtype, (*lead, stop - start))
         constants = _constants(linear, y_dtype, slice(start, stop), lowering=lowering)
-        args = {slot: ({**inputs, **constants, "y": tensor}).get(slot) for slot in _SLOTS}
         attrs: dict[str, int | float] = {"step": linear.layout.step} if dynamic else linear.packing
-        builder.call(kernel, args, attrs, name=name, debug_handles=linear.handles)
+        builder.call(kernel, {**inputs, **constants, "y": tensor}, attrs, name=name, debug_handles=linear.handles)
         pieces.append(tensor)
     quantizers = ("choose_qparams_per_row", "quantize_and_pack") if dynamic else ()
     return tuple(pieces), (*quantizers, kernel)
@@ -123,7 +121,6 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
             "choose_qparams_per_row",
             args,
             attrs,
-            writes=("scale", "zp"),
             name=f"{name}.choose_qparams",
             debug_handles=linear.handles,
         )
@@ -138,7 +135,6 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
             "quantize_and_pack",
             args,
             attrs,
-            writes=("q", "group_sums"),
             name=f"{name}.quantize",
             debug_handles=linear.handles,
         )

@@ -206,12 +206,11 @@ class Lowering:
         attrs: Mapping[str, int | float | Dim] | None = None,
         *,
         node: Node,
-        writes: Sequence[str] = ("y",),
     ) -> None:
-        """Appends a kernel call that computes a node."""
+        """Appends a kernel call that computes a node. Raises ProgramError as ProgramBuilder.call does."""
         handle = node.meta.get("debug_handle")
         handles = (handle,) if isinstance(handle, int) else ()
-        self.builder.call(kernel, args, attrs, writes=writes, name=node.name, debug_handles=handles)
+        self.builder.call(kernel, args, attrs, name=node.name, debug_handles=handles)
 
     def copy(self, source: View, target: View, *, name: str) -> None:
         """Appends the strided copies that put every element of source into target. Dtypes may differ."""

@@ -9,13 +9,13 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
-from ..opcodes import BinaryOp, UnaryOp
+from ..kernels._generated.signatures import BinaryOp, UnaryOp
 from ..program import Dim
 from .graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
 from .lowering import Lowered, Lowering, NotApplicable
 from .shapes import insert, narrow, permute
 from .tables import row_pieces, table_rows
-from .values import FLOATS, broadcast, cast, check_dtype, dense, emit, operand, temporary, whole
+from .values import broadcast, cast, check_dtype, dense, emit, operand, temporary, whole
 from .view import ONE, ZERO, View, collapse
 from .views import axes_of
 
@@ -64,7 +64,7 @@ class _Product:
 def lower_matmul(node: Node, lowering: Lowering) -> Lowered:
     """One product; in pieces of columns where a constant weight or the result is larger than a binding."""
     product = _read(node)
-    check_dtype("matmul", lowering.device_dtype(product.dtype), node, FLOATS)
+    check_dtype("matmul", lowering.device_dtype(product.dtype), node)
     pieces = _columns(product, lowering)
     if pieces is not None:
         return pieces

@@ -13,7 +13,7 @@ from .copying import KERNEL_RANK, sizes_attrs, strides_attrs
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
 from .shapes import narrow
-from .values import OFFERED, Number, bits_of, broadcast, is_number, scalar
+from .values import Number, bits_of, broadcast, is_number, offered_dtypes, scalar
 from .view import ONE, ZERO, View
 
 
@@ -29,7 +29,7 @@ def lower_pad(node: Node, lowering: Lowering) -> Lowered:
     before = [ZERO] * (len(view.sizes) - len(pad) // 2) + [lowering.size(item) for item in pad[::2]][::-1]
     dtype = lowering.device_dtype(tensor_of(node).dtype)
     sizes = lowering.dims(tensor_of(node).shape)
-    if len(sizes) <= KERNEL_RANK and dtype in OFFERED["constant_pad"]:
+    if len(sizes) <= KERNEL_RANK and dtype in offered_dtypes("constant_pad"):
         emit_pad(node, lowering.new(node), view, before, bits_of(value, dtype), lowering=lowering)
         return Lowered((node,), ("constant_pad",))
     target = lowering.dense_view(lowering.new(node))

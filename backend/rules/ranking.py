@@ -14,7 +14,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..opcodes import CompareOp, ReduceOp
+from ..kernels._generated.signatures import CompareOp, ReduceOp
 from ..program import Dim
 from .graph import arguments, node_argument, static_dim, tensor_of
 from .indices import elementwise, emit_gather, emit_scatter

@@ -121,7 +121,7 @@ def _call(group: Group, lowering: Lowering) -> None:
     for slot, cache in zip(("k_cache", "v_cache"), caches, strict=True):
         assert cache is not None, f"{node.name} was found to be in place"
         args[slot] = cache.tensor
-    lowering.call(_KERNEL, args, attrs, node=node, writes=("q_out", "k_cache", "v_cache"))
+    lowering.call(_KERNEL, args, attrs, node=node)
 
 
 def _view(heads: HeadsRead, lowering: Lowering) -> View:

@@ -9,12 +9,12 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..opcodes import ArgReduceOp, ReduceOp
+from ..kernels._generated.signatures import ArgReduceOp, ReduceOp
 from ..program import Dim
 from .graph import arguments, node_argument, op_name, tensor_of
 from .lowering import Lowered, Lowering
 from .shapes import permute
-from .values import FLOATS, bind_empty, cast, check_dtype, dense, scalar, whole
+from .values import FLOATS, bind_empty, cast, check_dtype, dense, offered_dtypes, scalar, whole
 from .view import ONE, ZERO, View, collapse, dense_strides
 from .views import axes_of
 
@@ -73,7 +73,7 @@ def lower_cumsum(node: Node, lowering: Lowering) -> Lowered:
     """cumsum over one dimension."""
     values = arguments(node)
     dtype = tensor_of(node).dtype
-    check_dtype("cumsum_rows", lowering.device_dtype(dtype), node, (*FLOATS, DType.I32))
+    check_dtype("cumsum_rows", lowering.device_dtype(dtype), node)
     view = cast(lowering, node_argument(values, "self"), dtype)
     if ZERO in view.sizes:
         return bind_empty(lowering, node)
@@ -114,8 +114,8 @@ def _reduce(node: Node, source: Node, lowering: Lowering) -> Lowered:
 def _check_reduction(node: Node, name: str, result: torch.dtype, lowering: Lowering) -> None:
     if name in ("any", "all") and result is not torch.bool:
         raise Unsupported(f"{op_name(node)} of {result}; offered bools")
-    offered = {"mean": FLOATS, "sum": (*FLOATS, DType.I32)}.get(name, (*FLOATS, DType.I32, DType.U8))
-    check_dtype("reduce_rows", lowering.device_dtype(result), node, offered)
+    fewer = {"mean": FLOATS, "sum": (*FLOATS, DType.I32)}
+    check_dtype("reduce_rows", lowering.device_dtype(result), node, fewer.get(name, ()))
 
 
 def lower_argmax(node: Node, lowering: Lowering) -> Lowered:
@@ -127,7 +127,8 @@ def _argmax(node: Node, source: Node, lowering: Lowering) -> Lowered:
     values = arguments(source)
     x_node = node_argument(values, "self")
     dtype = tensor_of(x_node).dtype
-    view = cast(lowering, x_node, torch.int32 if dtype in (torch.int8, torch.uint8, torch.bool) else dtype)
+    known = lowering.device_dtype(dtype) in offered_dtypes("argmax_rows", "x")
+    view = cast(lowering, x_node, dtype if known else torch.int32)
     dims = _dims(values["dim"], len(view.sizes))
     x, attrs = row_attrs(permute(view, _last(len(view.sizes), dims)), len(dims), lowering, name=node.name)
     y = lowering.new(node)

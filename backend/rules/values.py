@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from ..dtypes import DType
 from ..errors import Unsupported
-from ..opcodes import CompareOp
+from ..kernels._generated.signatures import SIGNATURES, CompareOp
 from ..program import Dim
 from .copying import KERNEL_RANK, sizes_attrs, strides_attrs
 from .graph import op_name, tensor_of
@@ -21,15 +21,6 @@ from .lowering import Lowered, Lowering
 from .view import ONE, ZERO, View, collapse, is_dense
 
 FLOATS = (DType.F32, DType.F16)
-# What the strided kernels read and write; those of one call are of one dtype, but for conditions and indices.
-OFFERED = {
-    "elementwise_binary": (*FLOATS, DType.I32),
-    "elementwise_compare": (*FLOATS, DType.I32, DType.U8),
-    "where": (*FLOATS, DType.I32, DType.U8),
-    "gather": (*FLOATS, DType.I32, DType.U8),
-    "scatter": (*FLOATS, DType.I32, DType.U8),
-    "constant_pad": (*FLOATS, DType.I32, DType.U8),
-}
 CASTS = (
     "aten._to_copy.default",
     "aten.to.device",
@@ -73,9 +64,14 @@ def is_tensor(value: object) -> bool:
     return isinstance(value, Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
-def check_dtype(kernel: str, dtype: DType, node: Node, offered: Sequence[DType] = ()) -> None:
-    """Raises Unsupported for a dtype that the kernel has no variant of."""
-    offered = offered or OFFERED[kernel]
+def offered_dtypes(kernel: str, slot: str = "y") -> tuple[DType, ...]:
+    """What a slot of a kernel may hold."""
+    return SIGNATURES[kernel].slot(slot).dtypes
+
+
+def check_dtype(kernel: str, dtype: DType, node: Node, offered: Sequence[DType] = (), *, slot: str = "y") -> None:
+    """Raises Unsupported for a dtype that a slot of the kernel may not hold. offered: where it is fewer of them."""
+    offered = offered or offered_dtypes(kernel, slot)
     if dtype not in offered:
         raise Unsupported(
             f"{node.name}: {kernel} of {dtype.value}; offered {', '.join(item.value for item in offered)}"
@@ -115,8 +111,7 @@ def size_scalar(lowering: Lowering, size: Dim, *, node: Node, dtype: DType = DTy
     """A size, maybe known at run time only, as a tensor of one element."""
     if not size.terms:
         return scalar(lowering, size.base, dtype)
-    if dtype not in (*FLOATS, DType.I32):
-        raise Unsupported(f"size {size} as {dtype.value}; offered f32, f16, i32")
+    check_dtype("arange", dtype, node)
 
     def make() -> tuple[int, ...]:
         y = lowering.builder.tensor(f"{node.name}.size", dtype, (1,))
@@ -229,8 +224,8 @@ def emit(
     node: Node,
 ) -> None:
     """Appends a kernel whose strided slots are `views`, all of the same sizes, and whose y is dense over them."""
-    data = next(view for slot, view in views.items() if slot != "condition")
-    check_dtype(kernel, lowering.builder.tensor_info(data.tensor).dtype, node)
+    for slot, view in views.items():
+        check_dtype(kernel, lowering.builder.tensor_info(view.tensor).dtype, node, slot=slot)
     args, places = placed(lowering, sizes, views, node=node)
     lowering.call(kernel, {**args, "y": y}, {**attrs, **places}, node=node)
 

@@ -187,6 +187,7 @@ class _Writer:
             ],
             attrs=[_make(fb.AttrDeclT, name=attr.name, kind=kinds[attr.kind]) for attr in manifest.attrs],
             algorithms=[self.algorithm(manifest, algorithm, slots, attrs) for algorithm in manifest.algorithms],
+            aliases=list(manifest.aliases),
         )
 
     def algorithm(self, manifest: Manifest, algorithm: Algorithm, slots: list[str], attrs: list[str]) -> object:

@@ -11,6 +11,7 @@ import xxhash
 
 from ..dtypes import DType, Storage
 from ..errors import ProgramError
+from ..kernels._generated.signatures import ALIASES
 from ..program import (
     VERSIONS,
     Alternative,
@@ -225,7 +226,7 @@ def _read_tensor(item: fb.TensorT) -> Tensor:
 def _read_call(item: fb.CallT) -> Call:
     return Call(
         name=_text(item.name),
-        kernel=_text(item.kernel),
+        kernel=ALIASES.get(_text(item.kernel), _text(item.kernel)),
         args=tuple(Arg(_text(arg.slot), arg.tensor) for arg in _list(item.args)),
         attrs=tuple(Attr(_text(attr.name), _read_value(attr)) for attr in _list(item.attrs)),
         debug_handles=tuple(int(handle) for handle in _list(item.debugHandles)),

@@ -3,7 +3,7 @@
 A code that falls the other way at a tie moves its row by a step, which flips codes of later layers that were near no
 tie. So against eager the first quantization that differs is looked at alone, and the share of codes that differ is
 taken from `verify`, where every quantization is judged on what it was given (and where a code may differ only near a
-tie: tolerances/rows.py).
+tie: references/row_values.py).
 """
 
 from __future__ import annotations

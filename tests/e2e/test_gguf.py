@@ -16,6 +16,7 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 
 import zeropoint
 from tests.e2e import smollm2
+from zeropoint.dtypes import DType
 from zeropoint.llm.export import TextExportOptions, keep_quantized
 from zeropoint.llm.models import find_model, load_tokenizer, load_weights, model_file
 from zeropoint.llm.plan import plan_text_model
@@ -94,20 +95,23 @@ def q8_0(codes: np.ndarray, scales: np.ndarray) -> Iterator[bytes]:
         yield row.tobytes()
 
 
-def calls(program: Program, kernel: str) -> list[Call]:
-    return [call for call in program.calls if call.kernel == kernel]
+def calls(program: Program, kernel: str, slot: str, dtype: DType) -> list[Call]:
+    """The kernel's calls with weights of a dtype in this slot."""
+    found = [call for call in program.calls if call.kernel == kernel]
+    weights = [next(arg.tensor for arg in call.args if arg.slot == slot) for call in found]
+    return [call for call, index in zip(found, weights, strict=True) if program.tensors[index].dtype is dtype]
 
 
 def compare(path: Path, n_layers: int | None) -> None:
     constants = Constants(path)
     small, table = rows_of_the_file(n_layers)
     found: Rows = Counter()
-    for call in calls(constants.program, "linear_dq8ca_q4gsw"):
+    for call in calls(constants.program, "linear_dq8ca", "w", DType.I4):
         found.update(constants.linear_rows(call))
     assert found == small
-    (head,) = calls(constants.program, "linear_dq8ca_q8gsw")
+    (head,) = calls(constants.program, "linear_dq8ca", "w", DType.I8)
     assert Counter(constants.linear_rows(head)) == table
-    (embedding,) = calls(constants.program, "embedding_q8")
+    (embedding,) = calls(constants.program, "embedding_quantized", "table", DType.I8)
     assert Counter(constants.table_rows(embedding)) == table
 
 

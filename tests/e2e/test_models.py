@@ -67,7 +67,7 @@ def check(found: Exported) -> None:
         call_tensor.dtype.value
         for item in zeropoint.inspect(found.path).programs
         for call in item.calls
-        if call.kernel == "linear_dq8ca_q4gsw"
+        if call.kernel == "linear_dq8ca"
         for call_tensor in [item.tensors[call.tensor("zp")]]
     }
     assert zero_points == {"f32" if found.model.recipe == "8da4w-float-zp" else "i8"}

@@ -59,7 +59,7 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     )
     b.call("quantize_and_pack", {"x": x, "scale": scale, "zp": zero, "q": q}, packing)
     groups = {"group_size": 32, "group_padded": 32, "step": 32}
-    b.call("linear_q4gsw", {"x": x, "w": weight, "w_scale": scales, "y": y}, groups)
+    b.call("linear_qgsw", {"x": x, "w": weight, "w_scale": scales, "y": y}, groups)
     first = np.linspace(0, 1, 64 * 32, dtype=np.float32)
     history = b.state("history", "f32", [64, 32], data=first)
     b.call("strided_copy", {"x": y, "y": history}, _copied(rows, 32, offset=Dim(0, ((32, 0),))), name="remember")
@@ -71,7 +71,7 @@ def sample() -> tuple[bytes, dict[str, bytes]]:
     b.check(0, Dim(64, ((-1, 0),)), "rows of history", tensor=ids, sizes=[rows], strides=[1])
     bounds = {"low": 0, "high": 63, "wrap": 0, "outside": -1, "call": 0}
     flat: dict[str, int | float | Dim] = {key: value for key, value in _copied(rows, 1).items() if key[0] != "y"}
-    b.call("check_index", {"x": ids, "y": places, "faults": b.faults()}, {**flat, **bounds}, writes=("y", "faults"))
+    b.call("check_index", {"x": ids, "y": places, "faults": b.faults()}, {**flat, **bounds})
     b.output(q)
     b.output(b.alias(y, [rows, 2, 16]))
     b.output(z)

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+import zeropoint
 from tests.e2e.running import Method, relative_rms
+from zeropoint.kernels._generated.signatures import SIGNATURES
 
 FILES = sorted(Path(__file__).parent.glob("v*/*.pte"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_its_kernels_are_read_by_the_names_that_they_have_now(path: Path) -> None:
+    programs = zeropoint.inspect(path).programs
+    kernels = {call.kernel for program in programs for call in program.calls}
+    assert kernels <= SIGNATURES.keys()
+    assert {"linear_dq8ca", "linear_qgsw"} <= kernels
 
 
 def test_there_are_programs() -> None:

@@ -9,7 +9,7 @@ import torch
 from tests.op.chain import Chain, random_weights, weight_constants
 from zeropoint.builder import ProgramBuilder
 from zeropoint.fusion import fuse
-from zeropoint.opcodes import BinaryOp, GateOp
+from zeropoint.kernels._generated.signatures import BinaryOp, GateOp
 from zeropoint.options import CompileOptions
 from zeropoint.packing import Layout
 from zeropoint.program import Dim, Program
@@ -88,13 +88,13 @@ class Block:
         limits = {"qmin": -128, "qmax": 127}
         chosen = {"x": x, "scale": scale, "zp": zp}
         attrs = {"mapping": c.mapping, **limits, "eps": c.eps}
-        b.call("choose_qparams_per_row", chosen, attrs, writes=("scale", "zp"))
+        b.call("choose_qparams_per_row", chosen, attrs)
         packing = {"group_size": layout.group_size, "group_padded": layout.group_padded, "step": layout.step}
         attrs = {"rounding": c.rounding, **limits, **packing}
-        b.call("quantize_and_pack", {**chosen, "q": q, "group_sums": sums}, attrs, writes=("q", "group_sums"))
+        b.call("quantize_and_pack", {**chosen, "q": q, "group_sums": sums}, attrs)
         y = b.tensor("y", c.compute, [rows, c.n])
         args = {"q": q, "scale": scale, "zp": zp, **weight_constants(b, c, random_weights(c), layout)}
-        b.call(f"linear_dq8ca_q{c.bits}gsw", {**args, "group_sums": sums, "y": y}, {"step": layout.step})
+        b.call("linear_dq8ca", {**args, "group_sums": sums, "y": y}, {"step": layout.step})
         return y
 
     def inputs(self, rows: int) -> list[torch.Tensor]:

@@ -118,7 +118,7 @@ def build(chain: Chain, weights: Weights) -> tuple[Program, dict[str, bytes]]:
     )
     constants = weight_constants(b, chain, weights, layout)
     b.call(
-        f"linear_dq8ca_q{chain.bits}gsw",
+        "linear_dq8ca",
         {"q": q, "scale": scale, "zp": zp, **constants, "group_sums": sums, "y": y},
         {"step": layout.step},
     )

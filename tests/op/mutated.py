@@ -47,7 +47,7 @@ def misread(job: Job, dtype: str) -> Job:
 def serves(key: VariantKey, chain: Chain) -> bool:
     """Whether a variant can be bound by the chain's calls."""
     quantization = ("choose_qparams_per_row", "quantize_and_pack", "quantize_rows")
-    if key.kernel not in (*quantization, f"linear_dq8ca_q{chain.bits}gsw"):
+    if key.kernel not in (*quantization, "linear_dq8ca"):
         return False
     wanted = {
         "x": chain.compute,
@@ -55,6 +55,7 @@ def serves(key: VariantKey, chain: Chain) -> bool:
         "up": chain.compute,
         "y": chain.compute,
         "zp": chain.zp,
+        "w": f"i{chain.bits}",
         "w_scale": chain.w_scale,
         "bias": "f32" if chain.bias else "none",
         "w_zp": "f32" if chain.terms else "i32" if chain.asymmetric else "none",

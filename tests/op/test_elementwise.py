@@ -11,7 +11,7 @@ import torch
 from tests.op.cases import Case, check, out
 from tests.op.tolerance import DIVISION_UNITS, FUNCTION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, gelu_tanh_magnitude
 from tests.op.values import ALL_HALVES, base, bools, floats, integers, normal, size_attrs, view_attrs
-from zeropoint.opcodes import BinaryOp, CompareOp, UnaryOp
+from zeropoint.kernels._generated.signatures import BinaryOp, CompareOp, UnaryOp
 
 EXACT = {UnaryOp.NEG, UnaryOp.ABS, UnaryOp.RELU, UnaryOp.FLOOR, UnaryOp.CEIL, UnaryOp.ROUND, UnaryOp.TRUNC,
          UnaryOp.CLAMP, UnaryOp.CLAMP_MIN, UnaryOp.CLAMP_MAX}  # fmt: skip

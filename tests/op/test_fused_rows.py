@@ -15,7 +15,7 @@ from tests.op.blocks import MAX_ROWS, Block
 from tests.op.calls import runs_on_cpu
 from tests.op.chain import Chain
 from tests.op.rows import non_finite_rows, quantization_rows
-from zeropoint.opcodes import GateOp
+from zeropoint.kernels._generated.signatures import GateOp
 from zeropoint.runtime.player import LoadedProgram
 from zeropoint.verification import verify_program
 
@@ -65,7 +65,7 @@ def test_every_zero_point(
     block = Block(
         Chain(k=96, n=5, group_size=32, zp=zp, storage=storage, compute=compute, asymmetric=asymmetric), prologue
     )
-    check(block, block.inputs(7), ["quantize_rows", "linear_dq8ca_q4gsw"])
+    check(block, block.inputs(7), ["quantize_rows", "linear_dq8ca"])
 
 
 @pytest.mark.parametrize(("mapping", "rounding", "eps"), FORMULAS)
@@ -73,7 +73,7 @@ def test_every_zero_point(
 def test_every_formula(mapping: int, rounding: int, eps: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     chain = Chain(k=160, n=11, group_size=32, mapping=mapping, rounding=rounding, eps=eps)
-    kernels = ["row_linear_q4gsw"] if rows == 1 else ["quantize_rows", "linear_dq8ca_q4gsw"]
+    kernels = ["row_linear"] if rows == 1 else ["quantize_rows", "linear_dq8ca"]
     for prologue in ("norm", *OTHERS[:2]):
         block = Block(chain, prologue)
         check(block, block.inputs(rows), kernels)
@@ -97,7 +97,7 @@ def test_one_row(
     chain = Chain(k=96, n=32, group_size=32, bits=bits, compute=compute, asymmetric=asymmetric, bias=bias)
     for prologue, w_scale in itertools.product(("plain", "norm"), ("f32",) if compute == "f32" else ("f32", "f16")):
         block = Block(replace(chain, w_scale=w_scale if ending != "gated" else "f32"), prologue, ending)
-        check(block, block.inputs(1), [f"row_linear_q{bits}gsw"] * (2 if ending == "gated" else 1))
+        check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
 
 
 @pytest.mark.parametrize("disabled", ["is_cpu", "is_cpu,int8_dot"], ids=["dot", "nodot"])
@@ -109,7 +109,7 @@ def test_one_row_with_float_zero_terms(
     chain = Chain(k=k, n=32, group_size=group_size, bits=bits, terms=True)
     for ending, compute in itertools.product(("residual", "gated"), ("f32", "f16")):
         block = Block(replace(chain, compute=compute), "norm", ending)
-        check(block, block.inputs(1), [f"row_linear_q{bits}gsw"] * (2 if ending == "gated" else 1))
+        check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
 
 
 SHAPES = [(8, 1, 8), (40, 5, 8), (24, 7, 24), (63, 31, 63), (576, 64, 32), (768, 65, 192), (512, 32, 256),
@@ -123,22 +123,22 @@ def test_shapes(k: int, n: int, group_size: int, bits: int, monkeypatch: pytest.
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     for prologue in ("plain", "norm"):
         block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, asymmetric=bits == 4), prologue, "residual")
-        check(block, block.inputs(1), [f"row_linear_q{bits}gsw"])
+        check(block, block.inputs(1), ["row_linear"])
 
 
 def test_a_wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workgroups that make several tiles of outputs, of both halves."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=32, n=8224, group_size=32), "norm", "gated")
-    check(block, block.inputs(1), ["row_linear_q4gsw"] * 2)
+    check(block, block.inputs(1), ["row_linear"] * 2)
 
 
 @pytest.mark.parametrize("op", list(GateOp))
 def test_every_gate(op: GateOp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=64, n=64, group_size=32), "norm", "gated", op)
-    check(block, block.inputs(1), ["row_linear_q4gsw"] * 2)
-    check(Block(block.chain, "gated", op=op), [torch.randn(3, 128)], ["quantize_rows", "linear_dq8ca_q4gsw"])
+    check(block, block.inputs(1), ["row_linear"] * 2)
+    check(Block(block.chain, "gated", op=op), [torch.randn(3, 128)], ["quantize_rows", "linear_dq8ca"])
 
 
 @pytest.mark.parametrize("disabled", ["", "is_cpu"])
@@ -147,18 +147,16 @@ def test_rows_that_are_hard_to_quantize(disabled: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     block = Block(Chain(k=96, n=9, group_size=32, asymmetric=True))
     rows = torch.cat([quantization_rows(96), non_finite_rows(96)])
-    one = ["row_linear_q4gsw"] if disabled or not runs_on_cpu() else ["quantize_rows", "linear_dq8ca_q4gsw"]
+    one = ["row_linear"] if disabled or not runs_on_cpu() else ["quantize_rows", "linear_dq8ca"]
     plain, fused = block.build("none"), block.build("all")
     with LoadedProgram(*plain) as a, LoadedProgram(*fused) as b:
         for part in [*rows.split(1), *rows.split(MAX_ROWS)]:
             (wanted,), (found,) = a.execute([part.numpy()]), b.execute([part.numpy()])
-            assert [pick.kernel for pick in b.picks()] == (
-                one if len(part) == 1 else ["quantize_rows", "linear_dq8ca_q4gsw"]
-            )
+            assert [pick.kernel for pick in b.picks()] == (one if len(part) == 1 else ["quantize_rows", "linear_dq8ca"])
             assert_same(torch.from_numpy(found), torch.from_numpy(wanted))
 
 
 def test_a_row_that_is_too_long_takes_the_plain_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=16416, n=3, group_size=32))
-    check(block, block.inputs(1), ["quantize_rows", "linear_dq8ca_q4gsw"])
+    check(block, block.inputs(1), ["quantize_rows", "linear_dq8ca"])

@@ -1,4 +1,4 @@
-"""embedding, embedding_q8, embedding_q4, gather and scatter."""
+"""embedding, embedding_quantized, gather and scatter."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_quantized_embedding(
         wanted = wanted - inputs["w_zp"].double().repeat_interleave(group_size, 1)
     wanted = wanted * scale.double().repeat_interleave(group_size, 1)
     attrs = {"row_length": length, "group_size": group_size, "first_row": 0}
-    case = Case(f"embedding_q{bits}", inputs, out((2, 3, length), dtype), attrs, units=ROUNDED_ONCE_UNITS)
+    case = Case("embedding_quantized", inputs, out((2, 3, length), dtype), attrs, units=ROUNDED_ONCE_UNITS)
     (y,) = check([case])
     torch.testing.assert_close(y.double(), wanted[IDS.long()], rtol=1e-3 if dtype == torch.float16 else 1e-7, atol=1e-7)
 
@@ -77,7 +77,7 @@ def test_quantized_embedding_in_pieces(bits: int) -> None:
     table = Packed("i4", (9, 32), pack_nibbles(codes.numpy())) if bits == 4 else codes
     inputs = {"ids": IDS, "table": table, "scale": torch.full((9, 1), 0.5)}
     attrs = {"row_length": 32, "group_size": 32, "first_row": 28}
-    (y,) = check([Case(f"embedding_q{bits}", inputs, torch.full((2, 3, 32), 7.0), attrs)])
+    (y,) = check([Case("embedding_quantized", inputs, torch.full((2, 3, 32), 7.0), attrs)])
     assert torch.equal(y[0, 1], codes[8] * 0.5)
     assert torch.equal(y[0, 0], torch.full((32,), 7.0))
 
@@ -205,7 +205,7 @@ def test_an_id_outside_has_the_nearest_row(bits: int) -> None:
     if bits:
         table = Packed("i4", (9, 32), pack_nibbles(codes.numpy())) if bits == 4 else codes
         inputs |= {"table": table, "scale": torch.ones(9, 1)}
-        kernel, attrs = f"embedding_q{bits}", {"row_length": 32, "group_size": 32}
+        kernel, attrs = "embedding_quantized", {"row_length": 32, "group_size": 32}
     stale = torch.full((1, 6, 32), 7.0)
     first, later = check([Case(kernel, inputs, stale, {**attrs, "first_row": row}) for row in (0, 20)])
     assert torch.equal(first[0], codes.float()[[0, 8, 8, 0, 8, 8]])

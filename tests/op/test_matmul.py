@@ -9,8 +9,8 @@ from tests.op.calls import expected_outputs
 from tests.op.cases import Case, check, out
 from tests.op.tolerance import FUNCTION_UNITS, gelu_tanh_magnitude, sum_units
 from tests.op.values import base, floats, normal
-from zeropoint.opcodes import GateOp
-from zeropoint.tolerances.units import STORE_ABSOLUTE, UNIT
+from zeropoint.kernels._generated.signatures import GateOp
+from zeropoint.references.bounds import STORE_ABSOLUTE, UNIT
 
 FLOAT_DTYPES = [torch.float32, torch.float16]
 SHAPES = [

@@ -27,15 +27,15 @@ CASES = [
     *((zp, read_as, "image") for zp, read_as in itertools.product(("f32", "f16"), ("i8", "i32"))),
 ]
 TIERS = [
-    ("linear_dq8ca_q4gsw", "gemv", 3, "is_cpu"),
-    ("linear_dq8ca_q4gsw", "tiled", 19, "is_cpu"),
-    ("linear_dq8ca_q4gsw", "gemv_nodot", 3, "is_cpu,int8_dot"),
-    ("linear_dq8ca_q4gsw", "tiled_nodot", 19, "is_cpu,int8_dot"),
+    ("linear_dq8ca", "gemv", 3, "is_cpu"),
+    ("linear_dq8ca", "tiled", 19, "is_cpu"),
+    ("linear_dq8ca", "gemv_nodot", 3, "is_cpu,int8_dot"),
+    ("linear_dq8ca", "tiled_nodot", 19, "is_cpu,int8_dot"),
     ("quantize_and_pack", "blocks", 19, "is_cpu"),
 ]
 FUSED_TIERS = [("rows", "is_cpu")]
 if os.environ.get("ZEROPOINT_DEVICE") == "cpu":
-    TIERS += [("linear_dq8ca_q4gsw", "broadcast_gemv", 1, ""), ("linear_dq8ca_q4gsw", "broadcast_tiled", 19, "")]
+    TIERS += [("linear_dq8ca", "broadcast_gemv", 1, ""), ("linear_dq8ca", "broadcast_tiled", 19, "")]
     FUSED_TIERS += [("few_lanes", "")]
 
 # The first token of an i32 buffer reads the same as i8 on a little-endian machine, and this tier has one token.

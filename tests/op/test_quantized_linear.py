@@ -1,4 +1,4 @@
-"""choose_qparams_per_row, quantize_and_pack, linear_dq8ca_q4gsw and q8gsw: every zero point, storage, dtype, tier."""
+"""choose_qparams_per_row, quantize_and_pack, linear_dq8ca: every zero point, storage, dtype, tier."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from tests.op.cases import Case, check, out
 from tests.op.tolerance import FUNCTION_UNITS, sum_units
 from tests.op.values import bools, dense_rows, integers, normal
-from zeropoint.opcodes import ArgReduceOp, ReduceOp
+from zeropoint.kernels._generated.signatures import ArgReduceOp, ReduceOp
 
 FLOAT_DTYPES = [torch.float32, torch.float16]
 SHAPES = [(1, 1), (3, 2), (1, 127), (5, 128), (2, 129), (7, 1009), (1, 49157)]

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from zeropoint.references import Attrs, Tensors
-from zeropoint.tolerances import error_bound, excess
-from zeropoint.tolerances.units import (
+from zeropoint.references.bounds import (
     DIVISION_UNITS,
     FUNCTION_UNITS,
     POWER_UNITS,
@@ -18,6 +17,7 @@ from zeropoint.tolerances.units import (
     stored_bound,
     sum_units,
 )
+from zeropoint.tolerances import error_bound, excess
 
 __all__ = [
     "DIVISION_UNITS",

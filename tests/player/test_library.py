@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.signatures import signature
 from tests.unit.kernels.tiny import write_tree
 from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
@@ -29,7 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def tiny(step: int) -> Program:
     """y = 2 x - zp[i / step]."""
-    b = ProgramBuilder()
+    b = ProgramBuilder(signature("tiny", "x zp", "y", eps="float", step="int"))
     x, zp, y = (b.tensor(name, "f32", [4]) for name in ("x", "zp", "y"))
     b.input(x)
     b.input(zp)

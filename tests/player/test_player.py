@@ -11,8 +11,10 @@ import threading
 import numpy as np
 import pytest
 
+from tests.signatures import of_any_dtype
 from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
+from zeropoint.kernels._generated.signatures import SIGNATURES
 from zeropoint.packing import Layout, pack_scales, pack_weight
 from zeropoint.program import Program
 from zeropoint.runtime.devices import devices
@@ -239,7 +241,7 @@ def test_wrong_inputs_are_refused() -> None:
 def test_a_zero_point_of_another_dtype_or_storage_is_refused_at_load(
     dtype: str, scale_storage: str, slot: str, offered: set[str]
 ) -> None:
-    b = ProgramBuilder()
+    b = ProgramBuilder(of_any_dtype(SIGNATURES["choose_qparams_per_row"]))
     x = b.tensor("x", "f32", [2, 64])
     scale, zp = b.tensor("scale", "f32", [2], storage=scale_storage), b.tensor("zp", dtype, [2])
     b.input(x)
@@ -290,7 +292,7 @@ def linear(seed: int) -> tuple[Program, dict[str, bytes]]:
     w = b.constant("w", "i4", [2, 24, 32], data=pack_weight(codes, layout, bits=4))
     w_scale = b.constant("w_scale", "f32", [2, 24], data=scales)
     attrs = {"group_size": 32, "group_padded": 32, "step": 32}
-    b.call("linear_q4gsw", {"x": x, "w": w, "w_scale": w_scale, "y": y}, attrs)
+    b.call("linear_qgsw", {"x": x, "w": w, "w_scale": w_scale, "y": y}, attrs)
     b.output(y)
     return b.build()
 

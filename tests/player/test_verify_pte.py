@@ -93,7 +93,7 @@ def break_linear(monkeypatch: pytest.MonkeyPatch, *, delegate: int = 0) -> None:
 
     def broken(self: verification._Delegate, index: int) -> torch.Tensor:
         value = read(self, index)
-        (call,) = [item for item in self.program.calls if item.kernel == "linear_dq8ca_q4gsw"]
+        (call,) = [item for item in self.program.calls if item.kernel == "linear_dq8ca"]
         if self.index == delegate and index == call.tensor("y"):
             value.view(-1)[-1] += 1
         return value
@@ -113,7 +113,7 @@ def test_a_healthy_program_is_right(options: dict[str, object], n_rows: int) -> 
 
 @pytest.mark.parametrize(
     ("kernel", "algorithm", "call"),
-    [("quantize_and_pack", "blocks", 1), ("linear_dq8ca_q4gsw", "tiled", 2)],
+    [("quantize_and_pack", "blocks", 1), ("linear_dq8ca", "tiled", 2)],
 )
 def test_a_broken_shader_is_named_and_no_other(
     kernel: str, algorithm: str, call: int, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +169,7 @@ def test_a_broken_cache_kernel_is_named() -> None:
     b.input(x)
     b.input(position)
     attrs = {"heads": 2, "head_dim": 8, "x_layout": 0, "x_first": 0, "cache_layout": 0, "position_mode": 0}
-    b.call("update_cache", {"x": x, "position": position, "cache": cache}, attrs, writes=("cache",))
+    b.call("update_cache", {"x": x, "position": position, "cache": cache}, attrs)
     b.output(x)
     program, constants = b.build()
     inputs = [rows_of(8, 8).reshape(1, 2, 4, 8), torch.tensor([1], dtype=torch.int32)]
@@ -206,7 +206,7 @@ def test_a_pte_with_inputs_and_without(linear: Path) -> None:
     assert made_up.is_right, str(made_up)
     assert given.is_right, str(given)
     assert (made_up.runs[0].symbols, given.runs[0].symbols) == ((16,), (3,))
-    assert [pick.kernel for pick in given.runs[0].picks.values()][-1] == "linear_dq8ca_q4gsw"
+    assert [pick.kernel for pick in given.runs[0].picks.values()][-1] == "linear_dq8ca"
 
 
 def test_every_delegate_is_verified_on_its_own_inputs(parts: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_fault_is_found_in_its_delegate(parts: Path, delegate: int, monkeypatc
     found = zeropoint.verify(parts, [rows_of(K, 3)])
     wrong = [(run.delegate, run.picks[check.call].kernel) for run in found.runs for check in run.checks
              if not check.is_right]  # fmt: skip
-    assert wrong == [(delegate, "linear_dq8ca_q4gsw")]
+    assert wrong == [(delegate, "linear_dq8ca")]
 
 
 def test_a_prompt_and_the_token_after_it(text: Path) -> None:

@@ -50,4 +50,4 @@ def test_invariants(alternatives: tuple[Alternative, ...], text: str) -> None:
 @pytest.mark.parametrize(("ran", "count"), [({0}, 1), ({1, 2, 3}, 1), ({1}, 0)])
 def test_a_fused_call_counts_as_the_linear_that_it_stands_for(ran: set[int], count: int) -> None:
     linears = linears_that_ran(program(), ran)
-    assert [call.kernel for call in linears] == ["linear_dq8ca_q4gsw"] * count
+    assert [call.kernel for call in linears] == ["linear_dq8ca"] * count

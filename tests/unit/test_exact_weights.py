@@ -22,7 +22,7 @@ def test_terms_come_back_exactly() -> None:
     weight = exact_weight(codes, scales, terms, bits=4, dynamic=True)
     model.weight = nn.Parameter(weight, requires_grad=False)
     program, constants = lower_program(export(model, torch.randn(2, 128)), CompileOptions())
-    (call,) = [call for call in program.calls if call.kernel == "linear_dq8ca_q4gsw"]
+    (call,) = [call for call in program.calls if call.kernel == "linear_dq8ca"]
     data = bytearray(constants[program.tensors[call.tensor("w_zp")].constant])
     found = torch.frombuffer(data, dtype=torch.float32)[: terms.numel()].reshape(4, 64).T
     assert torch.equal(found, terms)

@@ -55,7 +55,7 @@ def test_sharers_of_an_input_are_one_delegate() -> None:
     pte, partitioner = lower(export(Attention(), torch.randn(3, 16)), LINEARS_ONLY)
     kernels = [[call.kernel for call in item.calls] for item in inspect(pte).programs]
     quantize = ["quantize_rows"]
-    assert kernels == [[*quantize, *["linear_dq8ca_q4gsw"] * 3], [*quantize, "linear_dq8ca_q4gsw"]]
+    assert kernels == [[*quantize, *["linear_dq8ca"] * 3], [*quantize, "linear_dq8ca"]]
     assert set(partitioner.reasons.values()) == {
         *(f"no rule for aten.{name}" for name in ("mul.Tensor", "_softmax.default", "add.Tensor", "permute.default")),
         "weight p_gate_weight is not quantized (placeholder); offered " + ", ".join(DEQUANTIZE),

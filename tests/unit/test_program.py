@@ -10,14 +10,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.signatures import signature
 from zeropoint import ProgramBuilder, ProgramError
 from zeropoint.dtypes import DType, Storage
 from zeropoint.program import Arg, Attr, Dim, HostDType, Input, Output, Program, Symbol, SymbolOp
 
+KERNELS = {
+    **signature("choose_qparams_per_row", "x", "scale zp", mapping="int", eps="float"),
+    **signature("quantize_and_pack", "x scale zp", "q", rounding="int"),
+    **signature("linear_dq8ca", "q scale zp w bias", "y"),
+    **signature("strided_copy", "x", "y", size2="int", y_offset="int"),
+}
+
 
 def small() -> Program:
     """x [rows, 64] -> qparams, codes, and a linear in two column pieces; one image, two constants."""
-    b = ProgramBuilder()
+    b = ProgramBuilder(KERNELS)
     rows = b.symbol("rows", 1, 100)
     x = b.tensor("x", "f32", [rows, 64])
     scale, zp = b.tensor("scale", "f32", [rows]), b.tensor("zp", "i8", [rows], storage="image")
@@ -30,7 +38,7 @@ def small() -> Program:
     b.call("choose_qparams_per_row", {"x": x, "scale": scale, "zp": zp}, {"mapping": 0, "eps": 1e-5}, debug_handles=[3])
     b.call("quantize_and_pack", {"x": x, "scale": scale, "zp": zp, "q": q, "group_sums": None}, {"rounding": 0})
     for piece in y:
-        b.call("linear_dq8ca_q4gsw", {"q": q, "scale": scale, "zp": zp, "w": w, "bias": bias, "y": piece}, name="fc1")
+        b.call("linear_dq8ca", {"q": q, "scale": scale, "zp": zp, "w": w, "bias": bias, "y": piece}, name="fc1")
     b.output(y, "bf16")
     return b.build()[0]
 
@@ -141,7 +149,7 @@ def test_verify_names_what_is_broken(change: Callable[[Program], Program], text:
 
 def stateful() -> Program:
     """x [n, 4] goes into a state behind row n; n * n // 2 of its elements come out through an alias."""
-    b = ProgramBuilder()
+    b = ProgramBuilder(KERNELS)
     n = b.symbol("n", 2, 8)
     half = b.derived(SymbolOp.QUOTIENT, b.derived(SymbolOp.PRODUCT, n, n), Dim(2))
     x = b.tensor("x", "f32", [n, 4])
@@ -271,7 +279,7 @@ def test_a_constant_has_no_alias() -> None:
 
 def test_memory_is_reused_only_when_asked() -> None:
     def chain(reuse: bool) -> Program:
-        b = ProgramBuilder()
+        b = ProgramBuilder(signature("copy", "x", "y"))
         last = b.tensor("t0", "f32", [64])
         b.input(last)
         for index in range(1, 5):
@@ -294,7 +302,7 @@ def test_builder_refuses_a_constant_of_the_wrong_size() -> None:
 
 
 def test_constants_of_equal_content_are_stored_once() -> None:
-    b = ProgramBuilder()
+    b = ProgramBuilder(signature("add", "a b", "y"))
     y = b.tensor("y", "f32", [4])
     pair = [b.constant(name, "f32", [4], data=np.full(4, 2.0, np.float32)) for name in "ab"]
     b.call("add", {"a": pair[0], "b": pair[1], "y": y})

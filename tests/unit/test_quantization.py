@@ -10,6 +10,7 @@ from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
 
 from zeropoint import CompileOptions, OptionError, QuantizationWarning, quantization_summary, quantize
 from zeropoint.matching import match_program
+from zeropoint.rules import Lowering, lower_node
 
 
 class Tiny(nn.Module):
@@ -26,20 +27,26 @@ class Tiny(nn.Module):
 
 
 def zero_points_and_kernels(model: nn.Module) -> tuple[set[torch.dtype], list[str]]:
+    """And of each linear its kernel and the weight's dtype."""
     program = torch.export.export(model.eval(), (torch.tensor([1, 2]),)).run_decompositions({})
     dtypes = {node.meta["val"][1].dtype for node in program.graph.nodes if "choose_qparams" in str(node.target)}
-    lowered = match_program(program, CompileOptions(operators="linear")).lowered
-    return dtypes, [item.kernels[-1] for item in lowered.values()]
+    lowering = Lowering(program, CompileOptions(operators="linear"))
+    for node in match_program(program, lowering.options).lowered:
+        lower_node(node, lowering)
+    linears = [call for call, _ in lowering.builder.made_calls() if call.kernel.startswith("linear")]
+    weights = [next(arg.tensor for arg in call.args if arg.slot == "w") for call in linears]
+    dtypes_of = [lowering.builder.tensor_info(tensor).dtype.value for tensor in weights]
+    return dtypes, [f"{call.kernel} {dtype}" for call, dtype in zip(linears, dtypes_of, strict=True)]
 
 
 @pytest.mark.parametrize(
     ("recipe", "zero_point", "kernel"),
     [
-        ("8da4w", {torch.int8}, "linear_dq8ca_q4gsw"),
-        ("8da4w-float-zp", {torch.float32}, "linear_dq8ca_q4gsw"),
-        ("8da8w", {torch.int8}, "linear_dq8ca_q8gsw"),
-        ("4w", set(), "linear_q4gsw"),
-        ("8w", set(), "linear_q8gsw"),
+        ("8da4w", {torch.int8}, "linear_dq8ca i4"),
+        ("8da4w-float-zp", {torch.float32}, "linear_dq8ca i4"),
+        ("8da8w", {torch.int8}, "linear_dq8ca i8"),
+        ("4w", set(), "linear_qgsw i4"),
+        ("8w", set(), "linear_qgsw i8"),
     ],
 )
 def test_the_table_of_recipes(recipe: str, zero_point: set[torch.dtype], kernel: str) -> None:
@@ -52,7 +59,7 @@ def test_lm_head_takes_its_own_recipe() -> None:
     model = quantize(Tiny(), recipe="8da4w-float-zp", lm_head="8da8w", algorithm="hqq_scale_only")
     assert isinstance(model.body, Int8DynActInt4WeightLinear)
     assert isinstance(model.lm_head.weight, IntxUnpackedToInt8Tensor)
-    assert zero_points_and_kernels(model)[1] == ["linear_dq8ca_q4gsw", "linear_dq8ca_q8gsw"]
+    assert zero_points_and_kernels(model)[1] == ["linear_dq8ca i4", "linear_dq8ca i8"]
 
 
 def test_float_zero_point_recipe_has_the_weights_of_the_int8_one() -> None:
@@ -96,7 +103,8 @@ def test_attention_modules_of_torch(recipe: str) -> None:
     assert sorted(summary.quantized) == [f"layers.{i}.linear{j}.weight" for i in range(2) for j in (1, 2)]
     exported = torch.export.export(model, (x,)).run_decompositions({})
     lowered = match_program(exported, CompileOptions(operators="linear")).lowered
-    assert sum("linear_" in item.kernels[-1] and "q4" in item.kernels[-1] for item in lowered.values()) == 4
+    kernel = "linear_qgsw" if recipe == "4w" else "linear_dq8ca"
+    assert [item.kernels[-1] for item in lowered.values()] == [kernel] * 4
 
 
 class Mixture(nn.Module):

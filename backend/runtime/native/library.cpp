@@ -130,6 +130,7 @@ Status Library::decode(std::string_view bytes) {
     const fb::Kernel& kernel = *library.kernels()->Get(i);
     ZP_TRY(checker.kernel(kernel));
     kernels_.emplace(view(kernel.name()), &kernel);
+    for (const auto* alias : items(kernel.aliases())) kernels_.emplace(view(alias), &kernel);
   }
   return Status();
 }

@@ -29,9 +29,9 @@ def built(monkeypatch: pytest.MonkeyPatch, run: Callable[[Draft], None] | None =
 def copy_of(draft: Draft, index: int, **slots: int) -> Step:
     """A call of the draft by another name, with some slots bound otherwise."""
     step = draft.steps[index]
-    args, attrs = draft.bound({**step.args, **slots}, step.attrs)
-    call = replace(step.call, name=draft.builder.unique_call("copy"), args=args, attrs=attrs)
-    return Step(call, step.writes, step.origins)
+    made = draft.rebound(step, {**step.args, **slots}, step.attrs)
+    call = replace(made.call, name=draft.builder.unique_call("copy"))
+    return Step(call, made.writes, made.origins)
 
 
 def drop(draft: Draft) -> None:

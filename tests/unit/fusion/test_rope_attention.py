@@ -81,7 +81,7 @@ class Layer:
         attrs = self._head_attrs() | {"q_layout": 1, "kv_layout": 1, "q_first": 0, "k_first": first}
         attrs |= {"v_first": first + KV_HEADS * self.head_dim, "out_layout": 1, "cache_layout": self.cache_layout}
         attrs |= {"normed": 0, "rotary_dim": self.head_dim, "interleaved": 0, "table_rows": 0, "position_mode": 0}
-        b.call("rotary_update_cache", args, attrs | {"eps": 0.0}, writes=("q_out", "k_cache", "v_cache"))
+        b.call("rotary_update_cache", args, attrs | {"eps": 0.0})
 
     def _attention(self, b: ProgramBuilder, given: dict[str, int], keys: list[int], q_out: int, n: Dim) -> int:
         args = {"q": q_out, "k": keys[0], "v": keys[1], "mask": given["mask"]}
@@ -101,7 +101,7 @@ class Layer:
             "partial": b.tensor("partial", "f32", (*rows, self.head_dim)),
             "stats": b.tensor("stats", "f32", (*rows, 2)),
         }
-        b.call("attention_decode_partial", args | sums, attrs, writes=("partial", "stats"))
+        b.call("attention_decode_partial", args | sums, attrs)
         b.call("attention_decode_reduce", sums | {"y": y}, {"heads": self.heads, "kv_heads": KV_HEADS} | last)
         if self.also == "stats":
             read(b, sums["stats"])

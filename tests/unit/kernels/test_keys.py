@@ -15,7 +15,7 @@ from .tiny import MANIFEST, replaced, write_tree
 
 def keys(tmp_path: Path, *where: str) -> tuple[VariantKey, ...]:
     manifest = load_manifest(
-        write_tree(tmp_path, manifest=replaced(MANIFEST, ("[attrs]", f"[variants]\nwhere = {list(where)!r}\n[attrs]")))
+        write_tree(tmp_path, manifest=replaced(MANIFEST, ("[slots]", f"where = {list(where)!r}\n[slots]")))
         / "tiny.toml"
     )
     return variant_keys(manifest, manifest.algorithms[0])
@@ -60,7 +60,7 @@ def test_an_algorithm_without_variants(tmp_path: Path) -> None:
 def test_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(ManifestError) as error:
         keys(tmp_path, "dtype(x) == 'f16'")
-    assert str(error.value) == "tiny.toml: variants.where: no combination is left (dtype(x) == 'f16')"
+    assert str(error.value) == "tiny.toml: where: no combination is left (dtype(x) == 'f16')"
 
 
 def test_a_choice_that_is_nowhere(tmp_path: Path) -> None:

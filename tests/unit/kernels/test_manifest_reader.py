@@ -8,9 +8,11 @@ import pytest
 
 from zeropoint.dtypes import DType, Storage
 from zeropoint.errors import ManifestError
+from zeropoint.kernels.build import plan
 from zeropoint.kernels.expr import Op, OpCode
 from zeropoint.kernels.manifest import AttrDecl, Io, ValueKind
 from zeropoint.kernels.manifest_reader import load_manifest, load_manifests
+from zeropoint.kernels.prelude import prelude
 
 from .tiny import MANIFEST, replaced, write_tree
 
@@ -92,10 +94,65 @@ def test_unrolling_is_asked_for(tmp_path: Path) -> None:
     assert not algorithm.unroll
 
 
+def test_operators_are_numbered_macros(tmp_path: Path) -> None:
+    manifest = load_manifest(write_tree(tmp_path, manifest=replaced(MANIFEST, CHOSEN, OPERATORS)) / "tiny.toml")
+    assert manifest.macros() == (("LANES", 64), ("STEP_SILU", 0), ("STEP_RELU", 1))
+    (prelude_of,) = {prelude(job.manifest, job.algorithm, job.key).macros[-2:] for job in plan((manifest,))}
+    assert prelude_of == (("STEP_SILU", "0"), ("STEP_RELU", "1"))
+
+
+def test_operators_of_another_manifest(tmp_path: Path) -> None:
+    write_tree(tmp_path, name="first", manifest=replaced(MANIFEST, CHOSEN, OPERATORS))
+    other = replaced(MANIFEST, CHOSEN, ("[constants]", '[operators]\nGate = "first"\n[constants]'))
+    write_tree(tmp_path, name="second", manifest=other)
+    one, two = load_manifests(tmp_path)
+    assert one.operators == two.operators
+    write_tree(tmp_path, name="second", manifest=other.replace('"first"', '"third"'))
+    with pytest.raises(ManifestError, match=r"^third\.toml: .*No such file"):
+        load_manifests(tmp_path)
+
+
+def test_an_algorithm_has_the_defaults_that_it_does_not_override(tmp_path: Path) -> None:
+    text = replaced(
+        MANIFEST,
+        ("[slots]", 'aliases = ["older"]\ngrid = "numel(x)"\npush = { n = "1" }\n[slots]'),
+        ("[constants]", '[spec]\nSTEP = "2"\n[constants]'),
+        ('spec = { STEP = "attr(step)" }\n', ""),
+    )
+    text += '[[algorithm]]\nname = "plain"\nsource = "other.comp"\n'
+    write_tree(tmp_path, name="other")
+    manifest = load_manifest(write_tree(tmp_path, manifest=text) / "tiny.toml")
+    only, plain = manifest.algorithms
+    assert [push.name for push in only.pushes] == ["n", "eps"]
+    assert [(push.name, push.value and push.value.text) for push in plain.pushes] == [("n", "1")]
+    assert [spec.value.text for spec in (*only.specs, *plain.specs)] == ["2", "2"]
+    assert only.grid[0].text == "ceil_div(numel(x), LANES)"
+    assert [part.text for part in plain.grid] == ["min(numel(x), GRID_FOLD)", "ceil_div(numel(x), GRID_FOLD)", "1"]
+    assert (only.source.name, plain.source.name, manifest.aliases) == ("tiny.comp", "other.comp", ("older",))
+
+
+def test_attributes_that_are_several(tmp_path: Path) -> None:
+    text = replaced(MANIFEST, ('step = "int"', 'stride = "int[3]"'), ('n = "numel(x)"', 'at = "attr(stride)"'))
+    manifest = load_manifest(write_tree(tmp_path, manifest=text.replace("attr(step)", "attr(stride1)")) / "tiny.toml")
+    names = ["stride0", "stride1", "stride2"]
+    assert [attr.name for attr in manifest.attrs] == ["eps", *names]
+    (only,) = manifest.algorithms
+    assert [push.name for push in only.pushes] == ["at0", "at1", "at2", "eps"]
+    assert [push.value.text for push in only.pushes if push.value] == [f"attr({name})" for name in names]
+
+
 def test_found_by_sorted_glob(tmp_path: Path) -> None:
     for name in ("b_kernel", "a_kernel"):
         write_tree(tmp_path, name=name)
     assert [manifest.name for manifest in load_manifests(tmp_path)] == ["a_kernel", "b_kernel"]
+
+
+@pytest.mark.parametrize("alias", ["first", "older"])
+def test_an_alias_is_of_one_kernel(alias: str, tmp_path: Path) -> None:
+    write_tree(tmp_path, name="first", manifest='aliases = ["older"]' + MANIFEST)
+    write_tree(tmp_path, name="second", manifest=f'aliases = ["{alias}"]' + MANIFEST)
+    with pytest.raises(ManifestError, match=rf"^second\.toml: aliases: '{alias}' is another kernel's$"):
+        load_manifests(tmp_path)
 
 
 def test_no_manifests(tmp_path: Path) -> None:
@@ -105,6 +162,8 @@ def test_no_manifests(tmp_path: Path) -> None:
 
 PUSH_33 = ", ".join(f'p{i} = "1"' for i in range(33))
 SLOTS_33 = "\n".join(f's{i} = {{ io = "in", dtype = ["f32"], storage = ["buffer"] }}' for i in range(33))
+OPERATORS = ("[constants]", '[operators]\nGate = ["SILU", "RELU"]\n[constants]')
+CHOSEN = ('step = "int"', 'step = "Gate"')
 X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
 
 
@@ -113,11 +172,14 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
     [
         ([("[attrs]", "[attrs")], "tiny.toml: Expected ']' at the end of a table declaration"),
         ([("[attrs]\n", "[attrs]\neps = 'int'\n")], "tiny.toml: Cannot overwrite a value"),
-        ([("[attrs]", "[atrs]")], "manifest: unknown key 'atrs'; offered doc, slots, attrs, variants, constants"),
+        (
+            [("[attrs]", "[atrs]")],
+            "manifest: unknown key 'atrs'; offered doc, aliases, where, source, grid",
+        ),
         ([('doc = "y = x * eps - zp + bias"', "")], "doc: missing; need text"),
         ([('doc = "y = x * eps - zp + bias"', "doc = 3")], "doc: 3; need text"),
         ([("[slots]", "[slot]")], "manifest: unknown key 'slot'; offered"),
-        ([("[constants]", "[variants]\nfilter = []\n[constants]")], "variants: unknown key 'filter'; offered where"),
+        ([("[slots]", "filter = []\n[slots]")], "manifest: unknown key 'filter'; offered doc, aliases, where"),
         ([(X, "x = 3")], "slots.x: 3; need a table"),
         ([(X, X.replace("io =", "direction ="))], "slots.x: unknown key 'direction'; offered io, dtype, storage"),
         ([(X, X.replace('io = "in", ', ""))], "slots.x.io: missing; need text"),
@@ -141,8 +203,22 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ),
         ([(X, X.replace("x =", "X ="))], "slots.X: 'X' is not a name here; need [a-z][a-z0-9_]*"),
         ([(X, f"{X}\n{SLOTS_33}")], "slots: 37 slots; need 1 to 32"),
-        ([('eps = "float"', 'eps = "real"')], "attrs.eps: 'real'; offered int, float"),
+        ([('eps = "float"', 'eps = "real"')], "attrs.eps: 'real'; offered int, int[<count>], float"),
         ([('eps = "float"', 'Eps = "float"')], "attrs.Eps: 'Eps' is not a name here"),
+        ([('step = "int"', 'step = "Op"'), OPERATORS], "attrs.step: 'Op'; offered int, int[<count>], float, Gate"),
+        ([OPERATORS], "operators.Gate: no attribute chooses from it"),
+        ([CHOSEN, (OPERATORS[0], OPERATORS[1].replace("SILU", "silu"))], "operators.Gate: 'silu' is not a name here"),
+        ([CHOSEN, (OPERATORS[0], OPERATORS[1].replace("RELU", "SILU"))], "operators.Gate: 'SILU' occurs twice"),
+        ([CHOSEN, ("[constants]", "[operators]\nGate = 3\n[constants]")], "operators.Gate: 3; need a list"),
+        ([("[constants]", "[operators]\ngate = []\n[constants]")], "operators: 'gate' is not a name here; need [A-Z]"),
+        ([('step = "int"', 'step = "int[0]"')], "attrs.step: 'int[0]'; offered int, int[<count>], float"),
+        ([('step = "int"', 'step0 = "int"\nstep = "int[2]"')], "attrs: 'step0' occurs twice"),
+        ([("[slots]", 'grid = "1"\n[slots]')], "grid: every algorithm has its own"),
+        ([("[slots]", "aliases = [3]\n[slots]")], "aliases: 3; need text"),
+        (
+            [("[slots]", 'grid = "q"\n[slots]'), ('grid = ["ceil_div(numel(x), LANES)", "1", "1"]\n', "")],
+            "algorithm.only.grid: expression 'q': 'q' is no constant",
+        ),
         ([('name = "only"', 'name = "only"\nunroll = 1')], "algorithm.only.unroll: 1; need true or false"),
         ([("LANES = 64", "LANES = true")], "constants.LANES: True; need an integer"),
         ([("LANES = 64", 'LANES = "64"')], "constants.LANES: '64'; need an integer"),
@@ -151,10 +227,10 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
             [("LANES = 64", "LANES = 64\nZP_TYPE = 1")],
             "constants.ZP_TYPE: is a macro that the build defines for a slot",
         ),
-        ([("[constants]", "[variants]\nwhere = [3]\n[constants]")], "variants.where[0]: 3; need text"),
+        ([("[slots]", "where = [3]\n[slots]")], "where[0]: 3; need text"),
         (
-            [("[constants]", "[variants]\nwhere = ['dtype(q) == 1']\n[constants]")],
-            "variants.where[0]: expression 'dtype(q) == 1': 'q' is no slot",
+            [("[slots]", "where = ['dtype(q) == 1']\n[slots]")],
+            "where[0]: expression 'dtype(q) == 1': 'q' is no slot",
         ),
         ([('name = "only"\n', "")], "algorithm[0].name: missing; need text"),
         ([('name = "only"', 'name = "only"\nguard = "1"')], "algorithm[0]: unknown key 'guard'; offered name, source"),
@@ -175,7 +251,7 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ([('name = "only"', 'name = "only"\ndefines = { LANES = 1 }')], "defines.LANES: is also in [constants]"),
         ([('name = "only"', 'name = "only"\ndefines = { X_BINDING = 1 }')], "defines.X_BINDING: is a macro that the"),
         ([('name = "only"', 'name = "only"\ndefines = { TILE = "4" }')], "defines.TILE: '4'; need an integer"),
-        ([(', "1", "1"]', ', "1"]')], "algorithm.only.grid: 2 expressions; need 3"),
+        ([(', "1", "1"]', ', "1"]')], "algorithm.only.grid: 2 expressions; need 3, or one text"),
         ([(', "1", "1"]', ', "1", 1]')], "algorithm.only.grid[2]: 1; need text"),
         ([(', "1", "1"]', ', "1", "q"]')], "algorithm.only.grid[2]: expression 'q': 'q' is no constant"),
         ([('when = "rows(x) <= 8"', 'when = "rows(q)"')], "algorithm.only.when: expression 'rows(q)': 'q' is no slot"),

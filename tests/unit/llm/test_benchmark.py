@@ -86,7 +86,7 @@ def info(dtype: str, *dims: int, memory: str = "arena") -> TensorInfo:
 def test_work_of_a_linear() -> None:
     """[3, 64] x [64, 24], four bits a weight: 2 * 3 * 64 * 24 operations."""
     tensors = [info("i8", 3, 64), info("i4", 2, 24, 32, memory="constant"), info("f32", 3, 24)]
-    call = Call("l", "linear_dq8ca_q4gsw", (Arg("q", 0), Arg("w", 1), Arg("y", 2)), ())
+    call = Call("l", "linear_dq8ca", (Arg("q", 0), Arg("w", 1), Arg("y", 2)), ())
     assert work_of(call, tensors, 1.0) == (3 * 64 + 64 * 24 // 2 + 3 * 24 * 4, 2 * 3 * 64 * 24)
 
 

@@ -26,7 +26,7 @@ def test_a_copy_into_a_slice() -> None:
 
 def test_a_piece_of_a_vocabulary() -> None:
     inputs = {"ids": torch.tensor([7, 2, 9], dtype=torch.int32), "table": torch.ones(3, 4)}
-    for kernel in ("embedding", "embedding_q8", "embedding_q4"):
+    for kernel in ("embedding", "embedding_quantized"):
         written = find_written(kernel)
         assert written is not None
         (mask,) = written(inputs, {"first_row": 7}, SPEC).values()

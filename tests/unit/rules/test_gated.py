@@ -11,7 +11,7 @@ from torch.export import Dim
 from torch.nn import functional
 
 from tests.unit.rules.lowered import DIALECTS, lower_and_compare
-from zeropoint.opcodes import GateOp
+from zeropoint.kernels._generated.signatures import GateOp
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 S = {1: Dim("s", min=1, max=9)}

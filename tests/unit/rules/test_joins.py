@@ -100,7 +100,7 @@ def test_dynamic_sizes() -> None:
     ("function", "x", "reason"),
     [
         (lambda x: torch.arange(0, 1, 0.25) + x, torch.ones(4), "arange from or by 0.25; need integers"),
-        (lambda x: torch.arange(4, dtype=torch.int8) + x, torch.ones(4), "arange of i8; offered f32, f16, i32"),
+        (lambda x: torch.arange(4, dtype=torch.int8) + x, torch.ones(4), "arange of i8; offered i32, f32, f16"),
         (lambda x: functional.pad(x[None, None, None], (-1, 2)), torch.ones(2, 3),
          "aten.pad.default of 5 dimensions by [-1, 2]; offered 4"),
     ],

@@ -33,9 +33,7 @@ def program() -> Program:
     b.input(x)
     b.check(0, Dim(8, ((-1, 0),)), "places of k", tensor=ids, sizes=[n], strides=[1])
     bounds = {"low": 0, "high": 7, "wrap": 0, "outside": -1, "call": 9}
-    b.call(
-        "check_index", {"x": ids, "y": copy, "faults": faults}, {**DENSE, "size3": n, **bounds}, writes=("y", "faults")
-    )
+    b.call("check_index", {"x": ids, "y": copy, "faults": faults}, {**DENSE, "size3": n, **bounds})
     b.call("elementwise_unary", {"x": x, "y": y}, {"op": 0, "alpha": 0.0, "beta": 0.0})
     b.output(copy)
     b.output(y)

@@ -1,10 +1,11 @@
-"""Linear of dynamically quantized activations and 4-bit group-wise weights, exact in integers, summed in f64."""
+"""Linear of dynamically quantized activations and group-wise quantized weights, exact in integers, summed in f64."""
 
 from __future__ import annotations
 
 import torch
 
 from . import Attrs, Outputs, Tensors
+from .bounds import Result, in_units, sum_units
 from .packing import unpack_weight
 
 
@@ -30,3 +31,25 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
         y = y + inputs["bias"].double()
     y = torch.where(torch.isfinite(scale), y, torch.nan)
     return {"y": y.reshape(outputs["y"].shape)}
+
+
+def tolerance(result: Result) -> torch.Tensor:
+    """Sums over a step are exact integers, the sum over steps is f32."""
+    step, inputs = int(result.attrs["step"]), result.inputs
+    w_scale = inputs["w_scale"].float()
+    steps = w_scale.shape[0]
+    q = inputs["q"].reshape(-1, inputs["q"].shape[-1])[:, : steps * step].float()
+    w = unpack_weight(inputs["w"])[:, : steps * step].float()
+    total = torch.einsum("msk,nsk->msn", q.reshape(len(q), steps, step), w.reshape(len(w), steps, step))
+    total -= inputs["zp"].reshape(-1, 1, 1).float() * inputs["w_sum"].float()
+    terms = torch.zeros(())
+    if "w_zp" in inputs:
+        sums = inputs["group_sums"].reshape(len(q), steps, 1).float()
+        if inputs["w_zp"].is_floating_point():
+            terms = (inputs["w_zp"] * (sums - inputs["zp"].reshape(-1, 1, 1).float() * step)).abs()
+        else:
+            total -= inputs["w_zp"].float() * sums
+    magnitude = (total.abs_() * w_scale.abs() + terms).sum(1).double() * inputs["scale"].reshape(-1, 1).double().abs()
+    if "bias" in inputs:
+        magnitude = magnitude + inputs["bias"].double().abs()
+    return in_units(sum_units(steps), magnitude.reshape(result.wanted.shape))

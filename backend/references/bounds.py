@@ -1,15 +1,19 @@
-"""Units of f32 rounding by what is computed, and what every bound is made from."""
+"""What tolerances are made from: units of f32 rounding by what is computed. Not a kernel.
+
+A tolerance is `units * 2^-24 * magnitude` and what storing the result adds. Magnitude is the sum of the sizes of the
+terms that were added up, so that cancellation needs no looser one. Integers are exact, except for codes that a rounding
+may put on either side of a tie.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from ..references import Attrs, OutputSpec, Tensors, find_reference
-from ..references.activations import gelu_tanh
+from . import Attrs, OutputSpec, Tensors, Tolerance, find_reference
+from .activations import gelu_tanh
 
 UNIT = 2.0**-24
 # What storing a value may add: the last bit (f16 may be rounded towards zero), and flushing to zero below.
@@ -43,9 +47,6 @@ class Result:
         return {name: self.inputs[name].abs() for name in names if name in self.inputs}
 
 
-Bound = Callable[[Result], torch.Tensor]
-
-
 def sum_units(length: int) -> float:
     """Units of the sum of the terms' magnitudes, for an f32 sum of `length` terms in any order."""
     return 4.0 + 2.0 * math.sqrt(length)
@@ -65,3 +66,15 @@ def in_units(units: float, magnitude: torch.Tensor) -> torch.Tensor:
 def stored_bound(wanted: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What storing a float adds."""
     return (STORE_RELATIVE[dtype] * wanted.double().abs() + STORE_ABSOLUTE[dtype]).nan_to_num(0.0, 0.0, 0.0)
+
+
+def rounded(units: float) -> Tolerance:
+    """A result that is right within `units` of itself. Integers are equal."""
+
+    def tolerance(result: Result) -> torch.Tensor:
+        return in_units(units if result.wanted.is_floating_point() else 0.0, result.wanted.abs())
+
+    return tolerance
+
+
+exact = rounded(0.0)

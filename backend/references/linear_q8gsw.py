@@ -1,7 +1,0 @@
-"""Weight-only linear on 8-bit group-wise weights: the 4-bit one on another packing."""
-
-from __future__ import annotations
-
-from .linear_q4gsw import reference
-
-__all__ = ["reference"]
