@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 _KEY = "CompositeImplicitAutograd"
 _active: list[bool] = []  # not empty inside quick_shapes(): what is traced elsewhere must see torchao's bodies
@@ -42,7 +43,8 @@ def _implementation(name: str) -> Callable[..., object]:
 
 def _either(rule: Callable[..., object], real: Callable[..., object]) -> Callable[..., object]:
     def kernel(x: torch.Tensor, *args: object, **kwargs: object) -> object:
-        return (rule if _active and isinstance(x, FakeTensor) else real)(x, *args, **kwargs)
+        is_question = isinstance(x, FakeTensor) and get_proxy_mode() is None  # not a trace of the body
+        return (rule if _active and is_question else real)(x, *args, **kwargs)
 
     return kernel
 

@@ -142,7 +142,7 @@ def test_a_leftover_has_the_reason_of_its_linear_however_it_is_reshaped(shape: t
         def __init__(self) -> None:
             super().__init__()
             self.linear = QuantizedLinear(16, SMALL)
-            self.linear.zeros = self.linear.zeros.float() + 0.5
+            self.linear.zeros = self.linear.zeros.int() + 1000
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.linear(Activations()(x))
@@ -158,7 +158,7 @@ def test_a_leftover_has_the_reason_of_its_linear_however_it_is_reshaped(shape: t
 def test_weights_that_only_real_data_refuses() -> None:
     """The documented call shows them to the partitioner. Otherwise preprocess refuses, with the node and the reason."""
     linear = QuantizedLinear(16, SMALL)
-    linear.zeros = linear.zeros.float() + 0.5
+    linear.zeros = linear.zeros.int() + 1000
     program = export(linear, torch.randn(2, 16))
     with pytest.raises(
         Unsupported, match=r"accepted by the partitioner, but with the real weights: .*not all integers"
@@ -168,13 +168,13 @@ def test_weights_that_only_real_data_refuses() -> None:
         lower(program, LINEARS_ONLY)
 
 
-@pytest.mark.parametrize("fractional", ["first", "second"])
-def test_methods_are_matched_with_their_own_weights(fractional: str) -> None:
-    """Their names and shapes are equal; the one whose weight zero points are no integers is refused, not the other."""
+@pytest.mark.parametrize("wide", ["first", "second"])
+def test_methods_are_matched_with_their_own_weights(wide: str) -> None:
+    """Their names and shapes are equal; the one whose weight zero points are too large is refused, not the other."""
     programs = {}
     for method in ("first", "second"):
         linear = QuantizedLinear(16, SMALL)
-        linear.zeros = linear.zeros.float() + (0.5 if method == fractional else 0.0)
+        linear.zeros = linear.zeros.int() + (1000 if method == wide else 0)
         programs[method] = export(linear, torch.randn(2, 16))
     keep = CompileOptions(leftover_quantization="keep")
     partitioners = {method: [ZeropointPartitioner(keep)] for method in programs}
@@ -182,7 +182,7 @@ def test_methods_are_matched_with_their_own_weights(fractional: str) -> None:
     alone = {method: bool(item.reasons) for method, (item,) in partitioners.items()}
     with pytest.raises(Unsupported, match=r"stays outside the delegate \(part of .*not all integers"):
         to_edge_transform_and_lower(programs, partitioner=[ZeropointPartitioner()])
-    assert alone == {method: method == fractional for method in programs}
+    assert alone == {method: method == wide for method in programs}
 
 
 def test_a_program_can_be_lowered_again() -> None:
