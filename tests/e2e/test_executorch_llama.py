@@ -38,6 +38,7 @@ def export(folder: Path, *more: str) -> tuple[Path, nn.Module]:
     return folder / "llama.pte", export_llama(arguments, folder / "llama.pte").model
 
 
+@pytest.mark.slow  # the README's block exports such a model in the fast half
 def test_the_same_logits_in_one_delegate(tmp_path: Path) -> None:
     path, eager = export(tmp_path, "--use_sdpa_with_kv_cache")
     (delegate,) = inspect(path).delegates

@@ -54,7 +54,7 @@ class Constants:
 
     def linear_rows(self, call: Call) -> Iterator[bytes]:
         """Rows as GGUF has them, of a linear with groups of 32."""
-        bits = 4 if "q4" in call.kernel else 8
+        bits = 4 if self.program.tensors[call.tensor("w")].dtype is DType.I4 else 8
         steps, n_rows = self.dims(call, "w_scale")
         layout = Layout.of(32 * steps, 32)
         packed = (layout.packed_length * bits // 128, n_rows, 16)

@@ -23,7 +23,11 @@ def no_validation_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [smollm2.SMALL, TextExportOptions(recipe="8da4w-float-zp")], ids=["int8", "float32"]
+    "options",
+    [
+        pytest.param(smollm2.SMALL, id="int8", marks=pytest.mark.slow),  # test_smollm2.py's too, as a whole model
+        pytest.param(TextExportOptions(recipe="8da4w-float-zp"), id="float32"),
+    ],
 )
 @pytest.mark.parametrize("n_layers", LAYERS)
 def test_linears_on_real_activations(options: TextExportOptions, n_layers: int) -> None:
