@@ -321,7 +321,10 @@ def test_refusals(function: object, inputs: tuple[Tensor, ...], reason: str) -> 
     [
         (lambda x: x * (x.shape[1] * 0.5), "need a tensor, a number or a size"),
         (lambda x: x.tril(x.shape[1]), "aten.tril.default of diagonal "),
-        (lambda x: torch.full((2,), x.shape[1], dtype=torch.uint8) + x[:, 0].int(), " as u8; offered f32, f16, i32"),
+        (
+            lambda x: torch.full((2,), x.shape[1], dtype=torch.uint8) + x[:, 0].int(),
+            "arange of u8; offered i32, f32, f16",
+        ),
     ],
 )
 def test_refusals_of_traced_sizes(function: object, reason: str) -> None:
