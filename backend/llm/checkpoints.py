@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -72,6 +73,18 @@ class Checkpoint:
                 f"export: {self.place}: its tokenizer, {type(found).__name__}, has no tokenizer.json; "
                 "save a fast one there: tokenizer.save_pretrained(...)"
             )
+        return found if self._is_as_written(found) else self._tokenizer_as_written()
+
+    def _is_as_written(self, tokenizer: PreTrainedTokenizerFast) -> bool:
+        """transformers 5 builds some classes, Qwen2's say, as byte pairs of their own whatever the file holds."""
+        path = Path(self.place) / "tokenizer.json"
+        if not path.is_file():
+            return True
+        return type(tokenizers.Tokenizer.from_file(str(path)).model) is type(tokenizer.backend_tokenizer.model)
+
+    def _tokenizer_as_written(self) -> PreTrainedTokenizerFast:
+        with one_line(self.place):
+            found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(self.place)
         return found
 
     def load(self, *, n_layers: int | None = None) -> PreTrainedModel:

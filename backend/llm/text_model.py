@@ -125,7 +125,13 @@ class Session:
         return self._stream(prompt, max_new_tokens, sampling, constraint)
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
-        """f32 [vocabulary] after these tokens; the first ones that the cache holds are not computed again."""
+        """f32 [vocabulary] after these tokens; the first ones that the cache holds are not computed again.
+
+        Raises OptionError on no tokens, or on more than the context holds.
+        """
+        limit = self.program.metadata.max_context
+        if not 0 < len(tokens) <= limit:
+            raise OptionError(f"logits: {len(tokens)} tokens; need 1 to {limit}; give a text, or a shorter one")
         same = 0
         for held, token in zip(self._held, tokens[:-1], strict=False):  # the last one gives the logits
             if held != token:

@@ -14,21 +14,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 import zeropoint
+from tests.unit.rules.models import MAX_CONTEXT, MAX_PREFILL, SIZES, VOCABULARY
 from zeropoint.llm.export import export_decoder
 
-VOCABULARY, MAX_CONTEXT, MAX_PREFILL = 97, 32, 16
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 EXPERTS = {"num_experts_per_tok": 2, "experts_implementation": "batched_mm"}
 WINDOWS = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 ENCODER = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "intermediate_size")} | {

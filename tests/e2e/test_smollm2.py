@@ -39,33 +39,34 @@ def compare(model: nn.Module, program: TextProgram, path: Path, prompts: tuple[s
     """Fails on a token that eager would not have chosen, unless eager itself was undecided; prints how many were.
 
     Eager would have chosen a token that it chooses when its embeddings move by a rounding unit, too: then a code at a
-    tie falls the other way, and the logits move by a hundredth.
+    tie falls the other way, and the logits move by a hundredth. So there may be as many others as eager then has.
     """
     words = smollm2.words_of(path, program)
-    excused, worst = 0, 0.0
+    excused, worst, allowed = 0, 0.0, EXCUSED_SHARE * len(prompts) * n_steps
     for prompt in prompts:
         tokens = words.chat(prompt)
         steps = smollm2.greedy(model, tokens, n_steps)
         found = smollm2.forced(program, tokens, [step.token for step in steps])
-        for index, (step, logits) in enumerate(zip(steps, found, strict=True)):
-            worst = max(worst, float((logits - step.logits).norm() / step.logits.norm()))
-            if int(logits.argmax()) == step.token:
-                continue
-            where = f"{prompt!r} step {index}: {int(logits.argmax())} instead of {step.token}"
-            if int(logits.argmax()) in noisy_choices(model, tokens, steps, index):
-                continue
-            assert step.margin <= smollm2.UNDECIDED, f"{where}, eager's margin {step.margin:.4f}"
-            excused += 1
-    total = len(prompts) * n_steps
-    print(f"\n{total} steps, {excused} excused, logits differ by at most {worst:.1e} relative")
-    assert excused <= EXCUSED_SHARE * total
+        pairs = list(zip(steps, found, strict=True))
+        worst = max(worst, *(float((logits - step.logits).norm() / step.logits.norm()) for step, logits in pairs))
+        others = {index: int(item.argmax()) for index, (step, item) in enumerate(pairs) if item.argmax() != step.token}
+        noisy = noisy_choices(model, tokens, steps) if others else []
+        for index, token in others.items():
+            if token not in (run[index] for run in noisy):
+                margin = steps[index].margin
+                assert margin <= smollm2.UNDECIDED, f"{prompt!r} step {index}: {token}, eager's margin {margin:.4f}"
+        wanted = [step.token for step in steps]
+        excused += len(others)
+        allowed += max((sum(map(int.__ne__, run, wanted)) for run in noisy), default=0)
+    print(f"\n{excused} of {len(prompts) * n_steps} steps excused, {allowed:.1f} allowed, logits differ by {worst:.1e}")
+    assert excused <= allowed
 
 
-def noisy_choices(model: nn.Module, prompt: list[int], steps: list[smollm2.Step], index: int) -> set[int]:
-    """What eager chooses at a step when its embeddings carry noise of a rounding unit."""
-    fed = [step.token for step in steps[: index + 1]]
-    runs = [smollm2.forced_eager(model, prompt, fed, noise=2.0**-24, seed=seed) for seed in range(4)]
-    return {int(run[-1].argmax()) for run in runs}
+def noisy_choices(model: nn.Module, prompt: list[int], steps: list[smollm2.Step]) -> list[list[int]]:
+    """Eager's token at every step, in four runs whose embeddings carry noise of a rounding unit."""
+    fed = [step.token for step in steps]
+    runs = (smollm2.forced_eager(model, prompt, fed, noise=2.0**-24, seed=seed) for seed in range(4))
+    return [[int(logits.argmax()) for logits in run] for run in runs]
 
 
 def test_greedy_tokens_of_one_prompt(program: TextProgram, path: Path) -> None:

@@ -113,6 +113,14 @@ def test_the_end_of_the_context(model: TextModel) -> None:
     assert len(session.messages) == 2
 
 
+@pytest.mark.parametrize("n_tokens", [0, MAX_CONTEXT + 1])
+def test_logits_of_too_few_or_too_many_tokens(model: TextModel, n_tokens: int) -> None:
+    with pytest.raises(
+        OptionError, match=rf"^logits: {n_tokens} tokens; need 1 to {MAX_CONTEXT}; give a text, or a sh"
+    ):
+        model.logits([5] * n_tokens)
+
+
 def test_sampling_stops_and_reasons(model: TextModel) -> None:
     wild = Sampling(temperature=3.0, seed=5)
     texts = ["".join(model.generate("w1", max_new_tokens=6, sampling=wild)) for _ in range(2)]

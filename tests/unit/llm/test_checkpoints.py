@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    T5Config,
+)
 
 from zeropoint.errors import OptionError
 from zeropoint.llm.checkpoints import Checkpoint, is_place
@@ -115,6 +125,21 @@ def test_folders_that_are_refused(values: dict[str, object], text: str, llama: P
     with pytest.raises(OptionError, match=rf"^export: {folder}: (?:{text})") as caught:
         Checkpoint(folder).load()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [Qwen2Config, LlamaConfig])
+def test_tokens_are_those_of_the_tokenizer_file(config: type[Qwen2Config | LlamaConfig], tmp_path: Path) -> None:
+    """Of a Qwen2 folder transformers makes byte pairs without any merges, which encode every text to nothing."""
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    saved = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    saved.chat_template = "a template"
+    saved.save_pretrained(tmp_path)
+    config().save_pretrained(tmp_path)
+    found = Checkpoint(str(tmp_path)).tokenizer()
+    assert found is not None
+    assert found("b a c").input_ids == [2, 1, 0]
+    assert found.chat_template == "a template"
 
 
 def test_tasks_that_do_not_fit(llama: Path, tmp_path: Path) -> None:

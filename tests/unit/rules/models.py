@@ -19,7 +19,7 @@ from zeropoint.llm.export import export_decoder
 MAX_CONTEXT = 32
 MAX_PREFILL = 16
 VOCABULARY = 97
-_SIZES = {
+SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -42,7 +42,7 @@ def decoder(kind: str, **options: object) -> ExportedProgram:
     """A decoder with a static cache, as backend/llm/export.py exports it: input_ids [1, S], cache_position [S]."""
     torch.manual_seed(0)
     name = "Gemma3Text" if kind == "Gemma3" else kind
-    config = getattr(transformers, f"{name}Config")(**{**_SIZES, **options})
+    config = getattr(transformers, f"{name}Config")(**{**SIZES, **options})
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     _shake_norms(model)
     with warnings.catch_warnings(action="ignore"):
