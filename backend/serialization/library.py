@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import flatbuffers
@@ -20,7 +20,8 @@ from ._generated import common_generated as common
 from ._generated import library_generated as fb
 
 IDENTIFIER = b"ZPL1"
-VERSION = 2
+VERSION = 3
+_CHAIN = 4  # modules to decode before one, at most
 _WINDOW = 1 << 15  # as far back as deflate looks
 _BLOCK = 1 << 14
 _AHEAD = 1 << 13  # of a block, in its dictionary
@@ -133,12 +134,12 @@ def _dictionary(base: bytes, offset: int) -> bytes:
     return base[start : start + _WINDOW]
 
 
-def _deflate(spirv: bytes, base: bytes) -> bytes:
+def _deflate(spirv: bytes, base: bytes, level: int = 9) -> bytes:
     """One zlib stream a block, so that the whole of a long module has its like within reach."""
     streams = []
     for offset in range(0, len(spirv), _BLOCK):
         dictionary = _dictionary(base, offset)
-        packer = zlib.compressobj(9, zdict=dictionary) if dictionary else zlib.compressobj(9)
+        packer = zlib.compressobj(level, zdict=dictionary) if dictionary else zlib.compressobj(level)
         streams.append(packer.compress(spirv[offset : offset + _BLOCK]) + packer.flush())
     return b"".join(streams)
 
@@ -160,7 +161,9 @@ class _Writer:
         self.manifests = manifests
         self.variants = variants
         self.facts: list[str] = []
-        self.modules: dict[bytes, tuple[int, int]] = {}  # SPIR-V -> its index, and that of its dictionary or -1
+        self.modules: dict[bytes, int] = {}  # SPIR-V -> its index
+        self.bases: list[int] = []  # of each module, the one that is its dictionary, or -1
+        self.depths: list[int] = []  # of each module, how many are decoded before it
 
     def run(self) -> bytes:
         root = fb.LibraryT()
@@ -228,21 +231,36 @@ class _Writer:
             capabilities=list(variant.capabilities),
             pushBytes=variant.push_bytes,
             sharedBytes=variant.shared_bytes,
-            module=self.modules[variant.spirv][0],
+            module=self.modules[variant.spirv],
         )
 
     def add_modules(self, compiled: Sequence[CompiledVariant]) -> None:
-        """Numbers an algorithm's modules; the first that has no dictionary is the dictionary of those to come."""
-        base = -1
-        for variant in compiled:
-            index, own = self.modules.setdefault(variant.spirv, (len(self.modules), base))
-            base = index if base < 0 and own < 0 else base
+        """Numbers an algorithm's modules; each has the most alike of some earlier ones as its dictionary.
+
+        Keys count through their slots, so modules that differ in one slot lie a power of two apart, or nearly.
+        """
+        earlier: list[bytes] = []
+        for spirv in dict.fromkeys(variant.spirv for variant in compiled):
+            if spirv in self.modules:
+                continue
+            near = {len(earlier) - (1 << step) for step in range(len(earlier).bit_length())}
+            likes = [earlier[place] for place in sorted({0, *near} if earlier else ())]
+            base = self.most_alike(spirv, [like for like in likes if self.depths[self.modules[like]] < _CHAIN])
+            self.modules[spirv] = len(self.bases)
+            self.bases.append(base)
+            self.depths.append(self.depths[base] + 1 if base >= 0 else 0)
+            earlier.append(spirv)
+
+    def most_alike(self, spirv: bytes, modules: Sequence[bytes]) -> int:
+        """The one of `modules` with which this is shortest, by the fastest packing; -1 where there are none."""
+        like = min(modules, key=lambda module: len(_deflate(spirv, module, level=1)), default=None)
+        return -1 if like is None else self.modules[like]
 
     def packed_modules(self) -> list[object]:
         spirv = list(self.modules)
         return [
             _make(_Module, size=len(data), base=base, data=_deflate(data, spirv[base] if base >= 0 else b""))
-            for data, (_, base) in self.modules.items()
+            for data, base in zip(spirv, self.bases, strict=True)
         ]
 
     def expr(self, expr: Expr, slots: list[str], attrs: list[str]) -> object:
@@ -269,8 +287,3 @@ def pack_library(root: fb.LibraryT) -> bytes:
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(root.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
-
-
-def list_variants(variants: Iterable[VariantKey]) -> tuple[str, ...]:
-    """Keys as text, in the order given."""
-    return tuple(str(key) for key in variants)

@@ -18,11 +18,12 @@ from zeropoint.serialization.library import pack_library
 from zeropoint.serialization.program_io import write_program
 
 KEPT = 64  # kMaxPipelines of pipelines.cpp
+CHAIN = "need an earlier module, and at most 4 to decode before one"
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The tiny kernel: 16 modules, the first of which is the dictionary of the others."""
+    """The tiny kernel: 16 modules, all but the first with an earlier one as dictionary."""
     devices()  # the layers are on once Vulkan is
     folder = tmp_path_factory.mktemp("library")
     return build_library(write_tree(folder / "shaders"), cache_dir=folder / "cache")
@@ -58,14 +59,22 @@ def damaged(library: bytes, module: int, **fields: object) -> bytes:
         (0, {"size": 1 << 30}, f"module 0: {1 << 30} bytes are no SPIR-V"),
         (5, {"size": 1026}, "module 5: 1026 bytes are no SPIR-V"),
         (4, {"data": None}, r"module 4: \d+ bytes are no SPIR-V"),
-        (0, {"base": 0}, "module 0: dictionary 0; need an earlier module without one"),
-        (5, {"base": 9}, "module 5: dictionary 9; need an earlier module without one"),
-        (5, {"base": 4}, "module 5: dictionary 4; need an earlier module without one"),
+        (0, {"base": 0}, f"module 0: dictionary 0; {CHAIN}"),
+        (5, {"base": 9}, f"module 5: dictionary 9; {CHAIN}"),
+        (5, {"base": 5}, f"module 5: dictionary 5; {CHAIN}"),
     ],
 )
 def test_a_module_that_cannot_be_is_refused(library: bytes, module: int, fields: dict[str, object], text: str) -> None:
     with pytest.raises(RuntimeFailure, match=rf"^kernel library: {text}$"):
         verify_blob(write_program(tiny(1)), library=damaged(library, module, **fields))
+
+
+def test_five_modules_before_one_are_refused(library: bytes) -> None:
+    """The player decodes a module's dictionary before the module."""
+    for module in range(1, 6):
+        library = damaged(library, module, base=module - 1)
+    with pytest.raises(RuntimeFailure, match=f"^kernel library: module 5: dictionary 4; {CHAIN}$"):
+        verify_blob(write_program(tiny(1)), library=library)
 
 
 @pytest.mark.parametrize(

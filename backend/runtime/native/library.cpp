@@ -13,6 +13,7 @@ constexpr uint32_t kSpirvMagic = 0x07230203;
 constexpr size_t kWindowBytes = 1 << 15;
 constexpr size_t kBlockBytes = 1 << 14;
 constexpr size_t kAheadBytes = 1 << 13;
+constexpr uint32_t kMaxChain = 4;  // modules to decode before one
 
 // Checks all that the player later relies on, once, so that nothing is checked again at a load.
 class Checker {
@@ -20,14 +21,16 @@ class Checker {
   explicit Checker(const fb::Library& library) : library_(library) {}
 
   Status modules() const {
+    std::vector<uint32_t> chain;
     for (uint32_t i = 0; i < count(library_.modules()); ++i) {
       const fb::Module& module = *library_.modules()->Get(i);
       if (module.size() % 4 != 0 || module.size() < 20 || module.size() > kMaxSpirvBytes || module.data() == nullptr)
         return fail(Code::kInvalidProgram, "kernel library: module ", i, ": ", module.size(), " bytes are no SPIR-V");
-      if (module.base() >= static_cast<int64_t>(i) ||
-          (module.base() >= 0 && library_.modules()->Get(module.base())->base() >= 0))
+      bool earlier = module.base() < static_cast<int64_t>(i);
+      chain.push_back(!earlier ? kMaxChain + 1 : module.base() < 0 ? 0 : chain[module.base()] + 1);
+      if (chain.back() > kMaxChain)
         return fail(Code::kInvalidProgram, "kernel library: module ", i, ": dictionary ", module.base(),
-            "; need an earlier module without one");
+            "; need an earlier module, and at most ", kMaxChain, " to decode before one");
     }
     return Status();
   }

@@ -55,7 +55,7 @@ std::string fact_names();
 // Why a device with these facts cannot run a module with a SPIR-V capability; empty when it can.
 std::string missing_capability(uint32_t capability, const Facts& facts);
 
-inline constexpr uint32_t kLibraryVersion = 2;
+inline constexpr uint32_t kLibraryVersion = 3;
 inline constexpr uint32_t kMaxSpirvBytes = 16 << 20;
 inline constexpr uint32_t kMaxPushBytes = 128;
 

@@ -46,7 +46,7 @@ def library(shaders: Path, tmp_path: Path) -> bytes:
 
 def test_content(library: bytes) -> None:
     root = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library))
-    assert (root.version, root.facts) == (2, [b"subgroup_size", b"int8_dot"])
+    assert (root.version, root.facts) == (3, [b"subgroup_size", b"int8_dot"])
     (kernel,) = root.kernels
     assert (kernel.name, kernel.doc) == (b"tiny", b"y = x * eps - zp + bias")
     assert [(slot.name, slot.io, slot.optional) for slot in kernel.slots] == [
@@ -99,10 +99,14 @@ def test_variants(library: bytes) -> None:
 
 
 def test_modules_are_compressed_beside_their_like(library: bytes) -> None:
-    """The first has no dictionary; the others of its algorithm have it, and are then small."""
+    """The first has no dictionary; the others of its algorithm have an earlier one, and are then small."""
     modules = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library)).modules
-    assert [module.base for module in modules] == [-1] + [0] * 15
-    assert max(len(module.data) / module.size for module in modules[1:]) < 0.35
+    bases = [module.base for module in modules]
+    assert bases[0] == -1
+    assert all(0 <= base < index for index, base in enumerate(bases) if index)
+    assert len(set(bases)) > 3  # the most alike, not always the first
+    assert max(len(module.data) / module.size for module in modules[1:]) < 0.3
+    assert sum(len(module.data) for module in modules) < 0.2 * sum(module.size for module in modules)
     assert read_library(library).spirv_bytes == sum(module.size for module in modules)
 
 
@@ -155,10 +159,10 @@ def test_reading_something_else(library: bytes) -> None:
 
 
 def test_reading_another_version(library: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropoint.serialization.library.VERSION", 3)
+    monkeypatch.setattr("zeropoint.serialization.library.VERSION", 4)
     with pytest.raises(ShaderError) as error:
         read_library(library)
-    assert str(error.value) == "kernel library: version 2; this package reads 3; build it again"
+    assert str(error.value) == "kernel library: version 3; this package reads 4; build it again"
 
 
 def test_an_algorithm_has_one_local_size(tmp_path: Path) -> None:
