@@ -69,9 +69,9 @@ def export(
 ) -> None:
     """Exports MODEL as 8da4w to a .pte, with its tokenizer beside it.
 
-    MODEL is a name of --list, a folder of transformers' files (config.json, safetensors, tokenizer), a .gguf file (its
-    quantized weights stay what they are unless --recipe is given), or the id owner/name of a folder that transformers
-    finds on a hub or in its cache.
+    MODEL is a name of --list, a folder of transformers' files (config.json, safetensors, tokenizer), a .gguf file, or
+    the id owner/name of a folder that transformers finds on a hub or in its cache. Weights that are quantized in a
+    .gguf file or a folder (GPTQ, AWQ, compressed-tensors, torchao) stay what they are unless --recipe is given.
     """
     quiet()
     from .llm.encoder_export import EncoderExportOptions, export_encoder_model

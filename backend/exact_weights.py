@@ -30,17 +30,25 @@ class ExactIntxTensor(IntxUnpackedToInt8Tensor):
 
 
 def exact_weight(
-    codes: torch.Tensor, scales: torch.Tensor, terms: torch.Tensor | None, *, bits: int, dynamic: bool
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    terms: torch.Tensor | None,
+    *,
+    zeros: torch.Tensor | None = None,
+    bits: int,
+    dynamic: bool,
 ) -> IntxUnpackedToInt8Tensor:
-    """A weight of scales * codes - terms, for a linear of float32.
+    """A weight of scales * codes - terms, or of scales * (codes - zeros), for a linear of float32.
 
-    codes int8 [N, K]; scales f32 [N, K / group]; terms alike, or None. dynamic: with int8 activations. A group whose
-    scale is 0 but whose term is not gets the scale 1 and the codes 0, because no zero point could make its weights.
+    codes int8 [N, K]; scales f32 [N, K / group]; terms alike, or None; zeros int8 alike, where there are no terms.
+    dynamic: with int8 activations. A group whose scale is 0 but whose term is not gets the scale 1 and the codes 0,
+    because no zero point could make its weights.
     """
     group = codes.shape[1] // scales.shape[1]
     options = (getattr(torch, f"int{bits}"), (1, group), torch.float32, DYNAMIC if dynamic else None)
     if terms is None:
-        return IntxUnpackedToInt8Tensor(codes, scales, torch.zeros_like(scales, dtype=torch.int8), *options)
+        points = torch.zeros_like(scales, dtype=torch.int8) if zeros is None else zeros
+        return IntxUnpackedToInt8Tensor(codes, scales, points, *options)
     flat = (scales == 0) & (terms != 0)
     if bool(flat.any()):
         codes = codes.masked_fill(flat.repeat_interleave(group, 1), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,21 +12,28 @@ from typing import Any
 
 import tokenizers
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
 from ..errors import OptionError
+from .kept_weights import Matrix
+from .packed_checkpoints import PackedMatrix, check_settings, read_packed
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a hub
+TORCHAO = "torchao"  # as quantization_config calls it; transformers loads its weights
 _LONGEST = 300  # characters of another library's message
 _WORDS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -50,17 +58,59 @@ class Checkpoint:
     def is_local(self) -> bool:
         return Path(self.place).is_dir()
 
-    def config(self, *, n_layers: int | None = None) -> PreTrainedConfig:
-        """Of the model, or of its first layers. Raises OptionError on one that cannot be read."""
+    def config(self, *, n_layers: int | None = None, floats: bool = False) -> PreTrainedConfig:
+        """Of the model, or of its first layers. Raises OptionError on one that cannot be read.
+
+        floats: whether weights that are quantized in its files are refused.
+        """
         with one_line(self.place):
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.place, trust_remote_code=False)
-        method = getattr(config, "quantization_config", None)
-        if method is not None:
-            kind = method.get("quant_method", "?") if isinstance(method, dict) else type(method).__name__
-            raise OptionError(f"export: {self.place}: weights that {kind} quantized; offered float ones, and .gguf")
+        settings = getattr(config, "quantization_config", None)
+        if settings and floats:
+            raise OptionError(f"export: {self.place}: weights that are quantized; an encoder's are read in float")
+        if self._settings(config):
+            check_settings(self.place, config.quantization_config)
+            del config.quantization_config  # transformers would ask for the method's own package
         if n_layers is not None:
             keep_layers(config, n_layers)
         return config
+
+    @staticmethod
+    def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+        """How its weights are quantized, where it is by a method that transformers does not read for us."""
+        settings = getattr(config, "quantization_config", None) or {}
+        return settings if settings.get("quant_method") != TORCHAO else {}
+
+    def _packed(self) -> tuple[dict[str, torch.Tensor], dict[str, PackedMatrix]] | None:
+        """Its float tensors and packed linears; None where it has no packed ones."""
+        with one_line(self.place):
+            settings = self._settings(AutoConfig.from_pretrained(self.place, trust_remote_code=False))
+        return read_packed(self.place, settings, dict(self._tensors())) if settings else None
+
+    def matrices(self) -> Mapping[str, Matrix]:
+        """The packed linears, by the names of their weights; none in a float checkpoint."""
+        packed = self._packed()
+        return {} if packed is None else packed[1]
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for path in self.weight_files():
+            with one_line(str(path)), safe_open(path, "pt") as file:
+                yield from ((name, file.get_tensor(name)) for name in file.keys())
+
+    def weight_files(self) -> list[Path]:
+        """Its safetensors files; an id's are fetched. Raises OptionError where there are none."""
+        if self.is_local:
+            found = sorted(Path(self.place).glob("*.safetensors"))
+        else:
+            with one_line(self.place):
+                index = cached_file(self.place, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False)
+                names = (
+                    set(json.loads(Path(index).read_text())["weight_map"].values()) if index else [SAFE_WEIGHTS_NAME]
+                )
+                found = [Path(str(cached_file(self.place, name))) for name in sorted(names)]
+        if not found:
+            raise OptionError(f"export: {self.place}: no .safetensors file in it; packed weights are read from those")
+        return found
 
     def tokenizer(self) -> PreTrainedTokenizerFast | None:
         """With the chat template; None where a folder has none. Raises OptionError on one without a tokenizer.json."""
@@ -91,19 +141,23 @@ class Checkpoint:
         """The decoder in float32. Raises OptionError on files that do not make one."""
         config = self.config(n_layers=n_layers)
         check_decoder(config, self.place)
+        packed = self._packed()
+        options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **exportable(config)}
+        options["ignore_mismatched_sizes"] = True
         with one_line(self.place):
-            loaded, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                self.place,
-                config=config,
-                dtype=torch.float32,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **exportable(config),
-            )
-        model: PreTrainedModel = loaded  # type: ignore[has-type]
-        check_complete(self.place, info)  # type: ignore[has-type]
+            if packed is None:
+                source: dict[str, Any] = {"pretrained_model_name_or_path": self.place, "trust_remote_code": False}
+            else:
+                linears = {name: torch.from_numpy(matrix.values()) for name, matrix in packed[1].items()}
+                source = {"pretrained_model_name_or_path": None, "state_dict": packed[0] | linears}
+            kind: Any = AutoModelForCausalLM if packed is None else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            model: PreTrainedModel
+            model, info = kind.from_pretrained(**source, **options)
+            if packed is not None and ((Path(self.place) / GENERATION_CONFIG_NAME).is_file() or not self.is_local):
+                model.generation_config = GenerationConfig.from_pretrained(self.place)
+        check_complete(self.place, info)
         plain_linears(model)
+        _in_float32(self.place, model)
         return model
 
 
@@ -178,6 +232,24 @@ def plain_linears(model: nn.Module) -> None:
     for module in model.modules():
         if type(module).__name__ == "FalconLinear":
             module.__class__ = nn.Linear
+
+
+def _in_float32(place: str, model: nn.Module) -> None:
+    """Gives torchao's integers scales in float32: transformers leaves them, and only them, as they were saved.
+
+    Raises OptionError on weights that torchao quantized in a way that has no rule.
+    """
+    for module_name, module in model.named_modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(weight, IntxUnpackedToInt8Tensor):
+                integers = (weight.qdata, weight.scale.float(), weight.zero_point, weight.target_dtype)
+                rest = (weight.block_size, torch.float32, weight.activation_quantization)
+                setattr(module, name, nn.Parameter(IntxUnpackedToInt8Tensor(*integers, *rest), requires_grad=False))
+            elif type(weight).__module__.startswith("torchao."):
+                raise OptionError(
+                    f"export: {place}: {module_name}.{name} is torchao's {type(weight).__name__}; offered "
+                    "IntxUnpackedToInt8Tensor, as Int8DynamicActivationIntxWeightConfig and IntxWeightOnlyConfig make"
+                )
 
 
 def untie(model: PreTrainedModel) -> PreTrainedModel:

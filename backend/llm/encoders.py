@@ -142,7 +142,7 @@ class EncoderCheckpoint:
         return SentenceEncoder(loaded, pooling, normalized=normalized).train(False)
 
     def _config(self, n_layers: int | None = None) -> PreTrainedConfig:
-        config = self.files.config(n_layers=n_layers)
+        config = self.files.config(n_layers=n_layers, floats=True)
         names = ", ".join(config.architectures or [type(config).__name__])
         if getattr(config, "is_encoder_decoder", False):
             raise OptionError(f"export: {self.place}: {names} is an encoder with a decoder; offered one or the other")

@@ -34,8 +34,8 @@ from ..quantization import quantize
 from ..quantized_weights import QuantizationSummary, quantization_summary
 from ..versions import warn_of_untried
 from .files import check_output, tokenizer_path
-from .gguf_files import KeptTable, keep_blocks
-from .models import Source, find_source, gguf_of, load_tokenizer, load_weights
+from .kept_weights import KeptTable, keep_weights
+from .models import Source, find_source, load_tokenizer, load_weights, quantized_matrices
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
@@ -107,6 +107,8 @@ def export_text_model(
     progress("load")
     tokenizer, weights = load_tokenizer(source), load_weights(source, n_layers=n_layers)
     check_positions(weights.config, chosen.max_context)
+    if chosen.recipe is not None and quantization_summary(weights).quantized:
+        raise OptionError(f"export: recipe {chosen.recipe}: the weights are quantized already; leave the recipe out")
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
     progress("quantize")
     kept = keep_quantized(weights, source, chosen)
@@ -128,12 +130,12 @@ def keep_quantized(model: PreTrainedModel, source: Source, options: TextExportOp
 
     A recipe, or one of the last linear, asks for another quantization, so that nothing, or it, is not kept.
     """
-    file = gguf_of(source)
-    if file is None or options.recipe is not None:
+    matrices = quantized_matrices(source) if options.recipe is None else {}
+    if not matrices:
         return None
     last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     head = next((f"{name}.weight" for name, module in model.named_modules() if module is last), "")
-    return keep_blocks(model, file, skip=lambda name: name == head and options.lm_head is not None)
+    return keep_weights(model, matrices, skip=lambda name: name == head and options.lm_head is not None)
 
 
 def head_recipe(recipe: str, options: TextExportOptions) -> str:

@@ -7,7 +7,7 @@ see how a model lowers, verifies and how fast it runs; they say nothing.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +25,7 @@ from . import shapes
 from .checkpoints import Checkpoint, is_place, keep_layers, untie
 from .encoders import ENCODERS
 from .gguf_files import GgufFile
+from .kept_weights import Matrix
 from .packages import install_command, package_file
 from .shapes import random_weights
 
@@ -154,6 +155,12 @@ def gguf_of(model: Source) -> GgufFile | None:
     if isinstance(model, TextModel):
         return GgufFile(model_file(model)) if model.config is None else None
     return model if isinstance(model, GgufFile) else None
+
+
+def quantized_matrices(model: Source) -> Mapping[str, Matrix]:
+    """What a model's files hold quantized, by their names; nothing where they hold floats."""
+    source = gguf_of(model) or model
+    return {} if isinstance(source, TextModel) else source.matrices()
 
 
 def load_tokenizer(model: Source) -> PreTrainedTokenizerFast | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..gguf_blocks import TYPES
@@ -17,6 +18,7 @@ from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_
 from .export import DEFAULT_RECIPE, TextExportOptions, check_positions, head_recipe
 from .gguf_files import GgufFile
 from .models import Source, TextModel, gguf_of
+from .packed_checkpoints import PackedMatrix
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -62,20 +64,26 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
         assert isinstance(source, TextModel)
         config, reads = source.read_config(n_layers), source.weights
     check_positions(config, options.max_context)
-    with one_line(source.name), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, **exportable(config))  # type: ignore[no-untyped-call]
+    if isinstance(source, Checkpoint) and getattr(config, "quantization_config", None):
+        model = source.load(n_layers=n_layers)  # only its weights tell what torchao made of them
+    else:
+        with one_line(source.name), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, **exportable(config))  # type: ignore[no-untyped-call]
     if file is not None and options.recipe is None and source.recipe is None:
         return ExportPlan(
             reads, _rows_of_file(file, config.num_hidden_layers), _cache_bytes(config, options.max_context)
         )
     plain_linears(model)
     recipe = options.recipe or source.recipe or DEFAULT_RECIPE
-    last = model.get_output_embeddings()
+    last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    packed = source.matrices() if isinstance(source, Checkpoint) and options.recipe is None else {}
     groups: dict[tuple[str, str], list[int]] = {}
-    for module in model.modules():
-        for count, size, what, how in _sizes(
-            module, options, head_recipe(recipe, options) if module is last else recipe
-        ):
+    for name, module in model.named_modules():
+        matrix = packed.get(f"{name}.weight") if module is not last or options.lm_head is None else None
+        parts = list(_sizes(module, options, head_recipe(recipe, options) if module is last else recipe))
+        if isinstance(matrix, PackedMatrix):
+            parts[0] = _size_of_packed(matrix)
+        for count, size, what, how in parts:
             total = groups.setdefault((what, how), [0, 0])
             total[0] += count
             total[1] += size
@@ -84,7 +92,7 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
 
 
 def _rows_of_file(file: GgufFile, n_layers: int) -> tuple[tuple[str, str, int, int], ...]:
-    """As keep_blocks will keep them; a tied table counts twice, as a table and as the last linear."""
+    """As keep_weights will keep them; a tied table counts twice, as a table and as the last linear."""
     groups: dict[tuple[str, str], list[int]] = {}
 
     def add(what: str, how: str, count: int, size: int) -> None:
@@ -132,12 +140,21 @@ def files_read(source: Checkpoint) -> str:
     return f"{len(paths)} files of {folder}, {size / 1e6:.2f} MB" + (f": {kinds}" if kinds else "")
 
 
+def _size_of_packed(matrix: PackedMatrix) -> tuple[int, int, str, str]:
+    n_rows, length = matrix.integers.codes.shape
+    layout = Layout.of(length, length // matrix.integers.scales.shape[1])
+    size = n_rows * (layout.packed_length * matrix.bits // 8 + layout.steps * (12 if matrix.offset else 8))
+    return n_rows * length, size, "linears", f"{matrix.kind} kept exactly, {matrix.how}"
+
+
 def _sizes(module: nn.Module, options: TextExportOptions, recipe: str) -> list[tuple[int, int, str, str]]:
     """(parameters, bytes, what, how) of a module's own parameters."""
     found = []
     for name, parameter in module.named_parameters(recurse=False):
         count, group = parameter.numel(), options.group_size
-        if not isinstance(module, nn.Linear) or name != "weight":
+        if isinstance(parameter, IntxUnpackedToInt8Tensor):
+            found.append((count, *_size_of_integers(parameter)))
+        elif not isinstance(module, nn.Linear) or name != "weight":
             what = "embeddings" if isinstance(module, nn.Embedding) else "other parameters"
             found.append((count, 4 * count, what, "in float32"))
         elif module.in_features % group or group < 2:
@@ -148,6 +165,15 @@ def _sizes(module: nn.Module, options: TextExportOptions, recipe: str) -> list[t
             size = module.out_features * (layout.packed_length * bits // 8 + layout.steps * per_step)
             found.append((count, size, "linears", f"quantized as {recipe}, groups of {group}"))
     return found
+
+
+def _size_of_integers(weight: IntxUnpackedToInt8Tensor) -> tuple[int, str, str]:
+    """(bytes, what, how) of what torchao quantized."""
+    n_rows, length = weight.shape
+    bits, group = (4 if weight.target_dtype is torch.int4 else 8), weight.block_size[-1]  # type: ignore[attr-defined]
+    layout = Layout.of(length, group)
+    size = n_rows * (layout.packed_length * bits // 8 + layout.steps * (8 if weight.activation_quantization else 4))
+    return size, "weights", f"torchao's integers kept exactly, int{bits}, groups of {group}"
 
 
 def _cache_bytes(config: PreTrainedConfig, max_context: int) -> int:

@@ -15,13 +15,18 @@ from click.testing import CliRunner
 from executorch.exir._serialize._program import deserialize_pte_binary
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxUnpackedToInt8Tensor, PerGroup
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import zeropoint
 from tests.e2e import architectures, codes
 from tests.e2e.architectures import DECODERS, ENCODER, MAX_CONTEXT, MAX_PREFILL, SIZES, VOCABULARY
 from tests.e2e.test_architectures import LENGTHS, Comparison
+from tests.unit.llm.packed import pack_folder, random_weight
+from tests.unit.llm.test_packed_checkpoints import FORMS
 from zeropoint.cli import main
+from zeropoint.llm.checkpoints import Checkpoint
+from zeropoint.llm.models import load_weights
 from zeropoint.llm.tokenizer import Tokenizer as Words
 
 pytestmark = pytest.mark.usefixtures("validated")
@@ -106,6 +111,48 @@ def test_decoder(name: str, tmp_path: Path) -> None:
     tokens, first = architectures.ids(sum(LENGTHS)), 0
     run = InAnyOrder(program) if name in PARALLEL else Comparison(program)
     for length, eager in zip(LENGTHS, last_logits(quantized(model), tokens), strict=True):
+        run.check(eager, tokens[:, first : first + length], torch.arange(first, first + length))
+        first += length
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_weights(form: str, tmp_path: Path) -> None:
+    """The integers of the files with int8 activations; only the last linear, in float there, is quantized by us."""
+    folder, program = tmp_path / "model", tmp_path / "model.pte"
+    pack, config = FORMS[form]
+    model = saved(decoder("Llama"), folder, torch.float16)
+    weights = pack_folder(folder, pack, config, partial(random_weight, group=32, bits=4, symmetric=False))
+    method = config["quant_method"]
+    assert f"kept exactly: {len(weights)} weights of {method} (int4, groups of 32" in export(
+        folder, program, *LENGTH_OPTIONS
+    )
+    for name, weight in weights.items():
+        scales = weight.scales.bfloat16() if form == "compressed" else weight.scales
+        integers = ((weight.codes - 8).to(torch.int8), scales.float(), (weight.zeros - 8).to(torch.int8))
+        kept = IntxUnpackedToInt8Tensor(*integers, torch.int4, (1, 32), torch.float32, "int8_asym_per_token")
+        model.get_submodule(name.removesuffix(".weight")).weight = nn.Parameter(kept, requires_grad=False)
+    check_tokens(program, quantized(model))
+
+
+@pytest.mark.slow
+def test_weights_of_torchao(tmp_path: Path) -> None:
+    """A model that torchao quantized, saved by transformers in bfloat16; its last linear stayed in float."""
+    floats, folder, program = tmp_path / "float", tmp_path / "model", tmp_path / "model.pte"
+    saved(decoder("Llama"), floats, torch.bfloat16)
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))
+    model = transformers.LlamaForCausalLM.from_pretrained(
+        floats, dtype=torch.bfloat16, quantization_config=transformers.TorchAoConfig(config)
+    )
+    model.save_pretrained(folder)
+    export(folder, program, *LENGTH_OPTIONS)
+    check_tokens(program, quantized(load_weights(Checkpoint(str(folder)))))
+
+
+def check_tokens(program: Path, model: PreTrainedModel) -> None:
+    """Against eager after a prompt, a token, another prompt and a token."""
+    tokens, first, run = architectures.ids(sum(LENGTHS)), 0, Comparison(program)
+    for length, eager in zip(LENGTHS, last_logits(model, tokens), strict=True):
         run.check(eager, tokens[:, first : first + length], torch.arange(first, first + length))
         first += length
 

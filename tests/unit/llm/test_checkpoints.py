@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torchao.quantization import (
+    Int8DynamicActivationIntxWeightConfig,
+    Int8WeightOnlyConfig,
+    IntxUnpackedToInt8Tensor,
+    IntxWeightOnlyConfig,
+    PerGroup,
+)
 from transformers import (
     BertConfig,
     BertModel,
@@ -18,13 +25,16 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     T5Config,
+    TorchAoConfig,
 )
 
 from zeropoint.errors import OptionError
 from zeropoint.llm.checkpoints import Checkpoint, is_place
 from zeropoint.llm.encoders import EncoderCheckpoint, find_encoder_source
-from zeropoint.llm.export import TextExportOptions, check_positions, text_metadata
+from zeropoint.llm.export import TextExportOptions, check_positions, export_text_model, text_metadata
 from zeropoint.llm.models import find_source, load_weights
+from zeropoint.llm.plan import plan_text_model
+from zeropoint.quantized_weights import quantization_summary
 
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -106,10 +116,59 @@ def without(path: Path, name: str) -> None:
     save_file({key: value for key, value in load_file(path).items() if key != name}, path, {"format": "pt"})
 
 
+def quantized(folder: Path, config: object) -> LlamaForCausalLM:
+    """A decoder that torchao quantized in bfloat16, saved by transformers."""
+    float_folder = folder / "float"
+    llama = LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=40, num_key_value_heads=1, eos_token_id=2))
+    llama.bfloat16().save_pretrained(float_folder)
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
+        float_folder, dtype=torch.bfloat16, quantization_config=TorchAoConfig(config)
+    )
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_weights_of_torchao(dynamic: bool, tmp_path: Path) -> None:
+    """The integers stay; their scales are float32 ones as the rest of the model, so that eager runs, too."""
+    options = {"weight_dtype": torch.int4}
+    config = (
+        Int8DynamicActivationIntxWeightConfig(**options, weight_granularity=PerGroup(32))
+        if dynamic
+        else (IntxWeightOnlyConfig(**options, granularity=PerGroup(32)))
+    )
+    saved = quantized(tmp_path, config)
+    source = Checkpoint(str(tmp_path))
+    loaded = load_weights(source)
+    for name, weight in saved.named_parameters():
+        found = loaded.get_parameter(name)
+        assert (type(found), found.dtype) == (type(weight), torch.float32)
+        if isinstance(weight, IntxUnpackedToInt8Tensor):
+            assert torch.equal(found.qdata, weight.qdata)
+            assert torch.equal(found.scale, weight.scale.float())
+            assert torch.equal(found.zero_point, weight.zero_point)
+            assert found.activation_quantization == weight.activation_quantization
+    assert len(quantization_summary(loaded).quantized) == 14
+    assert loaded(torch.tensor([[1, 2, 3]])).logits.dtype is torch.float32
+    plan = str(plan_text_model(source, TextExportOptions(max_context=64, max_prefill=8)))
+    assert "weights: torchao's integers kept exactly, int4, groups of 32, " in plan
+    with pytest.raises(OptionError, match=r"^export: recipe 8w: the weights are quantized already; leave the recipe"):
+        export_text_model(source, tmp_path / "m.pte", TextExportOptions(recipe="8w", max_context=64, max_prefill=8))
+    assert not list(tmp_path.glob("*.pte"))
+
+
+def test_other_weights_of_torchao(tmp_path: Path) -> None:
+    quantized(tmp_path, Int8WeightOnlyConfig())
+    with pytest.raises(
+        OptionError, match=r"^export: .*proj\.weight is torchao's Int8Tensor; offered IntxUnpackedToInt8"
+    ):
+        Checkpoint(str(tmp_path)).load()
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"quantization_config": {"quant_method": "aqlm"}}, r"weights that aqlm quantized; offered float ones"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, r"weights that aqlm quantized; offered float, "),
         ({"model_type": "no_such_model"}, r".*no_such_model"),
         (
             {"architectures": ["LlamaForSequenceClassification"]},
