@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch._export.utils
 
 GOLDEN = Path(__file__).parent / "golden" / "text"
 os.environ.setdefault("ZEROPOINT_VALIDATION", "1")
@@ -22,6 +23,27 @@ def pytest_collection_finish() -> None:
     """What was imported stays: millions of objects that every full collection would visit."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_once() -> Iterator[None]:
+    """Half of the time of a small lowering.
+
+    torch.export looks up every composite operator of the dispatcher, once for each namespace and decomposition, so that
+    Python knows them. Here it does so when there are other ones than the last time, which is all that it is good for.
+    """
+    look_up, known = torch._export.utils._materialize_cpp_cia_ops, set[str]()
+
+    def look_up_others() -> None:
+        found = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+        if set(found) != known:
+            look_up()
+            known.clear()
+            known.update(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch._export.utils, "_materialize_cpp_cia_ops", look_up_others)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -125,6 +125,7 @@ def test_every_block_of_the_file() -> None:
     compare(smollm2.exported(smollm2.INT8, None), None)
 
 
+@pytest.mark.slow
 def test_what_is_kept_and_what_is_not() -> None:
     source = find_model(smollm2.NAME)
     model = load_weights(source, n_layers=1)
@@ -140,6 +141,7 @@ def test_what_is_kept_and_what_is_not() -> None:
     assert keep_quantized(model, source, TextExportOptions(recipe="8da4w")) is None
 
 
+@pytest.mark.slow
 def test_the_plan_is_what_comes_out() -> None:
     options = TextExportOptions(max_context=64, max_prefill=16)
     plan = plan_text_model(find_model(smollm2.NAME), options, n_layers=smollm2.FEW_LAYERS)

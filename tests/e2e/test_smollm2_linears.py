@@ -14,7 +14,7 @@ from zeropoint.runtime.player import validation
 
 N_TOKENS = 40
 # Of thirty: the linears of one have every shape but lm_head's, which follows.
-LAYERS = [1, pytest.param(3, marks=pytest.mark.slow)]
+LAYERS = [1, 3]
 
 
 @pytest.fixture(autouse=True)
@@ -22,12 +22,10 @@ def no_validation_message() -> None:
     validation(clear=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [
-        pytest.param(smollm2.SMALL, id="int8", marks=pytest.mark.slow),  # test_smollm2.py's too, as a whole model
-        pytest.param(TextExportOptions(recipe="8da4w-float-zp"), id="float32"),
-    ],
+    [pytest.param(smollm2.SMALL, id="int8"), pytest.param(TextExportOptions(recipe="8da4w-float-zp"), id="float32")],
 )
 @pytest.mark.parametrize("n_layers", LAYERS)
 def test_linears_on_real_activations(options: TextExportOptions, n_layers: int) -> None:

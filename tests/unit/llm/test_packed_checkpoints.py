@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.unit.llm import packed
@@ -171,6 +172,21 @@ def test_a_model_keeps_them(form: str, folder: Path) -> None:
     assert keep_quantized(model, source, TextExportOptions(recipe="8da4w")) is None
     plan = str(plan_text_model(source, TextExportOptions(max_context=64, max_prefill=8)))
     assert f"linears: {config['quant_method']} kept exactly, int4, groups of 32, integer zero points" in plan
+
+
+def test_a_row_that_changed_is_quantized_anew(folder: Path) -> None:
+    packed.pack_folder(folder, packed.gptq, settings("gptq"), partial(random_weight, group=32, bits=4, symmetric=False))
+    source = Checkpoint(str(folder))
+    model = source.load()
+    name = "model.layers.0.mlp.up_proj.weight"
+    model.get_parameter(name).data[3, 5] += 1
+    table = keep_quantized(model, source, TextExportOptions(lm_head="8da8w"))
+    assert table is not None
+    lines = str(table).splitlines()
+    assert lines[0].startswith("kept exactly: 6 weights of gptq")
+    assert f"not kept: {name} of {name} (gptq): some of its rows are none of the file's; it is quantized anew" in lines
+    assert not any("lm_head" in line for line in lines)  # its own recipe was asked for
+    assert not isinstance(model.get_parameter(name), IntxUnpackedToInt8Tensor)
 
 
 def test_files_that_are_no_safetensors(folder: Path) -> None:
