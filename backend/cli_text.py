@@ -38,6 +38,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
 @click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
+@click.option("--adapter", help="A LoRA adapter in peft's format, folder or id, to merge into the weights first.")
 @click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt, or text, in one call.")
@@ -58,6 +59,7 @@ def export(
     group_size: int,
     algorithm: str,
     lm_head: str | None,
+    adapter: str | None,
     layers: int | None,
     max_context: int,
     max_prefill: int,
@@ -91,7 +93,7 @@ def export(
     )
     encoder = find_encoder_source(model, task, pooling)
     if encoder is not None:
-        name, unused = encoder.name, ["lm_head", "max_context", "kv_cache", "dry_run"]
+        name, unused = encoder.name, ["lm_head", "adapter", "max_context", "kv_cache", "dry_run"]
         _refuse_given(context, unused + ["max_prefill"] * (not encoder.reads_text), f"{model} is an encoder")
         encoding = EncoderExportOptions(
             recipe=recipe or DEFAULT_RECIPE,
@@ -108,6 +110,7 @@ def export(
             group_size=group_size,
             algorithm=algorithm,
             lm_head=lm_head,
+            adapter=adapter,
             max_context=max_context,
             max_prefill=max_prefill,
             program=compiled,

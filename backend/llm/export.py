@@ -33,6 +33,7 @@ from ..passes.drop_unread_buffers import DropUnreadBuffers
 from ..quantization import quantize
 from ..quantized_weights import QuantizationSummary, quantization_summary
 from ..versions import warn_of_untried
+from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights
 from .models import Source, find_source, load_tokenizer, load_weights, quantized_matrices
@@ -49,14 +50,16 @@ class TextExportOptions:
 
     recipe, group_size, algorithm: see quantize(). recipe None: the model's own, which is `8da4w` unless it says
     otherwise; what is quantized in a GGUF file then stays what it is, with int8 activations. lm_head: its own recipe;
-    beside `8da4w` it is `8da8w` unless given, because it decides the words. max_context: positions in the KV cache.
-    max_prefill: tokens in one call. program: how the delegates are compiled.
+    beside `8da4w` it is `8da8w` unless given, because it decides the words. adapter: the folder or id of a LoRA
+    adapter, which is merged into the weights first. max_context: positions in the KV cache. max_prefill: tokens in one
+    call. program: how the delegates are compiled.
     """
 
     recipe: str | None = None
     group_size: int = 32
     algorithm: str = "hqq_scale_only"
     lm_head: str | None = None
+    adapter: str | None = None
     max_context: int = 512
     max_prefill: int = 128
     program: CompileOptions = field(default_factory=CompileOptions)
@@ -106,6 +109,8 @@ def export_text_model(
     check_output(output)
     progress("load")
     tokenizer, weights = load_tokenizer(source), load_weights(source, n_layers=n_layers)
+    if chosen.adapter is not None:
+        weights = merge_adapter(weights, chosen.adapter, all_layers=n_layers is None)
     check_positions(weights.config, chosen.max_context)
     if chosen.recipe is not None and quantization_summary(weights).quantized:
         raise OptionError(f"export: recipe {chosen.recipe}: the weights are quantized already; leave the recipe out")

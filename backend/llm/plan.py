@@ -63,6 +63,8 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
     else:
         assert isinstance(source, TextModel)
         config, reads = source.read_config(n_layers), source.weights
+    if options.adapter is not None:
+        reads += f"; adapter {options.adapter}"
     check_positions(config, options.max_context)
     if isinstance(source, Checkpoint) and getattr(config, "quantization_config", None):
         model = source.load(n_layers=n_layers)  # only its weights tell what torchao made of them

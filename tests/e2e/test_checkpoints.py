@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
@@ -147,6 +148,20 @@ def test_weights_of_torchao(tmp_path: Path) -> None:
     model.save_pretrained(folder)
     export(folder, program, *LENGTH_OPTIONS)
     check_tokens(program, quantized(load_weights(Checkpoint(str(folder)))))
+
+
+@pytest.mark.slow
+def test_adapter(tmp_path: Path) -> None:
+    """Merged by us, and by peft before eager quantizes it."""
+    folder, program = tmp_path / "model", tmp_path / "model.pte"
+    model = saved(decoder("Qwen2"), folder, torch.float32)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(parameter, std=0.1)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    export(folder, program, "--adapter", tmp_path / "adapter", *LENGTH_OPTIONS)
+    check_tokens(program, quantized(wrapped.merge_and_unload().requires_grad_(False)))
 
 
 def check_tokens(program: Path, model: PreTrainedModel) -> None:
