@@ -85,6 +85,7 @@ def text(length: int, *, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(1, 100, (1, length)), mask
 
 
+@pytest.mark.slow
 def test_sentence_encoder(tmp_path: Path) -> None:
     """Any number of tokens, and padding changes nothing."""
     found = export(Encoder("tiny", "", "", config=tiny_bert, reads_text=True), tmp_path)

@@ -125,7 +125,9 @@ class Learned(nn.Module):
         return *(self.linear(source)[0] for source in sources), x + row
 
 
-@pytest.mark.parametrize(("form", "whole"), [("affine", True), ("affine", False), ("none", True)])
+@pytest.mark.parametrize(
+    ("form", "whole"), [("affine", True), pytest.param("affine", False, marks=pytest.mark.slow), ("none", True)]
+)
 def test_learned_queries(form: str, whole: bool) -> None:
     model = Learned(Weights(n=24, group_size=32, bias=True), Activations(form=form))
     with nullcontext() if whole else everything_decomposed():

@@ -111,6 +111,7 @@ def prompt(found: Exported, length: int) -> tuple[str, torch.Tensor]:
     return "input_ids", torch.randint(3, 2000, (1, length))
 
 
+@pytest.mark.slow
 def test_one_layer(tmp_path: Path) -> None:
     check(export("qwen3-0.6b", tmp_path, n_layers=1))
 

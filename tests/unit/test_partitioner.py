@@ -239,6 +239,7 @@ print(hashlib.sha256(pte).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes() -> None:
     found = set()
     for seed in ("0", "12345"):

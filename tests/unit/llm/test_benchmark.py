@@ -65,6 +65,7 @@ def test_a_cache_too_short(path: Path, options: BenchmarkOptions, message: str) 
         measure_text(path, options)
 
 
+@pytest.mark.slow
 def test_loads_in_processes_of_their_own(path: Path) -> None:
     found = measure_loads(path)
     assert [(item.test, item.unit) for item in found] == [

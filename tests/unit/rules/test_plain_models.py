@@ -15,7 +15,10 @@ from zeropoint.rules.graph import op_name
 from zeropoint.rules.positions import ITEMS
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "executorch_llama", "bert", "vit"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "executorch_llama", "bert"))],
+)
 def test_every_operator_has_a_rule(name: str) -> None:
     with mock.patch.object(rules, "_FAMILIES", general.FAMILIES):
         reasons = match_program(edge_program(models.BUILDERS[name]()), CompileOptions()).reasons
@@ -24,7 +27,9 @@ def test_every_operator_has_a_rule(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("compute_dtype", "error"), [("model", 1e-6), ("f16", 5e-3)])
+@pytest.mark.parametrize(
+    ("compute_dtype", "error"), [("model", 1e-6), pytest.param("f16", 5e-3, marks=pytest.mark.slow)]
+)
 def test_a_decoder_with_its_cache(compute_dtype: str, error: float) -> None:
     torch.manual_seed(0)
     calls = whole.decoding(5, 1, 1)

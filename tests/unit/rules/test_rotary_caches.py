@@ -122,11 +122,11 @@ def lowered(form: Form, *, batch: int = 1, dialects: tuple[str, ...] = ("aten",)
     "form",
     [
         Form(),
-        Form("partial", "put"),
-        Form("pairs", "copy"),
-        Form("pairs", "custom"),
-        Form(normed=True),
         Form("pairs", "put", normed=True, offset=1.0),
+        pytest.param(Form("partial", "put"), marks=pytest.mark.slow),
+        pytest.param(Form("pairs", "copy"), marks=pytest.mark.slow),
+        pytest.param(Form("pairs", "custom"), marks=pytest.mark.slow),
+        pytest.param(Form(normed=True), marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -44,11 +44,11 @@ def check_decoder(whole: Whole, *, norms: int, linears: int) -> None:
     ("name", "dialect", "norms", "linears"),
     [
         ("llama", "aten", 2 * LAYERS + 1, 7 * LAYERS + 1),
-        ("llama", "edge", 2 * LAYERS + 1, 7 * LAYERS + 1),
         ("qwen3", "aten", 2 * LAYERS + 1, 7 * LAYERS + 1),
-        ("gemma2", "edge", 4 * LAYERS + 1, 7 * LAYERS + 1),
-        ("gemma3", "aten", 4 * LAYERS + 1, 7 * LAYERS + 1),
         ("phi3", "aten", 2 * LAYERS + 1, 4 * LAYERS + 1),
+        pytest.param("llama", "edge", 2 * LAYERS + 1, 7 * LAYERS + 1, marks=pytest.mark.slow),
+        pytest.param("gemma2", "edge", 4 * LAYERS + 1, 7 * LAYERS + 1, marks=pytest.mark.slow),
+        pytest.param("gemma3", "aten", 4 * LAYERS + 1, 7 * LAYERS + 1, marks=pytest.mark.slow),
     ],
 )
 def test_decoders(name: str, dialect: str, norms: int, linears: int) -> None:
@@ -61,7 +61,12 @@ def test_decoders(name: str, dialect: str, norms: int, linears: int) -> None:
 
 @pytest.mark.parametrize(
     ("options", "dialect"),
-    [({}, "aten"), ({"custom_ops": True}, "edge"), ({"hf_rope": True}, "edge"), ({"dynamic": False}, "aten")],
+    [
+        ({}, "aten"),
+        pytest.param({"custom_ops": True}, "edge", marks=pytest.mark.slow),
+        pytest.param({"hf_rope": True}, "edge", marks=pytest.mark.slow),
+        pytest.param({"dynamic": False}, "aten", marks=pytest.mark.slow),
+    ],
 )
 def test_executorch_s_llama(options: dict[str, bool], dialect: str) -> None:
     lengths = PROMPT_AND_TOKENS if options.get("dynamic", True) else (1, 1, 1)
