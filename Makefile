@@ -29,6 +29,10 @@ test-all: ## All tests, and the backend suite; installs the models that they nee
 test-versions: ## What depends on them, at the lowest and the newest torch and transformers (5 GB of packages)
 	$(TEST_ENV) scripts/test_versions.sh
 
+.PHONY: test-arm64
+test-arm64: setup ## The player cross-built for arm64 and run by qemu: linears and the demo's model (200 MB of packages)
+	scripts/test_arm64.sh
+
 .PHONY: backend-suite
 backend-suite: setup ## ExecuTorch's backend test suite, its operator tests, through our partitioner; prints the counts
 	$(TEST_ENV) $(PYTEST) -p tests.backend_suite.plugin -c pyproject.toml --rootdir . --dist worksteal -r fE \

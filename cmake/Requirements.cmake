@@ -52,14 +52,19 @@ find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
 # The one pin of executorch stands in pyproject.toml.
 file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/pyproject.toml" line REGEX "\"executorch==" LIMIT_COUNT 1)
 string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" ZEROPOINT_EXECUTORCH_VERSION "${line}")
-execute_process(
-  COMMAND "${Python_EXECUTABLE}" -c "import importlib.metadata as m; print(m.distribution('executorch').locate_file('executorch'))"
-  OUTPUT_VARIABLE ZEROPOINT_EXECUTORCH OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+set(ZEROPOINT_EXECUTORCH "" CACHE PATH "ExecuTorch for the target: executorch/ of its wheel. Default: this Python's")
+set(zeropoint_executorch "${ZEROPOINT_EXECUTORCH}")
+if(NOT zeropoint_executorch)
+  execute_process(
+    COMMAND "${Python_EXECUTABLE}" -c "import importlib.metadata as m; print(m.distribution('executorch').locate_file('executorch'))"
+    OUTPUT_VARIABLE zeropoint_executorch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
 find_package(executorch ${ZEROPOINT_EXECUTORCH_VERSION} EXACT QUIET CONFIG
-  PATHS "${ZEROPOINT_EXECUTORCH}/share/cmake" NO_DEFAULT_PATH)
+  PATHS "${zeropoint_executorch}/share/cmake" "${zeropoint_executorch}/lib/cmake/executorch" NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
 if(NOT executorch_FOUND)
   message(FATAL_ERROR "zeropoint: ${Python_EXECUTABLE} has no executorch ${ZEROPOINT_EXECUTORCH_VERSION} (got "
-    "'${ZEROPOINT_EXECUTORCH}' ${executorch_CONSIDERED_VERSIONS}); pip install executorch==${ZEROPOINT_EXECUTORCH_VERSION}")
+    "'${zeropoint_executorch}' ${executorch_CONSIDERED_VERSIONS}); pip install executorch==${ZEROPOINT_EXECUTORCH_VERSION}, "
+    "or set -DZEROPOINT_EXECUTORCH= to the folder executorch/ of its wheel")
 endif()
 # Its targets add run paths with this machine's absolute paths, ahead of ours; Packaging.cmake sets the run path.
 foreach(name runtime threadpool kernels_optimized etdump)
