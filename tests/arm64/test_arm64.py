@@ -1,4 +1,8 @@
-"""The cross-built player under qemu, on arm64's lavapipe: the bytes that this machine's player gives."""
+"""The cross-built player under qemu, on arm64's lavapipe: the bytes that this machine's player gives.
+
+This machine's lavapipe is given as few lanes as arm64's has: with more it takes other algorithms, whose sums differ in
+their last bits, which moves codes of a model of many layers.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ RECIPES = ("8da4w", "8da4w-float-zp", "8da8w", "4w", "8w")
 def here(program: Path, inputs: Sequence[Path], folder: Path) -> dict[str, float]:
     """Runs a program by this machine's runner: outputs go to the folder, times come back."""
     runner = library_path().with_name("zeropoint-run")
-    return run([str(runner)], {"ZEROPOINT_DEVICE": "cpu"}, program, inputs, folder)
+    return run([str(runner)], {"ZEROPOINT_DEVICE": "cpu", "LP_NATIVE_VECTOR_WIDTH": "128"}, program, inputs, folder)
 
 
 def on_arm64(program: Path, inputs: Sequence[Path], folder: Path) -> dict[str, float]:
