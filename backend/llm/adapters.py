@@ -30,7 +30,8 @@ def merge_adapter(model: PreTrainedModel, place: str, *, all_layers: bool = True
         wrapped = PeftModel.from_pretrained(model, place)
         saved, found = set(load_peft_weights(place, device="cpu")), set(get_peft_model_state_dict(wrapped))
     if not hasattr(wrapped, "merge_and_unload"):
-        kind = wrapped.peft_config["default"].peft_type.value
+        method = wrapped.peft_config["default"].peft_type
+        kind = getattr(method, "value", method)
         raise OptionError(f"export: adapter {place}: {kind} changes no weights; offered LoRA and its like")
     if found - saved or (all_layers and saved - found):  # peft makes up what is missing, or drops it, with a warning
         name = min(found - saved or saved - found)
