@@ -29,8 +29,8 @@ test-all: ## All tests, and the backend suite; installs the models that they nee
 test-versions: ## What depends on them, at the lowest and the newest torch and transformers (5 GB of packages)
 	$(TEST_ENV) scripts/test_versions.sh
 
-.PHONY: test-arm64
-test-arm64: setup ## The player cross-built for arm64 and run by qemu: linears and the demo's model (200 MB of packages)
+.PHONY: test-arm
+test-arm: setup ## The player cross-built for arm64 and run by qemu: linears and the demo's model (200 MB of packages)
 	scripts/test_arm64.sh
 
 .PHONY: backend-suite
