@@ -110,7 +110,9 @@ def _check_activations(place: str, settings: Settings) -> None:
         weights, inputs = group.get("weights") or {}, group.get("input_activations") or {}
         if weights.get("type", "int") != "int":
             raise OptionError(f"export: {place}: weights of type {weights['type']}; offered int")
-        if inputs and not (inputs.get("dynamic") is True and inputs.get("num_bits") == 8 and inputs["type"] == "int"):
+        if inputs and not (
+            inputs.get("dynamic") is True and inputs.get("num_bits") == 8 and inputs.get("type") == "int"
+        ):
             raise OptionError(
                 f"export: {place}: activations of {inputs.get('num_bits')} bits, type {inputs.get('type')}, dynamic "
                 f"{inputs.get('dynamic')}; offered int8 ones that are dynamic, or weights alone"
@@ -135,9 +137,9 @@ def read_packed(
             linears.setdefault(linear, {})[suffix] = tensor
         else:
             floats[name] = tensor
-    first_version = settings.get("checkpoint_format") != "gptq_v2"
+    first_version, act_order = settings.get("checkpoint_format") != "gptq_v2", bool(settings.get("desc_act"))
     readers: dict[str, Callable[[Tensors], tuple[int, Integers]]] = {
-        "gptq": partial(_gptq, less_one=first_version),
+        "gptq": partial(_gptq, less_one=first_version, act_order=act_order),
         "awq": _awq,
         "compressed-tensors": _compressed,
     }
@@ -179,6 +181,8 @@ def _integers(
 ) -> tuple[int, Integers]:
     """Unsigned [N, K], [N, groups] and [N, groups] or None -> signed."""
     half, length, groups = 1 << bits - 1, codes.shape[1], scales.shape[1]
+    if len(codes) != len(scales):
+        raise ValueError(f"{len(codes)} outputs beside scales {list(scales.shape)}")
     if length % groups:
         raise ValueError(f"{length} inputs in {groups} groups; a group may not be cut")
     signed = None if zeros is None else zeros - half
@@ -201,10 +205,10 @@ def _check_order(index: torch.Tensor | None, groups: int) -> None:
         raise ValueError("groups in the order of the activations (desc_act, actorder); quantize it without")
 
 
-def _gptq(parts: Tensors, *, less_one: bool) -> tuple[int, Integers]:
+def _gptq(parts: Tensors, *, less_one: bool, act_order: bool) -> tuple[int, Integers]:
     words, scales = parts["qweight"], parts["scales"]
     bits = _bits(scales.shape[1], parts["qzeros"].shape[1])
-    _check_order(parts.get("g_idx"), scales.shape[0])
+    _check_order(parts["g_idx"] if act_order else parts.get("g_idx"), scales.shape[0])
     zeros = _unpacked(parts["qzeros"], bits).T
     if less_one:
         zeros = (zeros + 1) & ((1 << bits) - 1)  # 0 was written as the largest number
@@ -236,7 +240,8 @@ def _compressed(parts: Tensors) -> tuple[int, Integers]:
         bits = _bits(length, parts["weight_packed"].shape[1])
         codes = _unpacked(parts["weight_packed"], bits)[:rows, :length]
     scales = scales.reshape(-1, 1) if scales.dim() < 2 else scales
-    scales = scales.expand(len(codes), -1).contiguous()
+    if len(scales) == 1:  # one for the whole weight
+        scales = scales.expand(len(codes), -1).contiguous()
     _check_order(parts.get("weight_g_idx"), scales.shape[1])
     if zeros is None:
         return _integers(codes, scales, None, bits)

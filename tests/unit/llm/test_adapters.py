@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.unit.llm import packed
+from tests.unit.llm.packed import random_weight
 from zeropoint import quantize
 from zeropoint.errors import OptionError
 from zeropoint.llm.adapters import merge_adapter
 from zeropoint.llm.checkpoints import Checkpoint
-from zeropoint.llm.export import TextExportOptions, export_text_model
+from zeropoint.llm.export import TextExportOptions, export_text_model, keep_quantized
 from zeropoint.llm.models import load_weights
 from zeropoint.llm.plan import plan_text_model
 
@@ -105,6 +108,22 @@ def test_what_changes_no_weights(tmp_path: Path) -> None:
     assert isinstance(wrapped, PeftModel)
     wrapped.save_pretrained(tmp_path / "adapter")
     refused(tmp_path, "PREFIX_TUNING changes no weights; offered LoRA and its like$")
+
+
+def test_packed_weights_that_an_adapter_changes(tmp_path: Path) -> None:
+    """They are quantized anew; the others stay what they are."""
+    adapted(tmp_path)
+    make = partial(random_weight, group=16, bits=4, symmetric=False)
+    packed.pack_folder(tmp_path / "model", packed.gptq, packed.settings("gptq"), make)
+    source = Checkpoint(str(tmp_path / "model"))
+    model = merge_adapter(load_weights(source), str(tmp_path / "adapter"))
+    table = keep_quantized(model, source, TextExportOptions())
+    assert table is not None
+    kept = {row.weight.split(".")[-2] for row in table.kept}
+    assert kept == {"k_proj", "v_proj", "o_proj", "gate_proj"}
+    assert {row.why for row in table.rows if "q_proj" in row.weight} == {
+        "its rows are in float, or transformers changes them; it is quantized anew"
+    }
 
 
 def test_weights_that_are_quantized(tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ def test_methods_that_are_refused(config: dict[str, object], text: str) -> None:
             {**COMPRESSED, "weight_scale": COMPRESSED["weight_scale"][:, :1].expand(16, 3)},
             "64 inputs in 3 groups; a group may not be cut",
         ),
+        (
+            "compressed-tensors",
+            {**COMPRESSED, "weight_scale": COMPRESSED["weight_scale"][:8]},
+            r"16 outputs beside scales \[8, 2\]",
+        ),
+        ("gptq", {**GPTQ, "qweight": GPTQ["qweight"][:, :8]}, r"8 outputs beside scales \[16, 2\]"),
         ("compressed-tensors", {**COMPRESSED, "weight_global_scale": torch.ones(1)}, "weights of type float; offered"),
         ("compressed-tensors", {**COMPRESSED, "weight_g_idx": torch.arange(64) % 2}, "groups in the order of the act"),
     ],
@@ -140,6 +146,22 @@ def test_methods_that_are_refused(config: dict[str, object], text: str) -> None:
 def test_tensors_that_are_refused(method: str, tensors: Tensors, text: str) -> None:
     with pytest.raises(OptionError, match=rf"^export: here: a\.b: {text}"):
         read(tensors, settings(method))
+
+
+def test_act_order_needs_its_index() -> None:
+    """Without it nobody could tell that the groups are of neighbours."""
+    without = {name: tensor for name, tensor in GPTQ.items() if name != "g_idx"}
+    assert len(read(without, settings("gptq"))["codes"]) == 16
+    with pytest.raises(OptionError, match=r"^export: here: a\.b: no tensor g_idx; is a shard missing\?$"):
+        read(without, settings("gptq", desc_act=True))
+    assert len(read(GPTQ, settings("gptq", desc_act=True))["codes"]) == 16
+
+
+def test_one_scale_for_a_whole_weight() -> None:
+    weight = random_weight(16, 64, 64, 8, symmetric=True)
+    one = Weight(weight.codes, weight.zeros, weight.scales[:1].expand(16, 1), 8)
+    tensors = {**packed.compressed_integers(one), "weight_scale": one.scales[0].float()}
+    assert torch.equal(read(tensors, settings("compressed-tensors"))["values"], one.dequantized())
 
 
 @pytest.fixture
