@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from .builder import ProgramBuilder as ProgramBuilder
     from .errors import GraphBreakWarning as GraphBreakWarning
     from .errors import ManifestError as ManifestError
     from .errors import OptionError as OptionError
@@ -16,49 +17,48 @@ if TYPE_CHECKING:
     from .errors import ShaderError as ShaderError
     from .errors import Unsupported as Unsupported
     from .errors import ZeropointError as ZeropointError
-    from .explanation import explain as explain
-    from .inspection import inspect as inspect
-    from .options import CompileOptions as CompileOptions
-    from .partitioner import ZeropointPartitioner as ZeropointPartitioner
-    from .passes.decompose_unsupported import decompose_unsupported as decompose_unsupported
-    from .preprocess import ZeropointBackend as ZeropointBackend
+    from .export.explanation import explain as explain
+    from .export.inspection import inspect as inspect
+    from .export.partitioner import ZeropointPartitioner as ZeropointPartitioner
+    from .export.passes.decompose_unsupported import decompose_unsupported as decompose_unsupported
+    from .export.preprocess import ZeropointBackend as ZeropointBackend
+    from .lowering.options import CompileOptions as CompileOptions
     from .program import Program as Program
-    from .quantization import quantize as quantize
-    from .quantized_weights import quantization_summary as quantization_summary
+    from .program.builder import ProgramBuilder as ProgramBuilder
+    from .quantization.coverage import quantization_summary as quantization_summary
+    from .quantization.recipes import quantize as quantize
     from .runtime.devices import devices as devices
     from .runtime.library import last_error as last_error
     from .runtime.player import reset_states as reset_states
     from .runtime.register import register as register
-    from .verification import verify as verify
-
-__version__ = "0.1.0"
+    from .verification.verify import verify as verify
 
 # Public name -> the module that has it. A module is imported when its name is first used.
 _HOME = {
-    "CompileOptions": "options",
+    "CompileOptions": "lowering.options",
     "GraphBreakWarning": "errors",
     "ManifestError": "errors",
     "OptionError": "errors",
     "Program": "program",
-    "ProgramBuilder": "builder",
+    "ProgramBuilder": "program.builder",
     "ProgramError": "errors",
     "QuantizationWarning": "errors",
     "RuntimeFailure": "errors",
     "ShaderError": "errors",
     "Unsupported": "errors",
-    "ZeropointBackend": "preprocess",
+    "ZeropointBackend": "export.preprocess",
     "ZeropointError": "errors",
-    "ZeropointPartitioner": "partitioner",
-    "decompose_unsupported": "passes.decompose_unsupported",
+    "ZeropointPartitioner": "export.partitioner",
+    "decompose_unsupported": "export.passes.decompose_unsupported",
     "devices": "runtime.devices",
-    "explain": "explanation",
-    "inspect": "inspection",
+    "explain": "export.explanation",
+    "inspect": "export.inspection",
     "last_error": "runtime.library",
-    "quantization_summary": "quantized_weights",
-    "quantize": "quantization",
+    "quantization_summary": "quantization.coverage",
+    "quantize": "quantization.recipes",
     "register": "runtime.register",
     "reset_states": "runtime.player",
-    "verify": "verification",
+    "verify": "verification.verify",
 }
 __all__ = sorted(_HOME)
 

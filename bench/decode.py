@@ -17,7 +17,7 @@ import click
 import numpy as np
 import torch
 
-from zeropoint.inspection import inspect
+from zeropoint.export.inspection import inspect
 from zeropoint.llm.generation import TextProgram
 from zeropoint.runtime import player
 

@@ -46,7 +46,7 @@ def measure(n_layers: int, hidden: int) -> dict[str, float]:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from zeropoint import preprocess
+    from zeropoint.export import preprocess
     from zeropoint.llm.export import TextExportOptions, export_decoder, lower_decoder, quantize_text_model
     from zeropoint.llm.shape_rules import quick_shapes
 

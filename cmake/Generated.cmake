@@ -41,7 +41,6 @@ add_custom_command(
   COMMAND "${Python_EXECUTABLE}" -m backend.kernels build
     --shaders "${CMAKE_CURRENT_SOURCE_DIR}/shaders" --out "${ZEROPOINT_KERNEL_LIBRARY}"
   DEPENDS ${zeropoint_shaders} ${zeropoint_toolchain} ${zeropoint_modules}
-    "${CMAKE_CURRENT_SOURCE_DIR}/backend/serialization/library.py"
   WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
   COMMENT "Compiling shaders into ${ZEROPOINT_KERNEL_LIBRARY}"
   USES_TERMINAL

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import zeropoint
-from zeropoint import cli
+from zeropoint.cli import main as cli
 from zeropoint.llm.chat import ask
 
 PROGRAM = Path("smollm2.pte")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zeropoint.dtypes import DType, Storage
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.manifest import AttrDecl, Io, Slot, ValueKind
 from zeropoint.kernels.signature import Signature
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from ..builder import ProgramBuilder
 from ..errors import FusionWarning
-from ..options import CompileOptions
+from ..lowering.options import CompileOptions
+from ..program.builder import ProgramBuilder
 from .draft import Draft, Step
 from .invariants import Invariants
 from .merged_linears import merge_linears

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..builder import ProgramBuilder
-from ..options import CompileOptions
+from ..lowering.options import CompileOptions
 from ..program import Alternative, Call, Dim, Memory, Tensor
+from ..program.builder import ProgramBuilder
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from ..dtypes import DType
 from ..kernels._generated.signatures import SIGNATURES
+from ..kernels.dtypes import DType
 from ..program import Dim
 from .draft import Draft, Step
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ShaderError
-from ..serialization.library import LibrarySummary, read_library, write_library
 from .cache import CompiledVariant, Job, default_cache_dir
 from .compile import compile_variants
 from .keys import variant_keys
+from .library import LibrarySummary, read_library, write_library
 from .manifest import Manifest
 from .manifest_reader import load_manifests
 from .toolchain import find_toolchain

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..dtypes import DType, Storage
 from ..errors import ShaderError
 from .capabilities import NAMES, matrix_products, needed, needed_extensions
+from .dtypes import DType, Storage
 from .facts import FACTS
 from .keys import SlotKey, VariantKey
 from .manifest import Algorithm, Io, Manifest, Slot

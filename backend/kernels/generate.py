@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from ...dtypes import DType, Storage
+from ..dtypes import DType, Storage
 from ..manifest import AttrDecl, Io, Slot, ValueKind
 from ..signature import Signature
 '''

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from ..dtypes import DType, Storage
 from ..errors import ManifestError
+from .dtypes import DType, Storage
 from .manifest import Algorithm, Manifest, Slot
 from .where import Choice, Where
 

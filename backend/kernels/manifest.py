@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from ..dtypes import DType, Storage
+from .dtypes import DType, Storage
 from .expr import Expr
 from .where import Where
 

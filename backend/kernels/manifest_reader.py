@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..dtypes import DType, Storage
 from ..errors import ManifestError
+from .dtypes import DType, Storage
 from .expr import Expr, Scope, compile_expr
 from .manifest import (
     GRID_FOLD,

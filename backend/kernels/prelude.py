@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..dtypes import DType, Storage
+from .dtypes import DType, Storage
 from .keys import SlotKey, VariantKey
 from .manifest import Algorithm, Manifest, Slot
 

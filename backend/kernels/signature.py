@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..dtypes import DType, Storage
 from ..errors import ProgramError
+from .dtypes import DType, Storage
 from .manifest import AttrDecl, Io, Manifest, Slot, ValueKind
 from .where import Where, compile_where
 

@@ -9,8 +9,8 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..dtypes import DType, Storage
 from ..errors import ManifestError
+from .dtypes import DType, Storage
 
 Choice = tuple[DType, Storage]
 Predicate = Callable[[Mapping[str, Choice]], bool]

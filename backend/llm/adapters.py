@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from ..errors import OptionError
-from ..quantized_weights import quantization_summary
+from ..quantization.coverage import quantization_summary
 from .checkpoints import one_line
 
 

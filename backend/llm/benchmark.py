@@ -19,10 +19,10 @@ from functools import partial
 from os import environ
 from pathlib import Path
 
-from .. import __version__
 from ..errors import OptionError, RuntimeFailure
 from ..runtime import player
 from ..runtime.devices import devices
+from ..version import __version__
 from .generation import TextProgram
 
 WARM_UP_S = 2.0  # until a GPU runs at its full clock

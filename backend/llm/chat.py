@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..running import peak_bytes
+from ..runtime.running import peak_bytes
 from .generation import Delegation, TextProgram
 from .sampling import Sampling
 from .text_model import Session, Statistics

@@ -11,9 +11,9 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ..errors import OptionError
-from ..options import CompileOptions
-from ..quantization import quantize
-from ..quantized_weights import quantization_summary
+from ..lowering.options import CompileOptions
+from ..quantization.coverage import quantization_summary
+from ..quantization.recipes import quantize
 from .encoders import Encoder, EncoderCheckpoint, SentenceEncoder, example_inputs, load_encoder, load_encoder_tokenizer
 from .export import DEFAULT_RECIPE, ExportedText, lower_decoder, write_program
 from .files import check_output

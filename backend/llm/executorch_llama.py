@@ -17,9 +17,9 @@ from executorch.extension.llm.export.builder import LLMEdgeManager
 from executorch.extension.llm.export.config.llm_config import LlmConfig
 
 from ..errors import OptionError
+from ..export.partitioner import ZeropointPartitioner
 from ..files import replace_file
-from ..options import CompileOptions
-from ..partitioner import ZeropointPartitioner
+from ..lowering.options import CompileOptions
 from .files import check_output
 
 _BACKENDS = ("xnnpack", "vulkan", "coreml", "mps", "qnn", "openvino")

@@ -26,13 +26,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 from ..errors import OptionError
+from ..export.partitioner import ZeropointPartitioner
+from ..export.passes.drop_unread_buffers import DropUnreadBuffers
+from ..export.versions import warn_of_untried
 from ..files import replace_file
-from ..options import CompileOptions
-from ..partitioner import ZeropointPartitioner
-from ..passes.drop_unread_buffers import DropUnreadBuffers
-from ..quantization import quantize
-from ..quantized_weights import QuantizationSummary, quantization_summary
-from ..versions import warn_of_untried
+from ..lowering.options import CompileOptions
+from ..quantization.coverage import QuantizationSummary, quantization_summary
+from ..quantization.recipes import quantize
 from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights

@@ -13,11 +13,11 @@ import torch
 from executorch.runtime import Method
 
 from ..errors import OptionError
-from ..inspection import inspect
+from ..export.inspection import inspect
 from ..program import Call, Program
-from ..pte import reported
-from ..running import open_program
 from ..runtime import player
+from ..runtime.pte import reported
+from ..runtime.running import open_program
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..gguf_blocks import TYPES, BlockType, read_blocks
+from ..quantization.gguf_blocks import TYPES, BlockType, read_blocks
 from .checkpoints import check_complete, exportable, keep_layers, one_line
 from .kept_weights import Integers, Matrix
 

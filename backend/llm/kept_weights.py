@@ -18,7 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
-from ..exact_weights import exact_weight
+from ..quantization.exact_weights import exact_weight
 
 
 @dataclass(frozen=True, slots=True)

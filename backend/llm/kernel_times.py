@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..builder import ProgramBuilder
-from ..dtypes import DType
 from ..kernels._generated.signatures import UnaryOp
+from ..kernels.dtypes import DType
 from ..program import Call, Program
+from ..program.builder import ProgramBuilder
 from ..runtime import player
 from ..runtime.player import LoadedProgram, Pick, TensorInfo
 from .generation import TextProgram

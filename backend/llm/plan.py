@@ -12,8 +12,8 @@ from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from ..gguf_blocks import TYPES
-from ..packing import Layout
+from ..lowering.packing import Layout
+from ..quantization.gguf_blocks import TYPES
 from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_linears
 from .export import DEFAULT_RECIPE, TextExportOptions, check_positions, head_recipe
 from .gguf_files import GgufFile

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import OptionError
-from ..running import open_program
+from ..runtime.running import open_program
 from .constraints import Constraint
 from .files import tokenizer_path
 from .generation import TextProgram

@@ -11,14 +11,11 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..errors import ZeropointError
-
-if TYPE_CHECKING:
-    from .bounds import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,30 @@ Tensors = Mapping[str, torch.Tensor]
 Attrs = Mapping[str, int | float]
 Outputs = Mapping[str, OutputSpec]
 Reference = Callable[[Tensors, Attrs, Outputs], dict[str, torch.Tensor]]
-Tolerance = Callable[["Result"], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result of a call: what its slots held before it, its attributes, and what the reference gives in `slot`."""
+
+    kernel: str
+    slot: str
+    inputs: Tensors
+    attrs: Attrs
+    wanted: torch.Tensor
+
+    def again(self, changed: Tensors, attrs: Attrs | None = None, *, kernel: str = "", slot: str = "") -> torch.Tensor:
+        """What a reference gives for other contents of some slots, in f64; by default the call's own, in its slot."""
+        slots = {**self.inputs, **changed}
+        specs = {name: OutputSpec(tuple(value.shape), value.dtype) for name, value in slots.items()}
+        return find_reference(kernel or self.kernel)(slots, attrs or self.attrs, specs)[slot or self.slot].double()
+
+    def sizes(self, *names: str) -> dict[str, torch.Tensor]:
+        """The absolute values of some slots, as far as they are bound."""
+        return {name: self.inputs[name].abs() for name in names if name in self.inputs}
+
+
+Tolerance = Callable[[Result], torch.Tensor]
 
 
 def find_reference(kernel: str) -> Reference:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..kernels._generated.signatures import SIGNATURES
-from . import Attrs, Outputs, Tensors
+from . import Attrs, Outputs, Result, Tensors
 from .attention_math import attention_bound, attention_heads, ceil_div, score_units
-from .bounds import FUNCTION_UNITS, UNIT, Result, in_units, sum_units
+from .bounds import FUNCTION_UNITS, UNIT, in_units, sum_units
 
 STEP = SIGNATURES["attention_decode_partial"].constants["SPLIT_STEP"]  # splits are multiples of this many keys
 HIDDEN = -3.4028234663852886e38  # largest score of a split that sees no key

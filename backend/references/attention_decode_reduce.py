@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, Tensors
+from . import Attrs, Outputs, Result, Tensors
 from .attention_decode_partial import NO_KEY
-from .bounds import FUNCTION_UNITS, Result, in_units, sum_units
+from .bounds import FUNCTION_UNITS, in_units, sum_units
 from .heads import join_heads
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from . import Attrs, Tensors
-from .bounds import FUNCTION_UNITS, UNIT, Result, in_units, sum_units
+from . import Attrs, Result, Tensors
+from .bounds import FUNCTION_UNITS, UNIT, in_units, sum_units
 from .heads import split_heads
 
 

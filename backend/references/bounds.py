@@ -8,11 +8,10 @@ may put on either side of a tie.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 
-from . import Attrs, OutputSpec, Tensors, Tolerance, find_reference
+from . import Result, Tolerance
 from .activations import gelu_tanh
 
 UNIT = 2.0**-24
@@ -24,27 +23,6 @@ FUNCTION_UNITS = 8.0
 POWER_UNITS = 12.0
 DIVISION_UNITS = 6.0
 ROUNDED_ONCE_UNITS = 1.01
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One result of a call: what its slots held before it, its attributes, and what the reference gives in `slot`."""
-
-    kernel: str
-    slot: str
-    inputs: Tensors
-    attrs: Attrs
-    wanted: torch.Tensor
-
-    def again(self, changed: Tensors, attrs: Attrs | None = None, *, kernel: str = "", slot: str = "") -> torch.Tensor:
-        """What a reference gives for other contents of some slots, in f64; by default the call's own, in its slot."""
-        slots = {**self.inputs, **changed}
-        specs = {name: OutputSpec(tuple(value.shape), value.dtype) for name, value in slots.items()}
-        return find_reference(kernel or self.kernel)(slots, attrs or self.attrs, specs)[slot or self.slot].double()
-
-    def sizes(self, *names: str) -> dict[str, torch.Tensor]:
-        """The absolute values of some slots, as far as they are bound."""
-        return {name: self.inputs[name].abs() for name in names if name in self.inputs}
 
 
 def sum_units(length: int) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, Tensors
-from .bounds import Result, in_units
+from . import Attrs, Outputs, Result, Tensors
+from .bounds import in_units
 from .quantize_and_pack import tolerance as nudged
 
 SCALE_UNITS = 6.0

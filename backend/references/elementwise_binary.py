@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..kernels._generated.signatures import BinaryOp
-from . import Attrs, Outputs, Tensors
-from .bounds import DIVISION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, Result, in_units, rounded
+from . import Attrs, Outputs, Result, Tensors
+from .bounds import DIVISION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, in_units, rounded
 from .strides import view
 
 _UNITS = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..kernels._generated.signatures import UnaryOp
-from . import Attrs, Outputs, Tensors
+from . import Attrs, Outputs, Result, Tensors
 from .activations import gelu, gelu_tanh
-from .bounds import FUNCTION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, Result, gelu_tanh_magnitude, in_units
+from .bounds import FUNCTION_UNITS, POWER_UNITS, ROUNDED_ONCE_UNITS, gelu_tanh_magnitude, in_units
 
 _EXACT = frozenset({UnaryOp.NEG, UnaryOp.ABS, UnaryOp.RELU, UnaryOp.FLOOR, UnaryOp.CEIL, UnaryOp.ROUND,
                          UnaryOp.TRUNC, UnaryOp.CLAMP, UnaryOp.CLAMP_MIN, UnaryOp.CLAMP_MAX})  # fmt: skip

@@ -7,9 +7,9 @@ import math
 import torch
 
 from ..kernels._generated.signatures import GateOp
-from . import Attrs, Outputs, Tensors
+from . import Attrs, Outputs, Result, Tensors
 from .activations import gelu, gelu_tanh
-from .bounds import FUNCTION_UNITS, STORE_ABSOLUTE, Result, gelu_tanh_magnitude, in_units
+from .bounds import FUNCTION_UNITS, STORE_ABSOLUTE, gelu_tanh_magnitude, in_units
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from . import Attrs, Outputs, Tensors
-from .bounds import FUNCTION_UNITS, Result, in_units, sum_units
+from . import Attrs, Outputs, Result, Tensors
+from .bounds import FUNCTION_UNITS, in_units, sum_units
 from .strides import rows
 
 

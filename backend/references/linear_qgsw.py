@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, Tensors
-from .bounds import Result, in_units, sum_units
+from . import Attrs, Outputs, Result, Tensors
+from .bounds import in_units, sum_units
 from .packing import scaled_weights, source_positions, unpack_weight
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, Tensors
-from .bounds import Result
+from . import Attrs, Outputs, Result, Tensors
 from .packing import source_positions
 
 ROUNDS_TO_CODES = True

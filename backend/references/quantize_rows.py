@@ -7,8 +7,8 @@ import math
 import torch
 
 from ..kernels._generated.signatures import Prologue
-from . import Attrs, Outputs, OutputSpec, Tensors
-from .bounds import FUNCTION_UNITS, UNIT, Result, in_units, sum_units
+from . import Attrs, Outputs, OutputSpec, Result, Tensors
+from .bounds import FUNCTION_UNITS, UNIT, in_units, sum_units
 from .choose_qparams_per_row import SCALE_UNITS
 from .choose_qparams_per_row import reference as choose_qparams
 from .packing import source_positions

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, OutputSpec, Tensors
+from . import Attrs, Outputs, OutputSpec, Result, Tensors
 from .attention import reference as attention
 from .attention_math import attention_bound, largest_score
-from .bounds import Result, stored_bound
+from .bounds import stored_bound
 from .rotary_update_cache import reference as rotary_update_cache
 from .rotary_update_cache import tolerance as rotary_tolerance
 

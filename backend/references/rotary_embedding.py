@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, Tensors
-from .bounds import Result, in_units
+from . import Attrs, Outputs, Result, Tensors
+from .bounds import in_units
 from .heads import join_heads, split_heads, token_positions
 
 ROTARY_UNITS = 6.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from . import Attrs, Outputs, Tensors
-from .bounds import FUNCTION_UNITS, Result, in_units, sum_units
+from . import Attrs, Outputs, Result, Tensors
+from .bounds import FUNCTION_UNITS, in_units, sum_units
 from .heads import join_heads, split_heads, token_positions, write_cache
 from .rotary_embedding import ROTARY_UNITS, rotate, turned_sizes
 

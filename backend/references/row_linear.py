@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from ..kernels._generated.signatures import Prologue
-from . import Attrs, Outputs, OutputSpec, Tensors
-from .bounds import FUNCTION_UNITS, Result, gelu_tanh_magnitude, in_units, sum_units
+from . import Attrs, Outputs, OutputSpec, Result, Tensors
+from .bounds import FUNCTION_UNITS, gelu_tanh_magnitude, in_units, sum_units
 from .choose_qparams_per_row import SCALE_UNITS
 from .gated_activation import reference as gated_activation
 from .linear_dq8ca import reference as linear

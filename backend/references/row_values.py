@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..kernels._generated.signatures import GateOp, Prologue
-from . import Attrs, OutputSpec, Tensors
-from .bounds import FUNCTION_UNITS, Result, gelu_tanh_magnitude, in_units
+from . import Attrs, OutputSpec, Result, Tensors
+from .bounds import FUNCTION_UNITS, gelu_tanh_magnitude, in_units
 from .gated_activation import reference as gated_activation
 from .rms_norm import reference as rms_norm
 from .strides import rows

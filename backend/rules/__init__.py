@@ -9,11 +9,11 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
-from ..options import CompileOptions
+from ..lowering.graph import op_name
+from ..lowering.lowering import Lowered, Lowering, NotApplicable
+from ..lowering.options import CompileOptions
 from . import (
     assertions,
-    attention,
-    caches,
     convolution,
     elementwise,
     embedding,
@@ -21,20 +21,18 @@ from . import (
     indexing,
     items,
     joins,
-    linear,
-    llama_ops,
     matmul,
     norms,
-    quantized_caches,
     ranges,
     ranking,
-    rotary,
-    rotary_caches,
     rows,
     views,
 )
-from .graph import op_name
-from .lowering import Lowered, Lowering, NotApplicable
+from .attention import caches, llama_ops, quantized_caches
+from .attention import one_pass as attention
+from .linear import quantized as linear
+from .rotary import caches as rotary_caches
+from .rotary import one_pass as rotary
 
 Rule = Callable[[Node, Lowering], Lowered]
 # In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.

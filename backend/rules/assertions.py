@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch.fx import Node
 
+from ..lowering.graph import arguments, node_argument, op_name
+from ..lowering.index_checks import Use, ask_host
+from ..lowering.indices import emit_check
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.patterns import is_op
+from ..lowering.values import cast
+from ..lowering.view import ONE
 from ..program import Dim
-from .graph import arguments, node_argument, op_name
-from .index_checks import Use, ask_host
-from .indices import emit_check
-from .lowering import Lowered, Lowering
-from .patterns import is_op
-from .values import cast
-from .view import ONE
 
 _LARGEST = 2**31 - 1
 _NOT, _ANY = "aten.logical_not.default", ("aten.any.default", "aten.any.dims", "aten.any.dim")

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 from torch.fx import Node
 
-from ..dtypes import DType
 from ..errors import Unsupported
 from ..kernels._generated.signatures import BinaryOp, CompareOp
-from .graph import arguments, node_argument, op_name, tensor_of
-from .lowering import Lowered, Lowering
-from .values import CASTS, broadcast, cast, check_dtype, element, emit, is_tensor, number_of, operand, temporary
-from .view import ONE, ZERO, View
+from ..kernels.dtypes import DType
+from ..lowering.aten import CASTS
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.values import broadcast, cast, check_dtype, element, emit, is_tensor, number_of, operand, temporary
+from ..lowering.view import ONE, ZERO, View
 
 _LOGIC = {
     "logical_and": CompareOp.LOGICAL_AND,

@@ -13,14 +13,14 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.shapes import permute, reshape
+from ..lowering.values import cast, check_dtype, dense, temporary, whole
+from ..lowering.view import View, add, scale
 from ..program import Dim
-from .graph import arguments, node_argument, op_name, tensor_of
-from .lowering import Lowered, Lowering
 from .matmul import emit_product
 from .padding import emit_pad
-from .shapes import permute, reshape
-from .values import cast, check_dtype, dense, temporary, whole
-from .view import View, add, scale
 
 _RANKS = {"aten.conv1d.default": 1, "aten.conv2d.default": 2}
 

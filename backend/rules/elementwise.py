@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch.fx import Node
 
-from ..dtypes import DType
 from ..errors import Unsupported
 from ..kernels._generated.signatures import BinaryOp, UnaryOp
+from ..kernels.dtypes import DType
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.values import cast, element, emit, is_number, is_tensor, number_of, operand, temporary, whole
+from ..lowering.view import ZERO, View, is_dense
 from . import comparisons
 from .comparisons import OF_BOOLS, base_name, emit_compare
-from .graph import arguments, node_argument, op_name, tensor_of
-from .lowering import Lowered, Lowering
-from .values import cast, element, emit, is_number, is_tensor, number_of, operand, temporary, whole
-from .view import ZERO, View, is_dense
 
 _UNARY = {
     "neg": UnaryOp.NEG,

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch.fx import Node
 
-from ..dtypes import DType
 from ..errors import Unsupported
-from .graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
-from .lowering import Lowered, Lowering
-from .tables import row_pieces, table_rows
-from .weight import is_dequantize, read_weight
+from ..kernels.dtypes import DType
+from ..lowering.graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.tables import row_pieces, table_rows
+from .linear.weight import is_dequantize, read_weight
 
 _QUANTIZED = ("torchao", "quantized_decomposed")
 _BYTE = ("quantized_decomposed.embedding_byte.default", "quantized_decomposed.embedding_byte.dtype")

@@ -6,11 +6,11 @@ import torch
 from torch.fx import Node
 
 from ..kernels._generated.signatures import GateOp, UnaryOp
+from ..lowering.graph import arguments, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering, NotApplicable
+from ..lowering.patterns import is_op, is_tensor, operands, shape_of, skip
+from ..lowering.view import ONE, ZERO, collapse
 from ..program import Dim
-from .graph import arguments, op_name, tensor_of
-from .lowering import Lowered, Lowering, NotApplicable
-from .patterns import is_op, is_tensor, operands, shape_of, skip
-from .view import ONE, ZERO, collapse
 
 _GATES = {
     "aten.silu.default": GateOp.SILU,

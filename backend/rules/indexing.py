@@ -8,15 +8,15 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.indices import Reach, along, by_indices, elementwise, emit_gather, emit_scatter, index_view, reachable
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.shapes import insert, narrow
+from ..lowering.state import updatable
+from ..lowering.values import broadcast, cast, check_dtype, emit, is_tensor, operand
+from ..lowering.view import View
+from ..lowering.view_changes import axis_of, first_index
 from . import padding
-from .graph import arguments, node_argument, op_name, tensor_of
-from .indices import Reach, along, by_indices, elementwise, emit_gather, emit_scatter, index_view, reachable
-from .lowering import Lowered, Lowering
-from .shapes import insert, narrow
-from .state import updatable
-from .values import broadcast, cast, check_dtype, emit, is_tensor, operand
-from .view import View
-from .views import axis_of, first_index
 
 
 def lower_gather(node: Node, lowering: Lowering) -> Lowered:

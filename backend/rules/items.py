@@ -10,16 +10,16 @@ from __future__ import annotations
 from torch.fx import Node
 
 from ..errors import Unsupported
-from .caches import RULES as CACHE_RULES
-from .caches import read_update
-from .graph import is_size, op_name
-from .llama_ops import FUNCTIONALIZED
-from .lowering import Lowered, Lowering, NotApplicable
-from .masks import read_mask
-from .patterns import CASTS, COPIES, is_op, is_tensor, skip
-from .positions import ITEMS, renamed_axes
-from .rotary import read_places
-from .rotary_groups import rotations_by
+from ..lowering.aten import CASTS, COPIES, FUNCTIONALIZED
+from ..lowering.graph import is_size, op_name
+from ..lowering.lowering import Lowered, Lowering, NotApplicable
+from ..lowering.patterns import is_op, is_tensor, skip
+from ..lowering.positions import ITEMS, renamed_axes
+from .attention.caches import RULES as CACHE_RULES
+from .attention.caches import read_update
+from .attention.masks import read_mask
+from .rotary.groups import rotations_by
+from .rotary.one_pass import read_places
 
 _SUMS = ("aten.add.Tensor", "aten.add.Scalar", "aten.scalar_tensor.default")
 _SLICE = "aten.slice.Tensor"

@@ -8,13 +8,14 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
+from ..lowering.aten import ARANGES
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.shapes import narrow, remove, reverse
+from ..lowering.values import bind_empty, broadcast, cast, check_dtype, operand
+from ..lowering.view import ONE, ZERO, View, add, dense_strides
+from ..lowering.view_changes import axis_of
 from ..program import Dim
-from .graph import arguments, node_argument, op_name, tensor_of
-from .lowering import Lowered, Lowering
-from .shapes import narrow, remove, reverse
-from .values import bind_empty, broadcast, cast, check_dtype, operand
-from .view import ONE, ZERO, View, add, dense_strides
-from .views import axis_of
 
 
 def lower_cat(node: Node, lowering: Lowering) -> Lowered:
@@ -150,11 +151,10 @@ _FULL = (
     "aten.scalar_tensor.default",
     "dim_order_ops._empty_dim_order.default",
 )
-_ARANGES = ("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
 WHOLE: tuple[torch._ops.OpOverload, ...] = ()
 RULES: dict[str, Callable[[Node, Lowering], Lowered]] = {
     **dict.fromkeys(_FULL, lower_full),
-    **dict.fromkeys(_ARANGES, lower_arange),
+    **dict.fromkeys(ARANGES, lower_arange),
     "aten.flip.default": lower_flip,
     "aten.cat.default": lower_cat,
     "aten.stack.default": lower_stack,

@@ -10,19 +10,18 @@ from torch.fx import Node
 
 from ..errors import Unsupported
 from ..kernels._generated.signatures import BinaryOp, UnaryOp
+from ..lowering.aten import STILL, TRANSPOSES
+from ..lowering.graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
+from ..lowering.lowering import Lowered, Lowering, NotApplicable
+from ..lowering.shapes import insert, narrow, permute
+from ..lowering.tables import row_pieces, table_rows
+from ..lowering.values import broadcast, cast, check_dtype, dense, emit, operand, temporary, whole
+from ..lowering.view import ONE, ZERO, View, collapse
+from ..lowering.view_changes import axes_of
 from ..program import Dim
-from .graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
-from .lowering import Lowered, Lowering, NotApplicable
-from .shapes import insert, narrow, permute
-from .tables import row_pieces, table_rows
-from .values import broadcast, cast, check_dtype, dense, emit, operand, temporary, whole
-from .view import ONE, ZERO, View, collapse
-from .views import axes_of
 
 _BATCHES = 2
 _QUANTIZED = ("torchao", "quantized_decomposed")
-_TRANSPOSES = ("aten.t.default", "aten.permute.default", "aten.transpose.int")
-_MOVES = (*_TRANSPOSES, "aten.expand.default", "aten.view.default", "aten.unsqueeze.default", "aten.clone.default")
 _NAMES = {
     "aten.linear.default": ("input", "weight", "bias"),
     "aten.mm.default": ("self", "mat2", None),
@@ -99,7 +98,7 @@ def _read(node: Node) -> _Product:
 def _refuse_quantized(node: Node) -> None:
     """Such a product is taken whole, by the rule of quantized linears, or not at all."""
     source = node
-    while op_name(source) in _MOVES and isinstance(source.args[0], Node):
+    while op_name(source) in TRANSPOSES | STILL and isinstance(source.args[0], Node):
         source = source.args[0]
     target = operator_of(source)
     if target is not None and target.namespace in _QUANTIZED:
@@ -226,7 +225,7 @@ def _bias_piece(product: _Product, start: int, stop: int, lowering: Lowering) ->
 def _weight(product: _Product, lowering: Lowering) -> tuple[Constant, int] | None:
     """A constant right operand of two dimensions, and which of them is n."""
     node, axis = product.right, 0 if product.transposed else 1
-    while op_name(node) in _TRANSPOSES and isinstance(node.args[0], Node) and tensor_of(node).dim() == 2:
+    while op_name(node) in TRANSPOSES and isinstance(node.args[0], Node) and tensor_of(node).dim() == 2:
         values = arguments(node)
         order = axes_of(values.get("dims", [values.get("dim0", 1), values.get("dim1", 0)]), 2)
         swaps = order[0] != order[1] if "dim0" in values else order == [1, 0]

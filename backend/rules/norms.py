@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch.fx import Node
 
+from ..lowering.aten import CASTS
+from ..lowering.graph import arguments, node_argument, op_name, static_dim, tensor_of
+from ..lowering.lowering import Lowered, Lowering, NotApplicable
+from ..lowering.patterns import both_float, either, is_number, is_op, is_tensor, operands, scalar, shape_of, skip
+from ..lowering.values import bind_empty
+from ..lowering.view import ONE, ZERO, View, collapse
 from ..program import Dim
-from .graph import arguments, node_argument, op_name, static_dim, tensor_of
-from .lowering import Lowered, Lowering, NotApplicable
-from .patterns import CASTS, both_float, either, is_number, is_op, is_tensor, operands, scalar, shape_of, skip
-from .values import bind_empty
-from .view import ONE, ZERO, View, collapse
 
 _MULTIPLY, _ADD, _DIVIDE = "aten.mul.Tensor", ("aten.add.Tensor", "aten.add.Scalar"), "aten.div.Tensor"
 _POWERS, _WHOLE = "aten.pow.Tensor_Scalar", "aten.rms_norm.default"

@@ -8,13 +8,13 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
+from ..lowering.copying import KERNEL_RANK, sizes_attrs, strides_attrs
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.shapes import narrow
+from ..lowering.values import Number, bits_of, broadcast, is_number, offered_dtypes, scalar
+from ..lowering.view import ONE, ZERO, View
 from ..program import Dim
-from .copying import KERNEL_RANK, sizes_attrs, strides_attrs
-from .graph import arguments, node_argument, op_name, tensor_of
-from .lowering import Lowered, Lowering
-from .shapes import narrow
-from .values import Number, bits_of, broadcast, is_number, offered_dtypes, scalar
-from .view import ONE, ZERO, View
 
 
 def lower_pad(node: Node, lowering: Lowering) -> Lowered:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from .graph import arguments, node_argument, tensor_of
-from .lowering import Lowered, Lowering, NotApplicable
-from .patterns import is_tensor
-from .positions import Affine, read_affine
-from .view import ZERO, View, add, scale
+from ..lowering.graph import arguments, node_argument, tensor_of
+from ..lowering.lowering import Lowered, Lowering, NotApplicable
+from ..lowering.patterns import is_tensor
+from ..lowering.positions import Affine, read_affine
+from ..lowering.view import ZERO, View, add, scale
 
 
 def lower_index(node: Node, lowering: Lowering) -> Lowered:

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from ..dtypes import DType
 from ..errors import Unsupported
 from ..kernels._generated.signatures import CompareOp, ReduceOp
+from ..kernels.dtypes import DType
+from ..lowering.graph import arguments, node_argument, static_dim, tensor_of
+from ..lowering.indices import elementwise, emit_gather, emit_scatter
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.shapes import insert, narrow, permute
+from ..lowering.values import FLOATS, broadcast, dense, emit, scalar, temporary
+from ..lowering.view import View
+from ..lowering.view_changes import axis_of
 from ..program import Dim
-from .graph import arguments, node_argument, static_dim, tensor_of
-from .indices import elementwise, emit_gather, emit_scatter
-from .lowering import Lowered, Lowering
 from .rows import row_attrs
-from .shapes import insert, narrow, permute
-from .values import FLOATS, broadcast, dense, emit, scalar, temporary
-from .view import View
-from .views import axis_of
 
 
 def lower_topk_parent(node: Node, lowering: Lowering) -> Lowered:

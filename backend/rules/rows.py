@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.fx import Node
 
-from ..dtypes import DType
 from ..errors import Unsupported
 from ..kernels._generated.signatures import ArgReduceOp, ReduceOp
+from ..kernels.dtypes import DType
+from ..lowering.graph import arguments, node_argument, op_name, tensor_of
+from ..lowering.lowering import Lowered, Lowering
+from ..lowering.shapes import permute
+from ..lowering.values import FLOATS, bind_empty, cast, check_dtype, dense, offered_dtypes, scalar, whole
+from ..lowering.view import ONE, ZERO, View, collapse, dense_strides
+from ..lowering.view_changes import axes_of
 from ..program import Dim
-from .graph import arguments, node_argument, op_name, tensor_of
-from .lowering import Lowered, Lowering
-from .shapes import permute
-from .values import FLOATS, bind_empty, cast, check_dtype, dense, offered_dtypes, scalar, whole
-from .view import ONE, ZERO, View, collapse, dense_strides
-from .views import axes_of
 
 _REDUCTIONS = {
     "sum": ReduceOp.SUM,

@@ -277,6 +277,6 @@ def _bytes(data: bytes | np.ndarray) -> bytes:
 
 
 def _serialized(program: Program) -> bytes:
-    from ..serialization.program_io import write_program
+    from ..program.io import write_program
 
     return write_program(program)

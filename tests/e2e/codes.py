@@ -19,9 +19,9 @@ from torchao.quantization import utils
 from torchao.quantization.quantize_.workflows.intx import intx_unpacked_to_int8_tensor
 
 import zeropoint
-from zeropoint.running import open_program
 from zeropoint.runtime import player
-from zeropoint.verification_report import Verification
+from zeropoint.runtime.running import open_program
+from zeropoint.verification.report import Verification
 
 SHARE = 1e-4  # of codes that differ, each quantization on the same inputs
 EXACT, ROUNDED = 1e-6, 5e-2  # relative RMS: while no code differs, and once one did

@@ -12,8 +12,8 @@ from executorch.runtime import Runtime
 from torch import nn
 
 import zeropoint
-from zeropoint import matching
-from zeropoint.preprocess import lower_program
+from zeropoint.export import matching
+from zeropoint.export.preprocess import lower_program
 from zeropoint.runtime.player import LoadedProgram
 
 

@@ -25,7 +25,7 @@ from tests.e2e.architectures import DECODERS, ENCODER, MAX_CONTEXT, MAX_PREFILL,
 from tests.e2e.test_architectures import LENGTHS, Comparison
 from tests.unit.llm.packed import pack_folder, random_weight
 from tests.unit.llm.test_packed_checkpoints import FORMS
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 from zeropoint.llm.checkpoints import Checkpoint
 from zeropoint.llm.models import load_weights
 from zeropoint.llm.tokenizer import Tokenizer as Words

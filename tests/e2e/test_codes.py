@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.e2e.codes import TIE, Quantized, assert_as_eager, assert_few_differ, compare
-from zeropoint.verification_report import Verification
+from zeropoint.verification.report import Verification
 
 X = torch.tensor([[1.0, 2.5, -0.2], [0.0, 3.49999, 1.0]])
 

@@ -15,9 +15,9 @@ import zeropoint
 from tests.e2e.models import Activations, Forms, Weights
 from tests.e2e.running import export, rows_of
 from zeropoint import fusion, rules
+from zeropoint.export.preprocess import lower_program
 from zeropoint.kernels.build import plan
 from zeropoint.kernels.manifest_reader import load_manifests
-from zeropoint.preprocess import lower_program
 from zeropoint.references import find_reference
 
 SHADERS = Path(__file__).parents[2] / "shaders"

@@ -16,7 +16,7 @@ from tests.e2e import codes
 from zeropoint.llm.encoder_export import EncoderExportOptions, export_encoder, export_encoder_model
 from zeropoint.llm.encoders import ENCODERS, Encoder, find_encoder, load_encoder, load_encoder_tokenizer
 from zeropoint.llm.patches import PatchLinear, replace_patch_convolutions
-from zeropoint.running import open_program
+from zeropoint.runtime.running import open_program
 
 pytestmark = pytest.mark.usefixtures("validated")
 MAX_TOKENS = 32

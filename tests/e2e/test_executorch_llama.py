@@ -13,7 +13,7 @@ from torch import nn
 
 from zeropoint import OptionError, inspect
 from zeropoint.llm.executorch_llama import export_llama
-from zeropoint.running import open_program
+from zeropoint.runtime.running import open_program
 
 pytestmark = pytest.mark.usefixtures("validated")
 SIZES = {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 97, "hidden_dim": 96}

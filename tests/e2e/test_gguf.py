@@ -16,11 +16,11 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 
 import zeropoint
 from tests.e2e import smollm2
-from zeropoint.dtypes import DType
+from zeropoint.kernels.dtypes import DType
 from zeropoint.llm.export import TextExportOptions, keep_quantized
 from zeropoint.llm.models import find_model, load_tokenizer, load_weights, model_file
 from zeropoint.llm.plan import plan_text_model
-from zeropoint.packing import Layout, unpack_weight
+from zeropoint.lowering.packing import Layout, unpack_weight
 from zeropoint.program import Call, Program
 
 Rows = Counter[bytes]

@@ -20,7 +20,7 @@ from tests.e2e import codes, smollm2
 from zeropoint.llm.export import TextExportOptions
 from zeropoint.llm.generation import TextProgram
 from zeropoint.llm.models import find_model
-from zeropoint.options import CompileOptions
+from zeropoint.lowering.options import CompileOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("validated")]
 GEMMA = "gemma3-270m"

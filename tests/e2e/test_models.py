@@ -19,7 +19,7 @@ from tests.e2e import codes
 from zeropoint.llm.export import TextExportOptions, export_decoder, lower_decoder, quantize_text_model
 from zeropoint.llm.models import MODELS, TextModel, find_model, load_weights
 from zeropoint.llm.shape_rules import quick_shapes
-from zeropoint.running import open_program
+from zeropoint.runtime.running import open_program
 
 pytestmark = pytest.mark.usefixtures("validated")
 WORDS = 4096

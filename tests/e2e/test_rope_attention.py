@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.edge import edge_program
 from tests.op.calls import chosen_devices
 from zeropoint import CompileOptions
-from zeropoint.dtypes import DType
+from zeropoint.export.preprocess import lower_program
+from zeropoint.kernels.dtypes import DType
 from zeropoint.llm.export import export_decoder
-from zeropoint.preprocess import lower_program
 from zeropoint.program import Memory
 from zeropoint.runtime.player import LoadedProgram
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from tests.e2e.architectures import ENCODER, MAX_CONTEXT
 from tests.e2e.test_checkpoints import LENGTH_OPTIONS, decoder, export, saved, words
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 from zeropoint.errors import OptionError
 from zeropoint.llm import text_model
 from zeropoint.llm.sampling import Sampling

@@ -17,7 +17,7 @@ from torch.nn import functional
 import zeropoint
 from tests.e2e.running import Method, lower
 from zeropoint import CompileOptions
-from zeropoint.matching import operators_taken_whole
+from zeropoint.export.matching import operators_taken_whole
 from zeropoint.rules import operators_kept_whole
 
 aten = torch.ops.aten

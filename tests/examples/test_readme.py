@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e import smollm2
 from tests.e2e.test_executorch_llama import write_checkpoint
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 from zeropoint.llm.files import tokenizer_path
 from zeropoint.runtime.library import library_path
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
-from zeropoint.packing import Layout, pack_scales, pack_weight
+from zeropoint.lowering.packing import Layout, pack_scales, pack_weight
 from zeropoint.program import Alternative, Dim, SymbolOp
+from zeropoint.program.builder import ProgramBuilder
+from zeropoint.program.io import write_program
 from zeropoint.runtime import library as native
 from zeropoint.runtime.player import LoadedProgram, counters, programs
-from zeropoint.serialization.program_io import write_program
 
 N_OUTPUTS = 3  # of sample()
 I64 = 3  # of HostDType

@@ -19,7 +19,7 @@ from pathlib import Path
 from click.testing import CliRunner
 from executorch.exir._serialize._program import _get_extended_header
 
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 from zeropoint.runtime.library import library_path
 
 SECONDS = 120  # a damage takes less than one where nothing else runs

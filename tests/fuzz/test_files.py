@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tests.unit.llm.small import METADATA, VOCABULARY, write
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 from zeropoint.runtime.library import library_path
 
 COMMANDS = ("inspect", "run", "verify", "generate", "zeropoint-run")

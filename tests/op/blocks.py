@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from tests.op.chain import Chain, random_weights, weight_constants
-from zeropoint.builder import ProgramBuilder
 from zeropoint.fusion import fuse
 from zeropoint.kernels._generated.signatures import BinaryOp, GateOp
-from zeropoint.options import CompileOptions
-from zeropoint.packing import Layout
+from zeropoint.lowering.options import CompileOptions
+from zeropoint.lowering.packing import Layout
 from zeropoint.program import Dim, Program
+from zeropoint.program.builder import ProgramBuilder
 
 TORCH = {"f32": torch.float32, "f16": torch.float16}
 MAX_ROWS = 16

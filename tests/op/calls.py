@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from tests.op.tolerance import check_table
-from zeropoint.builder import ProgramBuilder
 from zeropoint.kernels.build import build_library
 from zeropoint.kernels.cache import default_cache_dir
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec, find_reference
 from zeropoint.runtime.devices import Device, devices
 from zeropoint.runtime.player import LoadedProgram, Pick

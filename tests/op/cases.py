@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tests.op.tolerance import check_close, check_table
-from zeropoint.builder import ProgramBuilder
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec, find_reference, find_written
 from zeropoint.runtime.player import LoadedProgram
 

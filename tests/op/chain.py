@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from tests.op.tolerance import check_table
-from zeropoint.builder import ProgramBuilder
-from zeropoint.dtypes import DType
-from zeropoint.packing import Layout, pack_scales, pack_steps, pack_terms, pack_weight
+from zeropoint.kernels.dtypes import DType
+from zeropoint.lowering.packing import Layout, pack_scales, pack_steps, pack_terms, pack_weight
 from zeropoint.program import Dim, Program
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec, find_reference
 from zeropoint.runtime.player import LoadedProgram
 

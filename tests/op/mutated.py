@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.op.chain import Chain
-from zeropoint.dtypes import DType, Storage
 from zeropoint.kernels.build import plan
 from zeropoint.kernels.cache import Job, default_cache_dir
 from zeropoint.kernels.compile import compile_variants
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.keys import VariantKey
+from zeropoint.kernels.library import write_library
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.kernels.toolchain import find_toolchain
-from zeropoint.serialization.library import write_library
 
 SHADERS = Path(__file__).parents[2] / "shaders"
 

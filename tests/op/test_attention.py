@@ -21,7 +21,7 @@ from tests.op.calls import (
     run_call,
 )
 from tests.op.tolerance import check_table
-from zeropoint.builder import ProgramBuilder
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec
 from zeropoint.runtime.player import LoadedProgram, counters
 

@@ -15,9 +15,9 @@ import torch
 from tests.op.calls import SHADERS, chosen_devices
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
-from zeropoint.builder import ProgramBuilder
 from zeropoint.kernels.build import build_library
-from zeropoint.packing import Layout
+from zeropoint.lowering.packing import Layout
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram
 
 FACT = "coopmat_f16_16x16x16"

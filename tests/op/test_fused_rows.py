@@ -17,7 +17,7 @@ from tests.op.chain import Chain
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.kernels._generated.signatures import GateOp
 from zeropoint.runtime.player import LoadedProgram
-from zeropoint.verification import verify_program
+from zeropoint.verification.verify import verify_program
 
 
 def run(block: Block, fusions: str, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, list[str]]:

@@ -17,7 +17,7 @@ from tests.op.mutated import library
 from tests.op.rows import quantization_rows
 from tests.op.test_quantized_linear import check
 from zeropoint.runtime.player import validation
-from zeropoint.verification import verify_program
+from zeropoint.verification.verify import verify_program
 
 # In an image the driver converts by the image's own format, so that only a wrong kind of number (integers for floats)
 # shows when it runs; a wrong format of the same kind is for the build to refuse (tests/unit/kernels/test_shaders.py).

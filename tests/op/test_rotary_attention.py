@@ -9,8 +9,8 @@ import torch
 
 from tests.op.calls import DEVICE_DTYPES, checked_call, expected_outputs, mutated_library, relative_rms, run_call
 from tests.op.rotary_attention_cases import ROTATION, Case, Tensors
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram
 
 KERNEL = "rotary_attention"

@@ -17,7 +17,7 @@ from zeropoint.references.bounds import (
     stored_bound,
     sum_units,
 )
-from zeropoint.tolerances import error_bound, excess
+from zeropoint.verification.tolerances import error_bound, excess
 
 __all__ = [
     "DIVISION_UNITS",

@@ -17,7 +17,7 @@ from executorch.runtime import Runtime
 import zeropoint
 from tests.player.test_player import linear, rows_of
 from zeropoint.errors import RuntimeFailure
-from zeropoint.inspection import inspect
+from zeropoint.export.inspection import inspect
 from zeropoint.program import Program
 from zeropoint.runtime.player import LoadedProgram, counters
 
@@ -65,7 +65,7 @@ def test_a_large_constant_is_hashed_across_the_pieces_it_is_copied_in(
 
 def gathered(n: int) -> tuple[Program, dict[str, bytes], np.ndarray]:
     """A Program that copies the first elements of a table of n."""
-    from zeropoint.builder import ProgramBuilder
+    from zeropoint.program.builder import ProgramBuilder
 
     table = np.arange(n, dtype=np.float32)
     b = ProgramBuilder()

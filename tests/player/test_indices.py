@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import ProgramError, RuntimeFailure
-from zeropoint.interpreter import run_reference
 from zeropoint.program import Dim, Program
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram, counters
+from zeropoint.verification.interpreter import run_reference
 
 TABLE = np.arange(24, dtype=np.float32).reshape(6, 4)
 STRIDES = {f"x_stride{axis}": int(axis == 3) for axis in range(4)}

@@ -7,15 +7,15 @@ import pytest
 
 from tests.signatures import signature
 from tests.unit.kernels.tiny import write_tree
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
 from zeropoint.kernels.build import build_library
+from zeropoint.kernels.library import pack_library
 from zeropoint.program import Program
+from zeropoint.program.builder import ProgramBuilder
+from zeropoint.program.io import write_program
 from zeropoint.runtime.devices import devices
 from zeropoint.runtime.player import LoadedProgram, counters, verify_blob
 from zeropoint.serialization._generated import library_generated as fb
-from zeropoint.serialization.library import pack_library
-from zeropoint.serialization.program_io import write_program
 
 KEPT = 64  # kMaxPipelines of pipelines.cpp
 CHAIN = "need an earlier module, and at most 4 to decode before one"

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tests.signatures import of_any_dtype
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
 from zeropoint.kernels._generated.signatures import SIGNATURES
-from zeropoint.packing import Layout, pack_scales, pack_weight
+from zeropoint.lowering.packing import Layout, pack_scales, pack_weight
 from zeropoint.program import Program
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.devices import devices
 from zeropoint.runtime.player import LoadedProgram, counters, kernel_library, programs
 

@@ -13,7 +13,7 @@ from executorch.exir import ExecutorchProgramManager, to_edge, to_edge_transform
 from executorch.runtime import Runtime
 
 import zeropoint
-from zeropoint import preprocess
+from zeropoint.export import preprocess
 from zeropoint.program import Program
 from zeropoint.runtime.player import counters, programs, reset_states
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
 from zeropoint.program import Dim, Program, SymbolOp
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram, counters, reset_states
 
 

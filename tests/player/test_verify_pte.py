@@ -21,11 +21,12 @@ from tests.op.rows import quantization_rows
 from tests.player.test_state import log, rows
 from tests.unit.llm.small import METADATA, VOCABULARY, write
 from tests.unit.rules import test_quantized_caches as quantized_caches
-from zeropoint import ProgramBuilder, verification
-from zeropoint.cli import main
+from zeropoint import ProgramBuilder
+from zeropoint.cli.main import main
 from zeropoint.llm.files import tokenizer_path
 from zeropoint.program import SymbolOp
-from zeropoint.verification import verify_program
+from zeropoint.verification import verify as verification
+from zeropoint.verification.verify import verify_program
 
 K, N = 64, 24
 

@@ -11,7 +11,7 @@ from tests.op.chain import Chain
 from zeropoint.errors import ProgramError
 from zeropoint.llm.generation import linears_that_ran
 from zeropoint.program import Alternative, Program
-from zeropoint.serialization.program_io import read_program, write_program
+from zeropoint.program.io import read_program, write_program
 
 CHAIN = Chain(k=64, n=64, group_size=32)
 

@@ -14,7 +14,7 @@ from executorch.exir import to_edge_transform_and_lower
 
 import zeropoint
 from tests.unit.llm.small import METADATA, write
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 
 
 def call(*arguments: object) -> Result:

@@ -10,7 +10,7 @@ from tests.e2e.models import Activations, Linears, Weights, per_token
 from tests.e2e.running import export
 from tests.e2e.test_linear import PerTensor
 from zeropoint import Unsupported, decompose_unsupported
-from zeropoint.passes import decompose_unsupported as module
+from zeropoint.export.passes import decompose_unsupported as module
 
 
 def targets(program: torch.export.ExportedProgram) -> list[str]:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.export import ExportedProgram, export
 
 from tests.edge import edge_program
-from zeropoint.passes.drop_unread_buffers import drop_unread_buffers
+from zeropoint.export.passes.drop_unread_buffers import drop_unread_buffers
 
 
 class Counters(nn.Module):

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from tests.e2e.running import export
-from zeropoint.exact_weights import exact_weight
-from zeropoint.options import CompileOptions
-from zeropoint.preprocess import lower_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.lowering.options import CompileOptions
+from zeropoint.quantization.exact_weights import exact_weight
 
 
 def halves(*shape: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from zeropoint.gguf_blocks import TYPES, read_blocks
+from zeropoint.quantization.gguf_blocks import TYPES, read_blocks
 
 
 def random_blocks(kind: str, rows: int, blocks: int) -> np.ndarray:

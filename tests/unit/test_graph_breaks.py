@@ -13,7 +13,7 @@ from tests.e2e.running import export, lower
 from tests.edge import edge_program
 from tests.unit.rules import models
 from zeropoint import GraphBreakWarning, explain
-from zeropoint.graph_breaks import elements_moved
+from zeropoint.export.graph_breaks import elements_moved
 
 
 class Breaks(nn.Module):

@@ -11,9 +11,9 @@ import torch
 from tests.op.chain import Chain, build, random_weights
 from tests.unit.rules.lowered import lower_and_compare
 from zeropoint import ProgramBuilder, ProgramError
-from zeropoint.interpreter import run_reference
 from zeropoint.kernels._generated.signatures import BinaryOp
 from zeropoint.program import Dim, SymbolOp
+from zeropoint.verification.interpreter import run_reference
 
 
 def copy_attrs(size: int | Dim, *, x: int | Dim = 0, y: int | Dim = 0) -> dict[str, int | float | Dim]:

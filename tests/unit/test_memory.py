@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropoint import ProgramError
-from zeropoint.memory import Lifetime, overlap_in_time, plan_arena
+from zeropoint.program.arena import Lifetime, overlap_in_time, plan_arena
 
 LIFETIMES = st.builds(
     lambda first, length, size: Lifetime(first, first + length, size),

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from zeropoint.packing import STEPS, Layout, pack_scales, pack_steps, pack_sums, pack_weight, unpack_weight
+from zeropoint.lowering.packing import STEPS, Layout, pack_scales, pack_steps, pack_sums, pack_weight, unpack_weight
 
 SIZES = [(64, 32), (96, 12), (30, 30), (1000, 1000), (40, 40), (576, 576), (100, 20), (256, 256), (36, 9), (7, 1)]
 

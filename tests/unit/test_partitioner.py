@@ -27,9 +27,9 @@ from zeropoint import (
     inspect,
     quantize,
 )
-from zeropoint.matching import group_anchors, match_program
-from zeropoint.preprocess import CompileSpec, lower_program, read_options
-from zeropoint.rules.weight import DEQUANTIZE
+from zeropoint.export.matching import group_anchors, match_program
+from zeropoint.export.preprocess import CompileSpec, lower_program, read_options
+from zeropoint.rules.linear.weight import DEQUANTIZE
 
 SMALL = Weights(n=16, group_size=16)
 LINEARS_ONLY = CompileOptions(operators="linear")  # so that something stays outside

@@ -12,7 +12,7 @@ import pytest
 
 from tests.signatures import signature
 from zeropoint import ProgramBuilder, ProgramError
-from zeropoint.dtypes import DType, Storage
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.program import Arg, Attr, Dim, HostDType, Input, Output, Program, Symbol, SymbolOp
 
 KERNELS = {
@@ -314,7 +314,7 @@ def test_constants_of_equal_content_are_stored_once() -> None:
 
 def test_importable_without_torch() -> None:
     code = (
-        "import sys, zeropoint, zeropoint.program, zeropoint.builder, zeropoint.packing, zeropoint.options;"
-        "import zeropoint.serialization.program_io; assert 'torch' not in sys.modules"
+        "import sys, zeropoint, zeropoint.program, zeropoint.program.builder, zeropoint.program.io;"
+        "import zeropoint.lowering.packing, zeropoint.lowering.options; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.test_program import small
 from zeropoint import ProgramError
 from zeropoint.program import VERSION
-from zeropoint.serialization.program_io import read_program, write_program
+from zeropoint.program.io import read_program, write_program
 
 
 def test_round_trip() -> None:

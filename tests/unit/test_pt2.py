@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from zeropoint import OptionError, quantize
-from zeropoint.pt2 import _is_size, load_exported
+from zeropoint.export.pt2 import _is_size, load_exported
 
 
 class Marker:

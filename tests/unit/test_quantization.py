@@ -9,7 +9,7 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
 
 from zeropoint import CompileOptions, OptionError, QuantizationWarning, quantization_summary, quantize
-from zeropoint.matching import match_program
+from zeropoint.export.matching import match_program
 from zeropoint.rules import Lowering, lower_node
 
 

@@ -15,10 +15,10 @@ from torchao.quantization.quant_primitives import MappingType, choose_qparams_af
 
 from tests.e2e.models import Activations, Linears, QuantizedLinear, Weights, per_token
 from zeropoint import CompileOptions, Program, Unsupported
-from zeropoint.dtypes import DType
-from zeropoint.matching import group_anchors, match_program
-from zeropoint.packing import Layout, unpack_weight
-from zeropoint.preprocess import lower_program
+from zeropoint.export.matching import group_anchors, match_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.kernels.dtypes import DType
+from zeropoint.lowering.packing import Layout, unpack_weight
 
 LINEAR = Weights(n=24, group_size=32, bias=True)
 Forward = Callable[[nn.Module, torch.Tensor], torch.Tensor]

@@ -13,8 +13,8 @@ from torchao.quantization.quant_primitives import MappingType, choose_qparams_af
 from tests.e2e.models import Activations, QuantizedLinear, Weights, per_token
 from tests.unit.test_rules import export, refusal
 from zeropoint import CompileOptions, Unsupported
-from zeropoint.preprocess import lower_program
-from zeropoint.rules.graph import node_argument, static_dim, tensor_of
+from zeropoint.export.preprocess import lower_program
+from zeropoint.lowering.graph import node_argument, static_dim, tensor_of
 
 Forward = Callable[["Given", torch.Tensor], torch.Tensor]
 

@@ -12,15 +12,15 @@ import torch
 from tests.op.chain import Chain, build, random_weights
 from tests.unit.test_interpreter import add_attrs, copy_attrs
 from zeropoint import OptionError, ProgramBuilder, ZeropointError
-from zeropoint.interpreter import run_reference
 from zeropoint.kernels.manifest import Io
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.program import Program
-from zeropoint.recomputation import DeviceRun, SlotCheck, first_states, recompute
 from zeropoint.references import find_tolerance
 from zeropoint.runtime.player import Pick
-from zeropoint.tolerances import error_bound, excess, output_tolerance
-from zeropoint.verification_report import OutputCheck, Run, Verification
+from zeropoint.verification.interpreter import run_reference
+from zeropoint.verification.recomputation import DeviceRun, SlotCheck, first_states, recompute
+from zeropoint.verification.report import OutputCheck, Run, Verification
+from zeropoint.verification.tolerances import error_bound, excess, output_tolerance
 
 MANIFESTS = load_manifests(Path(__file__).parents[2] / "shaders")
 SHADERS = ("elementwise_binary.comp",) * 3

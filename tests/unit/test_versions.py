@@ -10,7 +10,7 @@ import pytest
 
 from zeropoint import ZeropointPartitioner
 from zeropoint.errors import VersionWarning
-from zeropoint.versions import TRIED, warn_of_untried
+from zeropoint.export.versions import TRIED, warn_of_untried
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ namespace zeropoint {
 namespace {
 
 constexpr uint32_t kSpirvMagic = 0x07230203;
-// As backend/serialization/library.py writes modules: a zlib stream a block, with a part of the base around its place.
+// As backend/kernels/library.py writes modules: a zlib stream a block, with a part of the base around its place.
 constexpr size_t kWindowBytes = 1 << 15;
 constexpr size_t kBlockBytes = 1 << 14;
 constexpr size_t kAheadBytes = 1 << 13;

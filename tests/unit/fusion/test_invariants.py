@@ -15,7 +15,7 @@ from zeropoint import fusion
 from zeropoint.errors import FusionWarning
 from zeropoint.fusion.draft import Draft, Fused, Step
 from zeropoint.program import Program
-from zeropoint.program_text import program_text
+from zeropoint.program.text import program_text
 
 BLOCK = Block(Chain(k=64, n=64, group_size=32), "norm", "residual")  # norm, quantize, linear, addition
 

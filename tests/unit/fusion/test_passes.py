@@ -10,7 +10,7 @@ from zeropoint import CompileOptions, ProgramBuilder
 from zeropoint.errors import OptionError
 from zeropoint.fusion import fuse
 from zeropoint.kernels._generated.signatures import BinaryOp
-from zeropoint.options import FUSIONS
+from zeropoint.lowering.options import FUSIONS
 from zeropoint.program import Dim, Program
 
 CHAIN = Chain(k=64, n=64, group_size=32)

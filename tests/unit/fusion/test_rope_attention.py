@@ -11,7 +11,7 @@ import pytest
 from zeropoint import CompileOptions, ProgramBuilder
 from zeropoint.fusion import fuse
 from zeropoint.program import Dim, Memory, Program
-from zeropoint.program_text import program_text
+from zeropoint.program.text import program_text
 
 HEADS, KV_HEADS, WIDTH, KEYS = 4, 2, 8, 20
 

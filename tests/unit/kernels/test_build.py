@@ -9,15 +9,15 @@ from pathlib import Path
 import flatbuffers
 import pytest
 
-from zeropoint.dtypes import DType, Storage
 from zeropoint.errors import ShaderError
 from zeropoint.kernels import __main__ as command
 from zeropoint.kernels.build import build_library, check_local_sizes, list_kernels, plan
 from zeropoint.kernels.cache import CompiledVariant
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.keys import SlotKey, VariantKey
+from zeropoint.kernels.library import read_library, read_spirv, write_library
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.serialization._generated import library_generated as fb
-from zeropoint.serialization.library import read_library, read_spirv, write_library
 
 from .tiny import MANIFEST, SHADER, replaced, write_tree
 
@@ -159,7 +159,7 @@ def test_reading_something_else(library: bytes) -> None:
 
 
 def test_reading_another_version(library: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropoint.serialization.library.VERSION", 4)
+    monkeypatch.setattr("zeropoint.kernels.library.VERSION", 4)
     with pytest.raises(ShaderError) as error:
         read_library(library)
     assert str(error.value) == "kernel library: version 3; this package reads 4; build it again"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from zeropoint.dtypes import DType, Storage
 from zeropoint.errors import ManifestError
 from zeropoint.kernels.build import plan
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.expr import Op, OpCode
 from zeropoint.kernels.manifest import AttrDecl, Io, ValueKind
 from zeropoint.kernels.manifest_reader import load_manifest, load_manifests

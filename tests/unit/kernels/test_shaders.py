@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from zeropoint.dtypes import DType, Storage
 from zeropoint.errors import ShaderError
 from zeropoint.kernels.build import plan
 from zeropoint.kernels.cache import Job
 from zeropoint.kernels.compile import compile_variants
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.keys import slot_choices
 from zeropoint.kernels.manifest import Manifest
 from zeropoint.kernels.manifest_reader import load_manifests

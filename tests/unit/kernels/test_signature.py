@@ -22,7 +22,7 @@ from zeropoint.kernels._generated.signatures import SIGNATURES, GateOp
 from zeropoint.kernels.generate import write_signatures
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.kernels.signature import Signature
-from zeropoint.rules.lowering import Lowering
+from zeropoint.lowering.lowering import Lowering
 
 ROOT = Path(__file__).parents[3]
 MANIFESTS = load_manifests(ROOT / "shaders")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zeropoint.dtypes import DType, Storage
 from zeropoint.errors import ManifestError
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.where import compile_where
 
 KEY = {

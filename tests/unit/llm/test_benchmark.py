@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.unit.llm.small import CONTEXT, METADATA, PREFILL, write
-from zeropoint.cli import main
+from zeropoint.cli.main import main
 from zeropoint.errors import OptionError
 from zeropoint.llm import benchmark
 from zeropoint.llm.benchmark import BenchmarkOptions, Measurement, measure_loads, measure_text

@@ -34,7 +34,7 @@ from zeropoint.llm.encoders import EncoderCheckpoint, find_encoder_source
 from zeropoint.llm.export import TextExportOptions, check_positions, export_text_model, text_metadata
 from zeropoint.llm.models import find_source, load_weights
 from zeropoint.llm.plan import plan_text_model
-from zeropoint.quantized_weights import quantization_summary
+from zeropoint.quantization.coverage import quantization_summary
 
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -12,23 +12,13 @@ from torch import nn
 
 from tests.unit.rules.lowered import DIALECTS, Compared, export, lower_and_compare
 from zeropoint import CompileOptions, Program, rules
-from zeropoint.dtypes import DType, Storage
+from zeropoint.export.matching import is_arithmetic, match_program
+from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.keys import slot_choices
 from zeropoint.kernels.manifest import Manifest, ValueKind
 from zeropoint.kernels.manifest_reader import load_manifest
-from zeropoint.matching import is_arithmetic, match_program
-from zeropoint.rules import (
-    convolution,
-    elementwise,
-    embedding,
-    indexing,
-    joins,
-    linear,
-    matmul,
-    ranking,
-    rows,
-    views,
-)
+from zeropoint.rules import convolution, elementwise, embedding, indexing, joins, matmul, ranking, rows, views
+from zeropoint.rules.linear import quantized as linear
 
 FAMILIES = (linear, matmul, convolution, embedding, rows, ranking, indexing, views, joins, elementwise)
 HALF = CompileOptions(compute_dtype="f16")

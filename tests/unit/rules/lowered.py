@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from tests.edge import edge_program
 from zeropoint import rules
-from zeropoint.interpreter import Interpretation, run_reference
-from zeropoint.options import CompileOptions
-from zeropoint.preprocess import lower_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.lowering.options import CompileOptions
 from zeropoint.program import Program
+from zeropoint.verification.interpreter import Interpretation, run_reference
 
 DIALECTS = ("aten", "edge")
 

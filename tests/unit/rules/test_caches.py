@@ -9,7 +9,7 @@ from torch import nn
 from torch.export import Dim
 
 from tests.unit.rules.lowered import Compared, lower_and_compare
-from zeropoint.rules import caches
+from zeropoint.rules.attention import caches
 
 Tensor = torch.Tensor
 KV_HEADS, HEAD_DIM, PLACES = 2, 16, 24

@@ -12,7 +12,7 @@ from torchao.quantization.quant_primitives import dequantize_affine
 
 from tests.unit.rules.general import check, refusals
 from zeropoint import CompileOptions
-from zeropoint.options import MIB
+from zeropoint.lowering.options import MIB
 from zeropoint.rules.embedding import pack_rows
 
 SMALL = CompileOptions(max_binding_bytes=MIB)

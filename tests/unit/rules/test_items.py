@@ -9,11 +9,11 @@ from torch import nn
 from tests.unit.rules.lowered import export
 from tests.unit.rules.test_rotary_caches import turned_pairs
 from zeropoint import CompileOptions, Program, ProgramError
-from zeropoint.interpreter import run_reference
-from zeropoint.matching import match_program
-from zeropoint.preprocess import lower_program
-from zeropoint.rules.graph import op_name
-from zeropoint.rules.positions import ITEMS
+from zeropoint.export.matching import match_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.lowering.graph import op_name
+from zeropoint.lowering.positions import ITEMS
+from zeropoint.verification.interpreter import run_reference
 
 Tensor = torch.Tensor
 PLACES, WIDTH = 24, 8

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tests.unit.rules.general import check, refusals
 from zeropoint import CompileOptions
-from zeropoint.options import MIB
+from zeropoint.lowering.options import MIB
 
 SMALL = CompileOptions(max_binding_bytes=MIB)
 

@@ -10,9 +10,9 @@ import torch
 from tests.edge import edge_program
 from tests.unit.rules import general, models, whole
 from zeropoint import CompileOptions, rules
-from zeropoint.matching import is_arithmetic, match_program
-from zeropoint.rules.graph import op_name
-from zeropoint.rules.positions import ITEMS
+from zeropoint.export.matching import is_arithmetic, match_program
+from zeropoint.lowering.graph import op_name
+from zeropoint.lowering.positions import ITEMS
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tests.unit.rules.lowered import export
 from zeropoint import CompileOptions
-from zeropoint.interpreter import run_reference
-from zeropoint.matching import match_program
-from zeropoint.preprocess import lower_program
+from zeropoint.export.matching import match_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.lowering.graph import op_name
 from zeropoint.program import Memory
-from zeropoint.rules.graph import op_name
+from zeropoint.verification.interpreter import run_reference
 
 Tensor = torch.Tensor
 HEADS, KV_HEADS, HEAD_DIM, PLACES, START = 4, 2, 16, 24, 5

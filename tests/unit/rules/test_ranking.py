@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.unit.rules.general import Function, check, refusals
 from tests.unit.rules.lowered import export
 from zeropoint import CompileOptions
-from zeropoint.interpreter import run_reference
-from zeropoint.preprocess import lower_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.verification.interpreter import run_reference
 
 INF, NAN = math.inf, math.nan
 

@@ -12,7 +12,7 @@ from torch.export import Dim
 from torch.nn.functional import scaled_dot_product_attention
 
 from tests.unit.rules.lowered import Compared, lower_and_compare
-from zeropoint.options import CompileOptions
+from zeropoint.lowering.options import CompileOptions
 
 Tensor = torch.Tensor
 HEADS, KV_HEADS, HEAD_DIM, PLACES = 4, 2, 16, 24

@@ -9,12 +9,12 @@ from torch.export import Dim
 
 from tests.unit.rules.general import FAMILIES, Function, check, refusals
 from zeropoint import CompileOptions
-from zeropoint.matching import match_program
+from zeropoint.export.matching import match_program
+from zeropoint.lowering import state
+from zeropoint.lowering.aten import CASTS
+from zeropoint.lowering.shapes import reshape
+from zeropoint.lowering.view import View, scale
 from zeropoint.program import Dim as Size
-from zeropoint.rules import state
-from zeropoint.rules.shapes import reshape
-from zeropoint.rules.values import CASTS
-from zeropoint.rules.view import View, scale
 
 
 def test_views_cost_nothing() -> None:

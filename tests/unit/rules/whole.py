@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from tests.edge import edge_program
 from tests.unit.rules import models
 from zeropoint import CompileOptions, Program
-from zeropoint.interpreter import run_reference
-from zeropoint.preprocess import lower_program
+from zeropoint.export.preprocess import lower_program
+from zeropoint.verification.interpreter import run_reference
 
 Call = tuple[tuple[object, ...], dict[str, object]]  # as the exported module takes it
 

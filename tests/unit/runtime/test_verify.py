@@ -9,11 +9,11 @@ from typing import Any
 import flatbuffers
 import pytest
 
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
+from zeropoint.program.builder import ProgramBuilder
+from zeropoint.program.io import write_program
 from zeropoint.runtime.player import verify_blob
 from zeropoint.serialization._generated import program_generated as fb
-from zeropoint.serialization.program_io import write_program
 
 KEY = "0" * 32
 QPARAMS = {"mapping": 0, "qmin": -128, "qmax": 127, "eps": 1e-7}

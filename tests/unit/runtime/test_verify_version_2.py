@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.unit.runtime.test_verify import KEY, put
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import RuntimeFailure
 from zeropoint.program import Dim, SymbolOp
+from zeropoint.program.builder import ProgramBuilder
+from zeropoint.program.io import write_program
 from zeropoint.runtime.player import verify_blob
 from zeropoint.serialization._generated import program_generated as fb
-from zeropoint.serialization.program_io import write_program
 
 N, SQUARE, HALF = range(3)
 X, CACHE, FLAT, Y = range(4)

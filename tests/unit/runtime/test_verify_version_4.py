@@ -10,13 +10,13 @@ import flatbuffers
 import pytest
 
 from tests.unit.runtime.test_verify import put
-from zeropoint.builder import ProgramBuilder
 from zeropoint.errors import ProgramError, RuntimeFailure
 from zeropoint.program import Check, Dim, Program
-from zeropoint.program_text import program_text
+from zeropoint.program.builder import ProgramBuilder
+from zeropoint.program.io import read_program, write_program
+from zeropoint.program.text import program_text
 from zeropoint.runtime.player import verify_blob
 from zeropoint.serialization._generated import program_generated as fb
-from zeropoint.serialization.program_io import read_program, write_program
 
 IDS, COPY, FAULTS, X, Y = range(5)
 DENSE = {"size0": 1, "size1": 1, "size2": 1, "x_offset": 0, **{f"x_stride{axis}": int(axis == 3) for axis in range(4)}}

@@ -1,0 +1,178 @@
+"""The 8da4w family of recipes, all of torchao: this project has no quantizer of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor, quantize_
+from torchao.quantization.granularity import PerAxis, PerGroup
+from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
+from torchao.quantization.quant_api import (
+    Int8DynamicActivationIntxWeightConfig,
+    IntxWeightOnlyConfig,
+    _is_linear,
+)
+from torchao.quantization.quant_primitives import MappingType
+from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
+
+from ..errors import OptionError, QuantizationWarning
+from .coverage import quantization_summary
+
+RECIPES = ("8da4w", "8da4w-float-zp", "8da8w", "4w", "8w")
+ALGORITHMS = ("affine", "hqq_scale_only")
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """How weights are quantized. group_size None: one group per output channel."""
+
+    bits: int
+    group_size: int | None
+    algorithm: IntxChooseQParamsAlgorithm
+    mapping: MappingType
+
+    @property
+    def granularity(self) -> PerGroup | PerAxis:
+        return PerAxis(0) if self.group_size is None else PerGroup(self.group_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, f"int{self.bits}")  # torch.int4 is not in torch's type stubs
+        return dtype
+
+
+def quantize(
+    model: nn.Module,
+    *,
+    recipe: str = "8da4w",
+    group_size: int | None = 32,
+    algorithm: str = "affine",
+    asymmetric_weights: bool = False,
+    lm_head: str | None = None,
+) -> nn.Module:
+    """Quantizes the nn.Linears of a model in place, and returns the model. quantization_summary(model) lists the rest.
+
+    As torchao's own filter does, it leaves the output projections of nn.MultiheadAttention, which that module reads
+    itself; and linears whose inputs are no multiple of the group size. A QuantizationWarning tells of matrices in float
+    other than embeddings.
+
+    | recipe | activations | weights | zero point in the exported graph |
+    |---|---|---|---|
+    | `8da4w` | int8 per token | int4 per group | int8 |
+    | `8da4w-float-zp` | int8 per token | int4 per group | float32 |
+    | `8da8w` | int8 per token | int8 per group | int8 |
+    | `4w` | not quantized | int4 per group | none |
+    | `8w` | not quantized | int8 per group | none |
+
+    `8da4w` is torchao's Int8DynamicActivationIntxWeightConfig (export_llama's `-qmode 8da4w`), `8da4w-float-zp` its
+    Int8DynActInt4WeightLinear (pre-quantized and QAT checkpoints), `4w` and `8w` its IntxWeightOnlyConfig.
+
+    group_size: inputs that share a scale; None for one scale per output channel. algorithm: "affine", or
+    "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone.
+    Raises OptionError on an unknown recipe or algorithm, or a group size that no linear can have.
+    """
+    for name in (recipe, *((lm_head,) if lm_head is not None else ())):
+        if name not in RECIPES:
+            raise OptionError(f"quantize: recipe {name!r}; offered {', '.join(RECIPES)}")
+    if algorithm not in ALGORITHMS:
+        raise OptionError(f"quantize: algorithm {algorithm!r}; offered {', '.join(ALGORITHMS)}")
+    linears = {name: module for name, module in model.named_modules() if _is_float_linear(module)}
+    refused = _unfit(linears, group_size)
+    if linears and len(refused) == len(linears):
+        name, reason = next(iter(refused.items()))
+        raise OptionError(f"quantize: {name or 'the model'}: {reason}")
+    linears = {name: module for name, module in linears.items() if name not in refused}
+    heads = {
+        name: module for name, module in linears.items() if lm_head is not None and name.split(".")[-1] == "lm_head"
+    }
+    body = {name: module for name, module in linears.items() if name not in heads}
+    for chosen, modules in ((recipe, body), (lm_head, heads)):
+        if chosen is not None and modules:
+            weights = _Weights(
+                bits=8 if chosen in ("8da8w", "8w") else 4,
+                group_size=group_size,
+                algorithm=IntxChooseQParamsAlgorithm(algorithm),
+                mapping=MappingType.ASYMMETRIC if asymmetric_weights else MappingType.SYMMETRIC,
+            )
+            _apply(model, modules, chosen, weights=weights)
+    surprises = quantization_summary(model, refused).surprises()
+    if surprises:
+        text = f"quantize: in float stay {surprises}. zeropoint.quantization_summary(model) lists all"
+        warnings.warn(text, QuantizationWarning, stacklevel=2)
+    return model
+
+
+def _is_float_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return _is_linear(module) and not isinstance(module.weight, IntxUnpackedToInt8Tensor)
+
+
+def _unfit(linears: Mapping[str, nn.Linear], group_size: int | None) -> dict[str, str]:
+    """Why linears cannot have groups of this size."""
+    found = {}
+    for name, linear in linears.items():
+        inputs = linear.in_features
+        if group_size is not None and (group_size < 1 or inputs % group_size):
+            found[name] = (
+                f"{inputs} inputs, group_size {group_size}; choose a divisor, or None for one group per channel"
+            )
+        elif 1 in (inputs, group_size):  # torchao reduces such a block over the whole weight
+            found[name] = "a group of one input; torchao needs two; leave this linear out"
+    return found
+
+
+def _apply(model: nn.Module, linears: Mapping[str, nn.Linear], recipe: str, *, weights: _Weights) -> None:
+    if recipe == "8da4w-float-zp":
+        for name, linear in linears.items():
+            path, _, child = name.rpartition(".")
+            parent = model.get_submodule(path)
+            setattr(parent, child, _float_zero_point(linear, weights))
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                parent.activation_relu_or_gelu = 0  # or its fast path would multiply by the codes
+        return
+    config: Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig
+    if recipe in ("4w", "8w"):
+        config = IntxWeightOnlyConfig(
+            weight_dtype=weights.dtype,
+            granularity=weights.granularity,
+            mapping_type=weights.mapping,
+            intx_choose_qparams_algorithm=weights.algorithm,
+        )
+    else:
+        config = Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=weights.dtype,
+            weight_granularity=weights.granularity,
+            weight_mapping_type=weights.mapping,
+            intx_choose_qparams_algorithm=weights.algorithm,
+        )
+    wanted: Callable[[nn.Module, str], bool] = lambda module, name: name in linears  # noqa: E731
+    quantize_(model, config, filter_fn=wanted)
+
+
+def _float_zero_point(linear: nn.Linear, weights: _Weights) -> Int8DynActInt4WeightLinear:
+    """torchao's module whose per-token zero points are float32, with weights that torchao quantized."""
+    group_size = linear.in_features if weights.group_size is None else weights.group_size
+    packed = IntxUnpackedToInt8Tensor.from_hp(
+        linear.weight.detach(),
+        (1, group_size),
+        weights.dtype,
+        mapping_type=weights.mapping,
+        intx_choose_qparams_algorithm=weights.algorithm,
+    )
+    made = Int8DynActInt4WeightLinear(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        groupsize=group_size,
+        precision=linear.weight.dtype,
+    )
+    made.weight.copy_(packed.qdata)
+    made.scales.copy_(packed.scale)
+    made.zeros.copy_(packed.zero_point)
+    if linear.bias is not None:
+        made.bias.copy_(linear.bias.detach())
+    return made

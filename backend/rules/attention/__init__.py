@@ -1,0 +1,1 @@
+"""Attention and the caches of its keys and values."""

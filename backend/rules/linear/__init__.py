@@ -1,0 +1,1 @@
+"""Linears with quantized weights."""

@@ -1,0 +1,1 @@
+"""What a device computed beside the references of its kernels."""
