@@ -17,6 +17,7 @@ from .invariants import Invariants
 from .merged_linears import merge_linears
 from .quantization import merge_gated, merge_norm, merge_quantization
 from .rope_attention import offer_rope_attention
+from .rope_cache import merge_rope_cache
 from .row_linear import offer_row_linears
 
 # In this order: later passes read what earlier ones made.
@@ -24,6 +25,7 @@ PASSES: dict[str, Callable[[Draft], None]] = {
     "quantize": merge_quantization,
     "norm_quantize": merge_norm,
     "gated_quantize": merge_gated,
+    "rope_cache": merge_rope_cache,
     "merged_linears": merge_linears,
     "row_linear": offer_row_linears,
     "rope_attention": offer_rope_attention,

@@ -17,6 +17,7 @@ from .aten import COPIES
 # In the meta of a buffer's placeholder: it is a state even where its own method only reads it. Its value is the key
 # under which methods share it, empty until all of them are known.
 STATE_KEY = "zeropoint_state"
+_INNER_TENSOR = "export.access_subclass_inner_tensor.default"
 # What `_copy` names is the operator itself and not a view's functional twin.
 _REAL_COPIES = ("aten._to_copy.default", "aten.index_copy.default")
 # A schema default of type ScalarType is a number of c10::ScalarType.
@@ -128,9 +129,9 @@ def find_constant(program: ExportedProgram, node: Node, weights: Mapping[str, to
     """
     nodes: list[Node] = []
     inner = ""
-    while op_name(node) in COPIES or op_name(node) == "export.access_subclass_inner_tensor.default":
+    while op_name(node) in COPIES or op_name(node) == _INNER_TENSOR:
         nodes.append(node)
-        if not op_name(node).startswith("aten"):
+        if op_name(node) == _INNER_TENSOR:
             inner = str(node.args[1])
         source = node.args[0]
         assert isinstance(source, Node)

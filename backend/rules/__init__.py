@@ -31,12 +31,11 @@ from . import (
 from .attention import caches, llama_ops, quantized_caches
 from .attention import one_pass as attention
 from .linear import quantized as linear
-from .rotary import caches as rotary_caches
 from .rotary import one_pass as rotary
 
 Rule = Callable[[Node, Lowering], Lowered]
 # In the order in which they are asked: a rule that takes several nodes comes before the one of its last node alone.
-_FUSING = (quantized_caches, items, rotary_caches, llama_ops, ranges, attention, rotary, norms, gated, caches)
+_FUSING = (quantized_caches, items, llama_ops, ranges, attention, rotary, norms, gated, caches)
 _SINGLE = (linear, matmul, convolution, embedding, rows, ranking, indexing, views, joins, elementwise, assertions)
 _FAMILIES = (*_FUSING, *_SINGLE)
 _LINEARS = (linear,)
@@ -76,7 +75,7 @@ def operators_kept_whole(options: CompileOptions) -> list[torch._ops.OpOverload]
 def _families(options: CompileOptions) -> tuple[ModuleType, ...]:
     if options.operators == "linear":
         return _LINEARS
-    return tuple(family for family in _FAMILIES if family is not rotary_caches or options.fuses("rope_cache"))
+    return _FAMILIES
 
 
 __all__ = ["Lowered", "Lowering", "NotApplicable", "Rule", "has_rule", "lower_node", "operators_kept_whole"]

@@ -18,8 +18,7 @@ from ..lowering.positions import ITEMS, renamed_axes
 from .attention.caches import RULES as CACHE_RULES
 from .attention.caches import read_update
 from .attention.masks import read_mask
-from .rotary.groups import rotations_by
-from .rotary.one_pass import read_places
+from .rotary.one_pass import read_places, rotations_by
 
 _SUMS = ("aten.add.Tensor", "aten.add.Scalar", "aten.scalar_tensor.default")
 _SLICE = "aten.slice.Tensor"

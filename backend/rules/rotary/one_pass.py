@@ -22,6 +22,7 @@ from ..attention.heads import dense_tensor, heads_of, largest, order, position_t
 from .rotations import ADD, Rotation, read_halves, read_pairs, read_partial
 from .tables import MadeTable, count_rows, fits, read_made
 
+_DEPTH = 6  # nodes from a table to the end of a rotation, at most
 _BY_POSITION, _BY_TOKEN, _BY_BATCH_AND_TOKEN = 0, 1, 2
 
 
@@ -200,3 +201,37 @@ def _whole(table: object, places: Places) -> _Picked | None:
     if not isinstance(table, Node) or tensor_of(table).dim() != 2 or not tensor_of(table).is_floating_point():
         return None
     return _Picked(table, places)
+
+
+def read_rotation(node: Node) -> Rotation | None:
+    """The rotation that a node ends."""
+    for read, operators in _READERS:
+        if is_op(node, *operators):
+            try:
+                return read(node)
+            except NotApplicable:
+                return None
+    return None
+
+
+_READERS = (
+    (read_halves, ("aten.add.Tensor",)),
+    (read_partial, ("aten.cat.default",)),
+    (read_pairs, tuple(sorted(RESHAPES))),
+)
+
+
+def rotations_by(table: Node) -> list[tuple[Node, Rotation]]:
+    """The rotations by a table and the nodes that end them; of a partial rotation, the one that has whole heads."""
+    reached, level = {table}, [table]
+    for _ in range(_DEPTH):
+        level = [user for node in level for user in node.users if user not in reached and user.op == "call_function"]
+        reached.update(level)
+    found = []
+    for node in sorted(reached):
+        rotation = read_rotation(node)
+        if rotation is not None and table in (rotation.cos, rotation.sin):
+            found.append((node, rotation))
+    return [
+        (node, rotation) for node, rotation in found if not any(node in other.all_input_nodes for other, _ in found)
+    ]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.fusion.test_rope_cache import turned_pairs
 from tests.unit.rules.lowered import export
-from tests.unit.rules.test_rotary_caches import turned_pairs
 from zeropoint import CompileOptions, Program, ProgramError
 from zeropoint.export.matching import match_program
 from zeropoint.export.preprocess import lower_program

@@ -13,6 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tests.unit.rules.lowered import Compared, lower_and_compare
 from zeropoint.lowering.options import CompileOptions
+from zeropoint.program import Call
 
 Tensor = torch.Tensor
 HEADS, KV_HEADS, HEAD_DIM, PLACES = 4, 2, 16, 24
@@ -21,16 +22,22 @@ S = {1: Dim("s", min=1, max=9)}
 
 @dataclass(frozen=True)
 class Form:
-    """rotation: "halves", "partial" of [B, H, S, D], or "pairs" of [B, S, H, D]. cache: how it is written."""
+    """rotation: "halves", "partial" of [B, H, S, D], or "pairs" of [B, S, H, D]. cache: how it is written.
+
+    late: norms come after the heads were put before the tokens. apart: q, k and v are tensors of their own.
+    """
 
     rotation: str = "halves"
     cache: str = "copy"
     normed: bool = False
+    late: bool = False
+    apart: bool = False
     offset: float = 0.0
     eps: tuple[float, float] = (1e-3, 1e-3)
     read_early: str = ""
     other_place: bool = False
     third: bool = False
+    kv_heads: int = KV_HEADS
 
 
 class Layer(nn.Module):
@@ -39,17 +46,19 @@ class Layer(nn.Module):
     def __init__(self, form: Form, *, batch: int = 1) -> None:
         super().__init__()
         self.form = form
-        middle = (PLACES, KV_HEADS) if form.cache == "custom" else (KV_HEADS, PLACES)
+        middle = (PLACES, form.kv_heads) if form.cache == "custom" else (form.kv_heads, PLACES)
         self.register_buffer("k_cache", torch.zeros(batch, *middle, HEAD_DIM))
         self.register_buffer("v_cache", torch.zeros(batch, *middle, HEAD_DIM))
         self.q_norm, self.k_norm = (nn.Parameter(torch.randn(HEAD_DIM)) for _ in range(2))
 
     def forward(self, qkv: Tensor, cos: Tensor, sin: Tensor, position: Tensor) -> Tensor:
         batch, tokens, _ = qkv.shape
-        q, k, v = qkv.split([HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], dim=-1)
+        q, k, v = qkv.split([heads * HEAD_DIM for heads in (HEADS, self.form.kv_heads, self.form.kv_heads)], dim=-1)
+        if self.form.apart:
+            q, k, v = q * 2.0, k * 2.0, v * 2.0
         q, k, v = (x.view(batch, tokens, -1, HEAD_DIM) for x in (q, k, v))
-        if self.form.normed:
-            q, k = self.norm(q, self.q_norm, self.form.eps[0]), self.norm(k, self.k_norm, self.form.eps[1])
+        if self.form.normed and not self.form.late:
+            q, k = self.normed(q, k)
         axis = 2 if self.form.rotation == "pairs" else 1
         q, k, v = self.rotated(q, k, v, cos := cos.unsqueeze(axis), sin := sin.unsqueeze(axis))
         more = [q.sum()] if self.form.read_early == "q" else []
@@ -64,6 +73,9 @@ class Layer(nn.Module):
         y = scaled_dot_product_attention(q, k, v, mask, enable_gqa=True).transpose(1, 2)
         return sum(more, start=y.reshape(batch, tokens, -1))
 
+    def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm(q, self.q_norm, self.form.eps[0]), self.norm(k, self.k_norm, self.form.eps[1])
+
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * (weight + self.form.offset)
 
@@ -71,6 +83,8 @@ class Layer(nn.Module):
         if self.form.rotation == "pairs":
             return tuple(x.transpose(1, 2) for x in (turned_pairs(q, cos, sin), turned_pairs(k, cos, sin), v))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if self.form.normed and self.form.late:
+            q, k = self.normed(q, k)
         return turned_halves(q, cos, sin), turned_halves(k, cos, sin), v
 
     def write(self, cache: Tensor, new: Tensor, places: Tensor) -> Tensor:
@@ -100,18 +114,21 @@ def turned_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def inputs(form: Form, tokens: int, position: int, *, batch: int = 1) -> tuple[Tensor, ...]:
     width = HEAD_DIM if form.rotation == "halves" else HEAD_DIM // 2
-    row = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+    row = (HEADS + 2 * form.kv_heads) * HEAD_DIM
     tables = (torch.randn(1, tokens, width) for _ in range(2))
     return torch.randn(batch, tokens, row), *tables, torch.tensor([position])
 
 
-def lowered(form: Form, *, batch: int = 1, dialects: tuple[str, ...] = ("aten",)) -> Compared:
+def lowered(
+    form: Form, *, batch: int = 1, tokens: tuple[int, ...] = (3, 9, 1), dialects: tuple[str, ...] = ("aten",)
+) -> Compared:
+    """tokens: of export and of the calls; one number makes them static."""
     first = 5 if form.cache == "custom" else 0
-    calls = [inputs(form, 9, first, batch=batch), inputs(form, 1, first or 12, batch=batch)]
+    calls = [inputs(form, n, first if n > 1 else first or 12, batch=batch) for n in tokens[1:] or tokens]
     return lower_and_compare(
         Layer(form, batch=batch),
-        inputs(form, 3, first, batch=batch),
-        dynamic_shapes=(S, S, S, {}),
+        inputs(form, tokens[0], first, batch=batch),
+        dynamic_shapes=(S, S, S, {}) if len(tokens) > 1 else None,
         calls=calls,
         options=CompileOptions(fusions="rope_cache"),
         dialects=dialects,
@@ -143,7 +160,7 @@ def test_a_layer_is_one_call_beside_attention(form: Form) -> None:
     assert dict(attrs)["k_first"] == HEADS * HEAD_DIM
 
 
-def fused(result: Compared) -> list[object]:
+def fused(result: Compared) -> list[Call]:
     return [
         call for program in result.programs.values() for call in program.calls if call.kernel == "rotary_update_cache"
     ]
@@ -153,11 +170,33 @@ def test_several_batch_entries() -> None:
     assert len(fused(lowered(Form(normed=True), batch=2))) == 1
 
 
-def test_norms_that_differ_stay_apart() -> None:
-    result = lowered(Form(normed=True, eps=(1e-3, 1e-2)))
-    (call,) = fused(result)
-    assert {attr.name: attr.value for attr in call.attrs}["normed"] == 0
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+@pytest.mark.parametrize("apart", [False, True], ids=["joined", "apart"])
+def test_a_single_head_of_keys(apart: bool, late: bool) -> None:
+    """Its rows lie as far apart as those of the projection; apart, its values may count as heads of tokens."""
+    (call,) = fused(lowered(Form(normed=True, late=late, apart=apart, kv_heads=1)))
+    assert {attr.name: attr.value for attr in call.attrs}["normed"] == 1
+
+
+@pytest.mark.parametrize("tokens", [(3, 9, 1), (HEADS,), (1,)], ids=str)
+def test_norms_of_heads_before_tokens(tokens: tuple[int, ...]) -> None:
+    """Their rows count tokens first, also where there are as many tokens as heads."""
+    (call,) = fused(lowered(Form(normed=True, late=True), tokens=tokens))
+    assert {attr.name: attr.value for attr in call.attrs}["normed"] == 1
+
+
+def test_norms_of_heads_before_tokens_of_several_batch_entries() -> None:
+    """The heads of two entries lie no single step apart."""
+    result = lowered(Form(normed=True, late=True), batch=2)
+    assert not fused(result)
     assert result.kernels().count("rms_norm") == 2
+
+
+def test_norms_that_differ_stay_apart() -> None:
+    """The normed keys lie apart from the values then, in rows of another length."""
+    result = lowered(Form(normed=True, eps=(1e-3, 1e-2)))
+    assert not fused(result)
+    assert result.kernels().count("rms_norm") == result.kernels().count("rotary_embedding") == 2
 
 
 @pytest.mark.parametrize(
