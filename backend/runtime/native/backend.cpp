@@ -8,7 +8,7 @@
 
 #include <list>
 
-#include "delegate.h"
+#include "registry.h"
 
 namespace zeropoint {
 

@@ -1,5 +1,5 @@
-
-#include "delegate.h"
+#include "registry.h"
+#include "verify.h"
 
 static_assert(sizeof(zp_op) == sizeof(zeropoint::fb::Op));
 static_assert(ZP_MAX_RANK == zeropoint::kMaxRank);

@@ -1,6 +1,6 @@
-#include <executorch/runtime/core/exec_aten/exec_aten.h>
+#include "convert.h"
 
-#include "program.h"
+#include <executorch/runtime/core/exec_aten/exec_aten.h>
 
 namespace zeropoint {
 namespace {
@@ -24,6 +24,11 @@ constexpr const Convert* kReals[] = {kTo<float>, kTo<Half>, kTo<BFloat16>};
 bool is_real(HostDType dtype) { return dtype <= HostDType::bf16; }
 
 }  // namespace
+
+uint64_t bits_of(fb::DType dtype) {
+  static constexpr uint64_t kBits[] = {0, 32, 16, 32, 8, 8, 4};  // none f32 f16 i32 i8 u8 i4
+  return kBits[static_cast<size_t>(dtype)];
+}
 
 HostDType host_of(fb::DType dtype) {
   static constexpr HostDType kHost[] = {HostDType::boolean, HostDType::f32, HostDType::f16, HostDType::i32,

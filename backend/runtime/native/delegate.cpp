@@ -1,17 +1,10 @@
 #include "delegate.h"
 
-#include <map>
+#include "convert.h"
+#include "verify.h"
 
 namespace zeropoint {
 namespace {
-
-std::string dims_text(const std::vector<int64_t>& dims) { return cat("[", join(dims), "]"); }
-
-std::vector<int64_t> values_of(const std::vector<Dim>& dims, const std::vector<int64_t>& symbols) {
-  std::vector<int64_t> result;
-  for (const Dim& dim : dims) result.push_back(dim.value(symbols));
-  return result;
-}
 
 template <typename T> int64_t read_as(const zp_tensor& input, int64_t element) {
   T result{};
@@ -33,10 +26,6 @@ uint64_t product(const zp_tensor& tensor) {
   for (int32_t i = 0; i < tensor.rank; ++i) result *= static_cast<uint64_t>(tensor.dims[i]);
   return result;
 }
-
-// Never destroyed, like the devices that programs hold.
-std::mutex& delegates_mutex = *new std::mutex();
-auto& delegates = *new std::map<uint64_t, std::shared_ptr<Delegate>>();
 
 }  // namespace
 
@@ -441,60 +430,6 @@ VkDescriptorBufferInfo Delegate::buffer_of(size_t index, VkBuffer arena) const {
 std::vector<CallTime> Delegate::call_times() {
   std::lock_guard<std::mutex> lock(mutex_);
   return times_;
-}
-
-std::string Delegate::describe() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  auto host = [](const auto& item) { return cat("\"", fb::EnumNameHostDType(item.host_dtype), "\""); };
-  auto described = [&](const Tensor& tensor) {
-    std::vector<int64_t> dims(tensor.dims.size(), -1);
-    if (last_ != nullptr) dims = values_of(tensor.dims, last_->symbols);
-    return cat("{\"name\":", json_string(tensor.name), ",\"dtype\":\"", fb::EnumNameDType(tensor.dtype),
-        "\",\"storage\":\"", fb::EnumNameStorage(tensor.storage), "\",\"memory\":\"", fb::EnumNameMemory(tensor.memory),
-        "\",\"dims\":", dims_text(dims), ",\"size_bytes\":", tensor.data_bytes, "}");
-  };
-  return cat("{\"device\":", json_string(context_->info.name), ",\"inputs\":", json_list(program_.inputs, host),
-      ",\"outputs\":", json_list(program_.outputs, host), ",\"tensors\":", json_list(program_.tensors, described),
-      ",\"symbols\":", last_ == nullptr ? "null" : dims_text(last_->symbols), "}");
-}
-
-std::string Delegate::picks() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (last_ == nullptr) return "[]";
-  return json_list(last_->picks, [&](const Pick& pick) {
-    auto i = static_cast<size_t>(&pick - last_->picks.data());
-    const Call& call = program_.calls[pick.call];
-    const fb::Algorithm& algorithm = *pick.candidate.algorithm;
-    std::string specs;
-    for (uint32_t s = 0; s < pick.specs.size(); ++s)
-      specs += cat(s == 0 ? "" : ",", json_string(view(algorithm.specs()->Get(s)->name())), ":", pick.specs[s]);
-    bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
-    std::string ns = timed ? std::to_string(std::get<2>(times_[i]) - std::get<1>(times_[i])) : "null";
-    return cat("{\"call\":", pick.call, ",\"name\":", json_string(call.name),
-        ",\"kernel\":", json_string(view(call.kernel->name())), ",\"algorithm\":", json_string(view(algorithm.name())),
-        ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
-        ",\"grid\":", dims_text({pick.grid, pick.grid + 3}), ",\"specs\":{", specs, "},\"time_ns\":", ns, "}");
-  });
-}
-
-uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate) {
-  static uint64_t last_id = 0;
-  std::lock_guard<std::mutex> lock(delegates_mutex);
-  delegates[++last_id] = delegate;
-  return last_id;
-}
-
-std::map<uint64_t, std::shared_ptr<Delegate>> live_delegates() {
-  std::lock_guard<std::mutex> lock(delegates_mutex);
-  return delegates;
-}
-
-std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget) {
-  std::lock_guard<std::mutex> lock(delegates_mutex);
-  auto found = delegates.find(id);
-  std::shared_ptr<Delegate> result = found == delegates.end() ? nullptr : found->second;
-  if (forget) delegates.erase(id);
-  return result;
 }
 
 }  // namespace zeropoint

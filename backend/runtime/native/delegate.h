@@ -4,39 +4,12 @@
 #include <atomic>
 #include <functional>
 
-#include "context.h"
-#include "program.h"
+#include "picker.h"
 #include "zeropoint.h"
 
 namespace zeropoint {
 
-// picker.cpp chooses the shader variant of every call: by the serialized dtypes and storages at load, by guards at
-// record.
-
-// A variant whose key equals the bound tensors and whose needs the device meets, in the manifest's order.
-struct Candidate {
-  const fb::Algorithm* algorithm = nullptr;
-  const fb::Variant* variant = nullptr;
-};
-
-struct Pick {
-  size_t call = 0;
-  Candidate candidate;
-  uint32_t grid[3] = {};
-  std::vector<int32_t> specs;
-  uint8_t push[kMaxPushBytes] = {};
-};
-
 using CallTime = std::tuple<size_t, uint64_t, uint64_t>;  // its index, and GPU nanoseconds from the run's start
-
-// Errors: no variant has the key (the slot, the dtype found, the dtypes offered), or every one that has it needs a
-// fact or a limit that this device does not offer (a fused call has no candidates then).
-Status find_candidates(
-    const Program& program, const Call& call, const Context& context, std::vector<Candidate>* candidates);
-
-// The first candidate whose guard holds and whose grid fits. shapes: one per slot; facts: in the library's order.
-Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
-    const std::vector<int64_t>& symbols, const std::vector<int64_t>& facts, const Context& context, Pick* result);
 
 // Gives the bytes of a constant by key. They must stay valid until load() returns.
 using FindConstant = std::function<Status(const std::string& key, std::string_view* data)>;
@@ -132,13 +105,7 @@ class Delegate {
   std::vector<CallTime> times_;
 };
 
-// Live programs by id, for the C interface. forget: no longer live afterwards.
-uint64_t register_delegate(const std::shared_ptr<Delegate>& delegate);
-std::shared_ptr<Delegate> find_delegate(uint64_t id, bool forget = false);
-std::map<uint64_t, std::shared_ptr<Delegate>> live_delegates();
 // Flags added to every later load.
 inline std::atomic<uint32_t> default_flags{0};
-// Keeps the text of a failure for zp_last_error() and returns its code.
-int report(const Status& status);
 
 }  // namespace zeropoint

@@ -1,4 +1,4 @@
-#include "library.h"
+#include "expr.h"
 
 namespace zeropoint {
 namespace {

@@ -2,6 +2,8 @@
 
 #include <zlib.h>
 
+#include "expr.h"
+
 extern "C" const char zp_embedded_library[];
 extern "C" const char zp_embedded_library_end[];
 

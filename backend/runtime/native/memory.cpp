@@ -1,9 +1,12 @@
 // Device memory of a Context: buffers, images, shared constants, uploads.
 
 #define XXH_INLINE_ALL
+#include "memory.h"
+
 #include <xxhash.h>
 
 #include "context.h"
+#include "convert.h"
 #include "program.h"
 
 namespace zeropoint {

@@ -1,6 +1,6 @@
-#include <set>
+#include "picker.h"
 
-#include "delegate.h"
+#include <set>
 
 namespace zeropoint {
 namespace {

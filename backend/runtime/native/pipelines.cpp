@@ -1,4 +1,5 @@
 // Pipelines of a Context, and their cache on disk: removable, keyed by driver and library, never trusted.
+
 #include <sys/stat.h>
 
 #include <filesystem>

@@ -117,18 +117,13 @@ struct Program {
   int32_t faults = -1;  // the tensor, or -1
 };
 
-// verify.cpp. Verifies all of a delegate blob that does not depend on the device and fills *program; `data` may be
-// freed afterwards, `library` must outlive *program. Safe on untrusted bytes: any input gives a Program or an error
-// that reads "program: call[3] the_kernel: slot x: ...", in time and memory bounded by its size.
-Status decode_program(const void* data, size_t size, const Library& library, Program* program);
-uint64_t bits_of(fb::DType dtype);
+inline std::string dims_text(const std::vector<int64_t>& dims) { return cat("[", join(dims), "]"); }
 
-// convert.cpp: host tensors of ExecuTorch <-> device tensors. f32, f16, bf16 <-> f32, f16; i64 <-> i32 (range-checked);
-// boolean <-> u8 (anything but 0 becomes 1); equal types.
-fb::HostDType host_of(fb::DType dtype);
-uint64_t host_bytes_of(fb::HostDType dtype);
-bool can_convert(fb::HostDType host, fb::DType device);
-Status convert(fb::HostDType from, const void* source, fb::HostDType to, void* target, size_t n);
+inline std::vector<int64_t> values_of(const std::vector<Dim>& dims, const std::vector<int64_t>& symbols) {
+  std::vector<int64_t> result;
+  for (const Dim& dim : dims) result.push_back(dim.value(symbols));
+  return result;
+}
 
 inline uint64_t align_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 

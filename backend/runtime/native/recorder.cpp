@@ -1,6 +1,7 @@
 // The recording half of Delegate: command buffers, one per set of symbol values, and reading device memory
 // back.
 
+#include "convert.h"
 #include "delegate.h"
 
 namespace zeropoint {

@@ -1,8 +1,11 @@
+#include "verify.h"
+
 #include <cmath>
 #include <unordered_set>
 
-#include "context.h"
-#include "program.h"
+#include "convert.h"
+#include "expr.h"
+#include "memory.h"
 
 namespace zeropoint {
 namespace {
@@ -433,11 +436,6 @@ Status decode(const void* data, size_t size, const Library& library, Program* pr
 Status decode_program(const void* data, size_t size, const Library& library, Program* program) {
   *program = Program();
   return decode(data, size, library, program).in("program");
-}
-
-uint64_t bits_of(fb::DType dtype) {
-  static constexpr uint64_t kBits[] = {0, 32, 16, 32, 8, 8, 4};  // none f32 f16 i32 i8 u8 i4
-  return kBits[static_cast<size_t>(dtype)];
 }
 
 }  // namespace zeropoint

@@ -1,0 +1,59 @@
+// What lies in the memory of a device: buffers, images, states, constants.
+#pragma once
+
+#include <set>
+
+#include "vk.h"
+
+namespace zeropoint {
+
+class Context;
+
+// One allocation, of a buffer or an image.
+struct Memory {
+  ~Memory();
+  Context* context = nullptr;
+  VkDeviceMemory memory = VK_NULL_HANDLE;
+  uint64_t allocated_bytes = 0;
+  uint8_t* mapped = nullptr;  // coherent; null when the host cannot see it
+};
+
+struct Buffer : Memory {
+  ~Buffer();
+  VkBuffer handle = VK_NULL_HANDLE;
+  uint64_t size_bytes = 0;
+};
+
+// A storage image in layout GENERAL: element t of the tensor is component x of texel (t % width, t / width).
+struct Image : Memory {
+  ~Image();
+  VkImage handle = VK_NULL_HANDLE;
+  VkImageView view = VK_NULL_HANDLE;
+  uint32_t width = 1;
+  uint32_t height = 1;
+  uint32_t texel_bytes = 0;
+};
+
+// A buffer that keeps its contents between calls, shared by key among the methods of one load of a .pte.
+struct State {
+  const void* program = nullptr;  // tells one load from another; null: not shared
+  std::string key;                // empty: not shared
+  std::set<std::string> methods;  // those that hold it now
+  std::shared_ptr<Buffer> buffer;
+  std::shared_ptr<Buffer> first;  // its first contents; null: zeros
+};
+using States = std::vector<std::shared_ptr<State>>;
+
+// A constant: the XXH3-128 of its bytes, and the buffer that they go into; null where an earlier load put them there.
+struct Upload {
+  std::string_view data;
+  std::string key;
+  const Buffer* target = nullptr;
+  std::string where;
+};
+// The XXH3-128 in canonical form: 32 lower-case hexadecimal digits.
+std::string content_key(std::string_view data);
+
+enum class MemoryUse { kDevice, kHost };
+
+}  // namespace zeropoint
