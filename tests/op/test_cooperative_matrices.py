@@ -58,6 +58,7 @@ CASES = [
 def narrowed(manifest: str, chain: Chain) -> str:
     """A manifest of the one variant that the chain needs."""
     choices = {"zp": chain.zp, "x": chain.compute, "y": chain.compute, "w_scale": chain.w_scale, "w": f"i{chain.bits}"}
+    choices["w_zp"] = "i32"  # which no chain binds; f32 is in no variant with f16 scales
     for slot, dtype in choices.items():
         manifest = re.sub(rf"^({slot} = .*dtype = )\[.*?\]", rf'\1["{dtype}"]', manifest, flags=re.M)
     manifest = re.sub(r"^((?:zp|scale) = .*storage = )\[.*?\]", rf'\1["{chain.storage}"]', manifest, flags=re.M)
