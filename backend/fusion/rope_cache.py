@@ -5,6 +5,7 @@ q_out = rotary(norm(q)), k_cache[position] = rotary(norm(k)), v_cache[position] 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,9 +68,16 @@ def _merge(draft: Draft, layer: _Layer, placeholders: list[int]) -> None:
         found = _operands(draft, layer, normed=normed)
         norms = [heads.norm for heads in found or () if heads.norm is not None]
         group = [*norms, layer.query, layer.key, layer.keys, layer.values]
-        if found is not None and draft.gather(group):
+        if found is not None and _writes_apart(draft, layer, found) and draft.gather(group):
             draft.replace(group, _made(draft, layer, found, group, placeholders))
             return
+
+
+def _writes_apart(draft: Draft, layer: _Layer, found: tuple[_Heads, _Heads, _Heads]) -> bool:
+    """Whether one call may write all three results: they are three buffers, and none of them is read as heads."""
+    results = [layer.query.args["y"], layer.keys.args["cache"], layer.values.args["cache"]]
+    written = {draft.root(tensor) for tensor in results}
+    return len(written) == len(results) and written.isdisjoint(draft.root(heads.tensor) for heads in found)
 
 
 def _is_alike(draft: Draft, layer: _Layer) -> bool:
@@ -83,7 +91,14 @@ def _is_alike(draft: Draft, layer: _Layer) -> bool:
     one_token = draft.info(key.args["y"]).dims[1 if key.attrs["y_layout"] else 2] == _ONE
     whole = keys.attrs["x_first"] == 0 and (keys.attrs["x_layout"] == key.attrs["y_layout"] or one_token)
     tensors = [query.args["x"], key.args["x"], values.args["x"], keys.args["cache"], values.args["cache"]]
+    whole = whole and len({_tokens(draft, step) for step in (query, key, keys, values)}) == 1
     return turned and written and same and whole and len({draft.info(tensor).dtype for tensor in tensors}) == 1
+
+
+def _tokens(draft: Draft, step: Step) -> tuple[Dim, Dim]:
+    """Batch entries, and tokens of each, of what a call reads."""
+    dims = draft.info(step.args["x"]).dims
+    return dims[0], dims[1 if step.attrs["x_layout"] else 2]
 
 
 def _is_placed_alike(draft: Draft, layer: _Layer) -> bool:
@@ -96,9 +111,11 @@ def _is_placed_alike(draft: Draft, layer: _Layer) -> bool:
 def _places(draft: Draft, step: Step) -> int:
     """The buffer of a call's positions, before any check of them."""
     position = step.args["position"]
-    check = draft.only_writer(position, _CHECK)
-    dense = check is not None and check.attrs["x_offset"] == 0 and check.attrs["x_stride3"] in (0, 1)
-    return draft.root(check.args["x"] if check is not None and dense else position)
+    while (check := draft.only_writer(position, _CHECK)) is not None:
+        if check.attrs["x_offset"] != 0 or check.attrs["x_stride3"] not in (0, 1):
+            break
+        position = check.args["x"]
+    return draft.root(position)
 
 
 def _operands(draft: Draft, layer: _Layer, *, normed: bool) -> tuple[_Heads, _Heads, _Heads] | None:
@@ -126,7 +143,8 @@ def _by_token(draft: Draft, heads: _Heads) -> _Heads:
     batch, count, tokens, width = draft.info(heads.tensor).dims
     if _ONE not in (count, tokens):
         return heads
-    return _Heads(_alias(draft, heads.tensor, (batch, tokens, Dim(count.base * width.base))), 1, 0, heads.norm)
+    rows = _alias(draft, heads.tensor, (batch, tokens, Dim(count.base * width.base)))
+    return heads if rows is None else _Heads(rows, 1, 0, heads.norm)
 
 
 def _turned(draft: Draft, rotation: Step) -> _Heads:
@@ -154,7 +172,8 @@ def _before_norm(draft: Draft, rotation: Step) -> _Heads | None:
     row, first = _row(attrs, heads, width, tokens=None if by_token else tokens, whole=whole), attrs["x_offset"]
     if row is None or not isinstance(first, int) or first + heads * width > row:
         return None
-    return _Heads(_alias(draft, norm.args["x"], (dims[0], tokens, Dim(row))), 1, first, norm)
+    rows = _alias(draft, norm.args["x"], (dims[0], tokens, Dim(row)))
+    return None if rows is None else _Heads(rows, 1, first, norm)
 
 
 def _row(
@@ -191,8 +210,19 @@ def _elements(draft: Draft, tensor: int, tokens: tuple[Dim, Dim]) -> int | None:
     return count
 
 
-def _alias(draft: Draft, tensor: int, dims: tuple[Dim, ...]) -> int:
-    return tensor if draft.info(tensor).dims == dims else draft.builder.alias(tensor, dims)
+def _alias(draft: Draft, tensor: int, dims: tuple[Dim, ...]) -> int | None:
+    """Other dimensions of a tensor's elements; None of a constant, or where they are not as many."""
+    info = draft.info(tensor)
+    if info.dims == dims:
+        return tensor
+    if info.memory is Memory.CONSTANT or _count(info.dims) != _count(dims):
+        return None
+    return draft.builder.alias(tensor, dims)
+
+
+def _count(dims: tuple[Dim, ...]) -> tuple[int, list[Dim]]:
+    """The product of the known dimensions, and the others."""
+    return math.prod(dim.base for dim in dims if not dim.terms), sorted((d for d in dims if d.terms), key=repr)
 
 
 def _made(

@@ -208,3 +208,50 @@ def test_what_keeps_the_parts_apart(form: Form) -> None:
     result = lowered(form)
     assert not fused(result)
     assert result.kernels().count("update_cache") == 2
+
+
+class Apart(nn.Module):
+    """What looks like a layer's rotations and updates and is none. inputs: q, k, v [B, S, ...], tables, position."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        for name in ("k_cache", "v_cache"):
+            self.register_buffer(name, torch.zeros(1, 1, PLACES, HEAD_DIM))
+        self.latents = nn.Parameter(torch.randn(1, 4, HEADS, HEAD_DIM))
+        self.weight = nn.Parameter(torch.randn(HEAD_DIM))
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, position: Tensor
+    ) -> tuple[Tensor, ...]:
+        cos, sin, tokens = cos.unsqueeze(1), sin.unsqueeze(1), k.shape[1]
+        k, v = (x.view(x.shape[0], tokens, 1, HEAD_DIM).transpose(1, 2) for x in (k, v))
+        if self.what == "latents":
+            q, k = (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-3) * self.weight for x in (self.latents, k))
+        q = q.view(q.shape[0], tokens, HEADS, HEAD_DIM).transpose(1, 2)
+        places = torch.arange(tokens) + position[0]
+        early = self.what != "values"
+        q = turned_halves(q, cos, sin) if early else q
+        k, v = turned_halves(k, cos, sin), v if early else turned_halves(v, cos, sin)
+        if self.what == "prefix":
+            self.k_cache.index_copy_(2, places[:2], k[:, :, :2])
+            self.v_cache.index_copy_(2, places[:tokens], v)
+        else:
+            self.k_cache.index_copy_(2, places, k)
+            self.v_cache.index_copy_(2, places, v)
+        return q if early else turned_halves(q, cos, sin), self.k_cache * 2.0, self.v_cache * 2.0
+
+
+@pytest.mark.parametrize("what", ["values", "batch", "prefix", "latents"])
+def test_what_only_looks_like_a_layer(what: str) -> None:
+    """Values that are rotated, queries of more batch entries, fewer keys than values, queries that are a constant."""
+    heads = {"q": HEADS, "k": 1, "v": 1}
+    q, k, v = (torch.randn(3 if (name, what) == ("q", "batch") else 1, 4, n * HEAD_DIM) for name, n in heads.items())
+    result = lower_and_compare(
+        Apart(what),
+        (q, k, v, torch.randn(1, 4, HEAD_DIM), torch.randn(1, 4, HEAD_DIM), torch.tensor([2])),
+        options=CompileOptions(fusions="rope_cache"),
+        dialects=("aten",),
+    )
+    assert len(fused(result)) == int(what == "latents")
+    assert result.kernels().count("update_cache") == (0 if what == "latents" else 2)
