@@ -14,7 +14,7 @@ from torch import nn
 import zeropoint
 from tests.e2e.models import Activations, Forms, Weights
 from tests.e2e.running import export, rows_of
-from zeropoint import fusion, rules
+from zeropoint import fusion, lowering, rules
 from zeropoint.export.preprocess import lower_program
 from zeropoint.kernels.build import plan
 from zeropoint.kernels.manifest_reader import load_manifests
@@ -41,9 +41,11 @@ def test_every_kernel_has_a_reference() -> None:
 
 
 def test_every_kernel_is_called_by_a_rule_or_a_pass() -> None:
-    """Its name is a string of some rule or fusion pass, or what an f-string of one can become."""
+    """Its name is a string of some rule, fusion pass or what they lower with, or what an f-string of one can become."""
     patterns = set()
-    for source in (path for package in (rules, fusion) for path in sorted(Path(package.__file__).parent.glob("*.py"))):
+    for source in (
+        path for package in (rules, fusion, lowering) for path in sorted(Path(package.__file__).parent.rglob("*.py"))
+    ):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.JoinedStr):
                 parts = [re.escape(p.value) if isinstance(p, ast.Constant) else r"\w*" for p in node.values]

@@ -176,5 +176,5 @@ def test_no_python_file_repeats_a_manifest() -> None:
         "b.py: LONGEST = 16384",
         "c.py: GELU = 1",
     ]
-    rules = [path.read_text() for path in (Path(zeropoint.__file__).parent / "rules").glob("*.py")]
+    rules = [path.read_text() for path in (Path(zeropoint.__file__).parent / "rules").rglob("*.py")]
     assert not any("writes=" in text or ".toml" in text for text in rules)
