@@ -163,12 +163,13 @@ def _before_norm(draft: Draft, rotation: Step) -> _Heads | None:
     weight = norm.tensor("weight")
     constant = weight is None or draft.info(weight).memory is Memory.CONSTANT
     by_token = rotation.attrs["x_layout"] == 1 or dims[2] == _ONE or heads == 1
-    alone = by_token or dims[0] == _ONE
     dense = dims[-1] == Dim(heads * width) or rotation.attrs["x_layout"] == 0
-    if attrs["row_length"] != width or not (constant and alone and dense):
+    if attrs["row_length"] != width or not (constant and dense):
         return None
     tokens = dims[1 if rotation.attrs["x_layout"] else 2]
-    whole = _elements(draft, norm.args["x"], (dims[0], tokens))
+    whole = (
+        math.prod(dim.base for dim in draft.info(norm.args["x"]).dims) if (dims[0], tokens) == (_ONE, _ONE) else None
+    )
     row, first = _row(attrs, heads, width, tokens=None if by_token else tokens, whole=whole), attrs["x_offset"]
     if row is None or not isinstance(first, int) or first + heads * width > row:
         return None
@@ -198,16 +199,6 @@ def _row(
         token = whole
     sides = head == width or heads == 1
     return token if fits and sides and isinstance(token, int) and token > 0 else None
-
-
-def _elements(draft: Draft, tensor: int, tokens: tuple[Dim, Dim]) -> int | None:
-    """Elements of the tensor of a single token; None of more tokens."""
-    if tokens != (_ONE, _ONE):
-        return None
-    count = 1
-    for dim in draft.info(tensor).dims:
-        count *= dim.base
-    return count
 
 
 def _alias(draft: Draft, tensor: int, dims: tuple[Dim, ...]) -> int | None:

@@ -16,7 +16,7 @@ from torch.fx import Node
 from ..errors import Unsupported
 from ..kernels.dtypes import DType
 from ..program import Dim
-from .aten import CASTS, COPIES, FUNCTIONALIZED, RESHAPES
+from .aten import CASTS, FUNCTIONALIZED, STILL
 from .graph import arguments, mutated_buffer, node_argument, op_name, operator_of, tensor_of
 from .index_sources import Source, read_source
 from .indices import emit_check
@@ -25,7 +25,7 @@ from .patterns import is_known, is_op, is_tensor, operands, scalar
 from .view import ONE, ZERO, View, add, collapse, scale
 from .view_changes import axis_of
 
-_STILL = CASTS | COPIES | RESHAPES | {"aten.unsqueeze.default", "aten.expand.default", "aten.squeeze.dims"}
+_STILL = STILL | CASTS | {"aten.squeeze.dims"}
 _SMALL = {torch.bool: (0, 1), torch.uint8: (0, 255), torch.int8: (-128, 127)}
 # Those that name places of their input along `dim`; of two results, as the second.
 _PLACES = ("aten.argmax.default", "aten.argmin.default", "aten.max.dim", "aten.min.dim", "aten.topk.default")

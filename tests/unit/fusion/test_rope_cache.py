@@ -187,7 +187,7 @@ def test_norms_of_heads_before_tokens(tokens: tuple[int, ...]) -> None:
 
 def test_norms_of_heads_before_tokens_of_several_batch_entries() -> None:
     """The heads of two entries lie no single step apart."""
-    result = lowered(Form(normed=True, late=True), batch=2)
+    result = lowered(Form(normed=True, late=True, apart=True), batch=2)
     assert not fused(result)
     assert result.kernels().count("rms_norm") == 2
 
