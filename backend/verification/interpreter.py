@@ -218,7 +218,7 @@ def _first_contents(item: Tensor, count: int, constants: Payloads, states: Mappi
     if item.memory is Memory.CONSTANT:
         return constant_values(constants[item.constant], item.dtype, count)
     if item.memory is Memory.STATE:
-        return states[item.name].view(-1) if item.name in states else first_state(item, count, constants)
+        return states[item.name].flatten().clone() if item.name in states else first_state(item, count, constants)
     dtype = DEVICE_TORCH[item.dtype]
     return torch.full((count,), math.nan if dtype.is_floating_point else torch.iinfo(dtype).min, dtype=dtype)
 

@@ -108,17 +108,22 @@ def faulting() -> tuple[Program, dict[str, bytes]]:
 
 
 def test_a_call_reports_an_index_that_it_was_given() -> None:
+    """The other indices of that run are good, but it has no result: states are what they were before it."""
     program, constants = faulting()
+    states: dict[str, torch.Tensor] = {}
     with LoadedProgram(program, constants) as loaded:
         assert loaded.execute([np.array([3, -1], np.int32)])[0].tolist() == [3, 7]
-        before = loaded.read_tensor(next(i for i, t in enumerate(program.tensors) if t.name == "k"))
+        run_reference(program, constants, [torch.tensor([3, -1], dtype=torch.int32)], states)
+        kept = [0, 0, 0, 3, 0, 0, 0, -1]
         text = r"^call\[0\] first index: element 200, computed on the device, is 8; need -8 to 7$"
-        ids = np.full(300, 3, np.int32)
+        ids = np.arange(300, dtype=np.int32) % 8
         ids[200] = 8
-        with pytest.raises(RuntimeFailure, match=text):
-            loaded.execute([ids])
-        with pytest.raises(ProgramError, match=text):
-            run_reference(program, constants, [torch.from_numpy(ids)])
-        after = loaded.read_tensor(next(i for i, t in enumerate(program.tensors) if t.name == "k"))
-        assert np.array_equal(before, after), "what a bad index names is not written"
+        for _ in range(2):
+            with pytest.raises(RuntimeFailure, match=text):
+                loaded.execute([ids])
+            with pytest.raises(ProgramError, match=text):
+                run_reference(program, constants, [torch.from_numpy(ids)], states)
+            found = loaded.read_tensor(next(i for i, t in enumerate(program.tensors) if t.name == "k"))
+            assert found.tolist() == kept
+            assert states["k"].tolist() == kept
         assert loaded.execute([np.array([3, -1], np.int32)])[0].tolist() == [3, 7], "the next run starts without faults"

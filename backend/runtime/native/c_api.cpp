@@ -24,10 +24,8 @@ template <typename Use> Status with_program(uint64_t id, Use use) {
 Status load(const void* blob, uint64_t size, const zp_constant* constants, uint64_t n, const void* library_data,
     uint64_t library_size, uint32_t flags, uint64_t* id) {
   const Library* library = nullptr;
-  if (library_data == nullptr)
-    ZP_TRY(Library::embedded(&library));
-  else
-    ZP_TRY(Library::from_bytes(library_data, library_size, &library));
+  ZP_TRY(library_data == nullptr ? Library::embedded(&library)
+                                 : Library::from_bytes(library_data, library_size, &library));
   Program program;
   if (id == nullptr) return decode_program(blob, size, *library, &program);
   auto find = [&](const std::string& key, std::string_view* data) {

@@ -47,7 +47,7 @@ Delegate::~Delegate() {
   recordings_.clear();
   images_.clear();
   for (const auto& state : states_) state->methods.erase(method);
-  states_.clear();
+  states_ = kept_ = {};
   buffers_.clear();
   own_arena_.reset();
   if (counted_) context_->remove_program();
@@ -72,10 +72,8 @@ Status Delegate::open(const Library& library, const FindConstant& find, const vo
   if (Status status = load_constants(find); !status.ok()) return buffers_.clear(), status;  // no one may share them
   ZP_TRY(create_images());
   ZP_TRY(create_states(program));
-  if ((flags_ & ZP_KEEP_ALL) != 0) {
-    uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
-    ZP_TRY(context_->create_buffer(bytes, MemoryUse::kDevice, &own_arena_).in("arena"));
-  }
+  uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
+  if ((flags_ & ZP_KEEP_ALL) != 0) ZP_TRY(context_->create_buffer(bytes, MemoryUse::kDevice, &own_arena_).in("arena"));
   context_->add_program(own_arena_ == nullptr ? program_.arena_bytes : 0, staging_bytes_);
   counted_ = true;
   return Status();
@@ -103,8 +101,7 @@ Status Delegate::check_device() {
     return fail(Code::kIncompatible, "tensor ", tensor.name, ": ", tensor.size_bytes, " bytes; ", device,
         " binds at most ", most, "; export with smaller pieces");
   }
-  uint64_t heap = context_->heap_bytes;
-  if (program_.arena_bytes > heap)
+  if (uint64_t heap = context_->heap_bytes; program_.arena_bytes > heap)
     return fail(Code::kOutOfMemory, "arena of ", program_.arena_bytes, " bytes; ", device, " has ", heap);
   staging_offsets_.resize(program_.tensors.size(), UINT64_MAX);
   auto stage = [&](size_t tensor) {
@@ -140,6 +137,10 @@ Status Delegate::create_states(const void* program) {
     ZP_TRY(context_->state(wanted, std::max(tensor.size_bytes, kSizeAlign), &state, &is_new).in("state ", tensor.name));
     buffers_[i] = state->buffer;
     if (is_new) fresh.push_back(state);
+    if (program_.faults >= 0) {
+      auto& kept = kept_.emplace_back(std::make_shared<State>(*state));
+      ZP_TRY(context_->create_buffer(kept->buffer->size_bytes, MemoryUse::kDevice, &kept->first).in(tensor.name));
+    }
     states_.push_back(std::move(state));
   }
   return context_->fill(fresh);
@@ -364,15 +365,17 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
   return Status();
 }
 
-// An index that was computed on the device and lies outside: the first one that a call has reported.
-Status Delegate::read_faults(const Recording& recording) const {
+// An index that was computed on the device and lies outside: the first one that a call has reported. States are again
+// what they were before the run.
+Status Delegate::read_faults(const Recording& recording) {
   Faults found{};
   std::memcpy(&found, host_bytes(recording, static_cast<size_t>(program_.faults)), sizeof(found));
   if (found.call == 0) return Status();
+  ZP_TRY(context_->fill(kept_));
   auto index = static_cast<size_t>(found.call - 1);
-  std::string name = index < program_.calls.size() ? program_.calls[index].name : "";
-  return bad_argument("call[", index, "] ", name, ": element ", found.element, ", computed on the device, is ",
-      found.value, "; need ", found.min, " to ", found.max);
+  return bad_argument("call[", index, "] ", index < program_.calls.size() ? program_.calls[index].name : "",
+      ": element ", found.element, ", computed on the device, is ", found.value, "; need ", found.min, " to ",
+      found.max);
 }
 
 Status Delegate::copy_out(const Recording& recording) {

@@ -81,7 +81,7 @@ class Delegate {
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
   Status copy_out(const Recording& recording);
   Status read_times(const Recording& recording);
-  Status read_faults(const Recording& recording) const;
+  Status read_faults(const Recording& recording);
 
   Program program_;
   uint32_t flags_ = 0;
@@ -95,6 +95,7 @@ class Delegate {
   std::vector<std::unique_ptr<Image>> images_;      // per tensor, null unless an image
   std::vector<std::vector<Candidate>> candidates_;  // per call
   States states_;
+  States kept_;  // the same, with what they held before a run as first contents: where a run may report an index
   std::shared_ptr<Buffer> own_arena_;  // ZP_KEEP_ALL
 
   std::mutex mutex_;  // held by execute(); taken before Context::mutex. Guards what follows

@@ -31,9 +31,8 @@ template <typename Item, typename List> std::vector<Item> listed(List list, Item
 }
 
 constexpr const char* kInstallDriver =
-    "install a driver: the Debian package mesa-vulkan-drivers (AMD, Intel, Arm, and the software device) or NVIDIA's "
-    "own; "
-    "vulkaninfo lists what works";
+    "install a driver: the Debian package mesa-vulkan-drivers (AMD, Intel, Arm, and the software device) or "
+    "NVIDIA's own; vulkaninfo lists what works";
 constexpr const char* kValidationLayer = "VK_LAYER_KHRONOS_validation";
 constexpr size_t kMaxMessages = 256;
 
@@ -320,9 +319,7 @@ std::string devices_json(const std::vector<DeviceInfo>& devices) {
 
 ValidationMessages validation_messages(bool clear) {
   std::lock_guard<std::mutex> lock(messages_mutex);
-  ValidationMessages result = messages;
-  if (clear) messages = {0, {}, result.active};
-  return result;
+  return clear ? std::exchange(messages, {0, {}, messages.active}) : messages;
 }
 
 }  // namespace zeropoint

@@ -36,6 +36,11 @@ class Delegate::Recorder {
       if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
     if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), true);
     if (!delegate_.states_.empty()) Context::barrier(recording_.commands);
+    for (const auto& state : delegate_.kept_) {
+      VkBufferCopy all{0, 0, state->buffer->size_bytes};
+      vkCmdCopyBuffer(recording_.commands, state->buffer->handle, state->first->handle, 1, &all);
+    }
+    if (!delegate_.kept_.empty()) Context::barrier(recording_.commands);
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
       if (recording_.profile) flush();
@@ -162,10 +167,7 @@ Status Delegate::find_recording(bool profile, Recording** result) {
   auto matches = [&](const auto& known) { return known->profile == profile && known->symbols == symbols_; };
   auto found = std::find_if(recordings_.begin(), recordings_.end(), matches);
   if (found == recordings_.end()) {
-    auto fresh = std::make_unique<Recording>();
-    fresh->context = context_;
-    fresh->symbols = symbols_;
-    fresh->profile = profile;
+    std::unique_ptr<Recording> fresh(new Recording{context_, symbols_, profile});
     ZP_TRY(record(fresh.get()));
     if (recordings_.size() == kMaxRecordings) {
       if (last_ == recordings_.back().get()) last_ = nullptr;
