@@ -9,6 +9,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from tests.unit.rules.lowered import DIALECTS, Compared, export, lower_and_compare
 from zeropoint import CompileOptions, Program, rules
@@ -49,12 +50,13 @@ def check(
     """Compares with eager PyTorch in both dialects, and with half storage too; every call must fit its manifest."""
     module = function if isinstance(function, nn.Module) else Function(function)
     shapes = dynamic_shapes if isinstance(function, nn.Module) or dynamic_shapes is None else (dynamic_shapes,)
-    common = {"families": FAMILIES, "dynamic_shapes": shapes, "calls": calls, "dialects": dialects}
+    exports = {dialect: export(module, inputs, dialect, dynamic_shapes=shapes) for dialect in dialects}
+    common = {"families": FAMILIES, "calls": calls, "dialects": dialects, "exports": exports}
     result = lower_and_compare(module, inputs, options=options, **common)
     for program in result.programs.values():
         check_variants(program)
     for dialect in dialects:
-        left = refusals(function, *inputs, options=options, dynamic_shapes=dynamic_shapes, dialect=dialect)
+        left = _refusals(exports[dialect], options)
         assert not left, f"the partitioner would not take: {left}"
     if half:
         halved = lower_and_compare(module, inputs, options=HALF, rtol=1e-2, atol=1e-2, **common)
@@ -73,8 +75,11 @@ def refusals(
     """Why operators stay outside, in graph order."""
     module = function if isinstance(function, nn.Module) else Function(function)
     shapes = dynamic_shapes if isinstance(function, nn.Module) or dynamic_shapes is None else (dynamic_shapes,)
+    return _refusals(export(module, inputs, dialect, dynamic_shapes=shapes), options)
+
+
+def _refusals(exported: ExportedProgram, options: CompileOptions | None) -> list[str]:
     with mock.patch.object(rules, "_FAMILIES", FAMILIES):
-        exported = export(module, inputs, dialect, dynamic_shapes=shapes)
         reasons = match_program(exported, options or CompileOptions()).reasons
     return [reason for node, reason in reasons.items() if not is_arithmetic(node)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -52,18 +52,20 @@ def lower_and_compare(
     dynamic_shapes: object = None,
     options: CompileOptions | None = None,
     dialects: Sequence[str] = DIALECTS,
+    exports: Mapping[str, ExportedProgram] | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> Compared:
     """Exports with `inputs`, and compares their outputs, then those of each of `calls`; states go on from run to run.
 
     calls: default: the same inputs twice more when the module mutates buffers. families: in place of the rules' own.
+    exports: what export() returned for each dialect, where it is there already: lowering does not change it.
     """
     patch = nullcontext() if families is None else mock.patch.object(rules, "_FAMILIES", tuple(families))
     result = Compared({}, {})
     with patch:
         for dialect in dialects:
-            exported = export(module, inputs, dialect, dynamic_shapes=dynamic_shapes)
+            exported = exports[dialect] if exports else export(module, inputs, dialect, dynamic_shapes=dynamic_shapes)
             program, constants = lower_program(exported, options or CompileOptions())
             again = (inputs, inputs) if exported.graph_signature.buffers_to_mutate else ()
             result.programs[dialect], result.runs[dialect] = program, []
