@@ -11,6 +11,7 @@ CONSTRAINTS=${ZEROPOINT_CONSTRAINTS:-scripts/constraints.txt}
 # Needed to build: compiler, Vulkan headers, volk, flatc and its headers, the hash, zlib. To run: the loader. To test: lavapipe, validation.
 APT_PACKAGES=(g++ libvulkan-dev libvulkan-volk-dev flatbuffers-compiler libflatbuffers-dev libxxhash-dev zlib1g-dev
   libvulkan1 mesa-vulkan-drivers vulkan-validationlayers ca-certificates)
+AHEAD= # the process of compile_shaders_ahead
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 say() { printf '\n==> [%3ds] %s\n' "$SECONDS" "$*"; }
@@ -76,8 +77,20 @@ install_python_packages() {
   fi
   say "Python packages: torch, executorch, torchao and the build tools (about 1 GB; some minutes the first time)"
   "$VENV/bin/python" scripts/requirements.py build project llm test lint >"$VENV/requirements.txt"
+  compile_shaders_ahead
   "$VENV/bin/python" -m pip install "${index[@]}" -r "$VENV/requirements.txt" -c "$CONSTRAINTS"
   stamp python "$(sha256sum <<<"$wanted")"
+}
+
+# Shaders compile while the large packages arrive; install_zeropoint finds them in .cache/shaders, or says what failed.
+compile_shaders_ahead() {
+  mkdir -p build
+  "$VENV/bin/python" scripts/requirements.py build | grep -v '^executorch' >"$VENV/build-requirements.txt"
+  "$VENV/bin/python" -m pip install -q -r "$VENV/build-requirements.txt" -c "$CONSTRAINTS"
+  "$VENV/bin/python" -m backend.serialization.generate >build/ahead.log
+  "$VENV/bin/python" -m backend.kernels build --shaders shaders --out build/ahead.zpl >>build/ahead.log 2>&1 &
+  AHEAD=$!
+  trap '[[ -z $AHEAD ]] || kill "$AHEAD" 2>/dev/null || true' EXIT
 }
 
 install_models() { # group, size
@@ -99,6 +112,8 @@ install_zeropoint() {
   sources=$(sources_hash)
   stamped zeropoint "$sources" && return
   say "Zeropoint: compiling the player and the shaders (build/)"
+  [[ -z $AHEAD ]] || wait "$AHEAD" || true
+  AHEAD=
   "$VENV/bin/python" -m pip install --no-build-isolation --no-deps --force-reinstall -v .
   stamp zeropoint "$sources"
 }
