@@ -38,10 +38,11 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--group-size", default=32, show_default=True, help="Inputs that share a weight scale.")
 @click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
+@click.option("--embedding", help="The table of the words: 8w, 4w, or model for float. Default: 8w beside 8da4w.")
 @click.option("--adapter", help="A LoRA adapter in peft's format, folder or id, to merge into the weights first.")
 @click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
-@click.option("--max-prefill", default=128, show_default=True, help="Tokens of the prompt, or text, in one call.")
+@click.option("--max-prefill", type=int, help="Tokens of the prompt, or text, in one call. Default: 128, or all.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
 @click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
@@ -59,10 +60,11 @@ def export(
     group_size: int,
     algorithm: str,
     lm_head: str | None,
+    embedding: str | None,
     adapter: str | None,
     layers: int | None,
     max_context: int,
-    max_prefill: int,
+    max_prefill: int | None,
     compute_dtype: str,
     qparams_storage: str,
     float_zero_point: str,
@@ -78,7 +80,7 @@ def export(
     quiet()
     from ..llm.encoder_export import EncoderExportOptions, export_encoder_model
     from ..llm.encoders import find_encoder_source
-    from ..llm.export import DEFAULT_RECIPE, TextExportOptions, export_text_model
+    from ..llm.export import DEFAULT_PREFILL, DEFAULT_RECIPE, TextExportOptions, export_text_model
     from ..llm.files import check_output
     from ..llm.models import check_installed, find_source
     from ..llm.plan import plan_text_model
@@ -93,13 +95,13 @@ def export(
     )
     encoder = find_encoder_source(model, task, pooling)
     if encoder is not None:
-        name, unused = encoder.name, ["lm_head", "adapter", "max_context", "kv_cache", "dry_run"]
+        name, unused = encoder.name, ["lm_head", "embedding", "adapter", "max_context", "kv_cache", "dry_run"]
         _refuse_given(context, unused + ["max_prefill"] * (not encoder.reads_text), f"{model} is an encoder")
         encoding = EncoderExportOptions(
             recipe=recipe or DEFAULT_RECIPE,
             group_size=group_size,
             algorithm=algorithm,
-            max_tokens=max_prefill,
+            max_tokens=DEFAULT_PREFILL if max_prefill is None else max_prefill,
             program=compiled,
         )
         encoder.check_installed()  # what cannot work is said before the bar
@@ -110,9 +112,10 @@ def export(
             group_size=group_size,
             algorithm=algorithm,
             lm_head=lm_head,
+            embedding=embedding,
             adapter=adapter,
             max_context=max_context,
-            max_prefill=max_prefill,
+            max_prefill=min(DEFAULT_PREFILL, max_context) if max_prefill is None else max_prefill,
             program=compiled,
         )
         source = find_source(model)

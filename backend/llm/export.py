@@ -32,7 +32,7 @@ from ..export.versions import warn_of_untried
 from ..files import replace_file
 from ..lowering.options import CompileOptions
 from ..quantization.coverage import QuantizationSummary, quantization_summary
-from ..quantization.recipes import quantize
+from ..quantization.recipes import EMBEDDINGS, quantize
 from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights
@@ -41,6 +41,8 @@ from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
 DEFAULT_RECIPE = "8da4w"
+DEFAULT_PREFILL = 128
+FLOAT_TABLE = "model"  # an embedding that stays as the model has it
 Metadata = dict[str, int | bool | str | list[int]]
 
 
@@ -50,21 +52,25 @@ class TextExportOptions:
 
     recipe, group_size, algorithm: see quantize(). recipe None: the model's own, which is `8da4w` unless it says
     otherwise; what is quantized in a GGUF file then stays what it is, with int8 activations. lm_head: its own recipe;
-    beside `8da4w` it is `8da8w` unless given, because it decides the words. adapter: the folder or id of a LoRA
-    adapter, which is merged into the weights first. max_context: positions in the KV cache. max_prefill: tokens in one
-    call. program: how the delegates are compiled.
+    beside `8da4w` it is `8da8w` unless given, because it decides the words. embedding: `8w` or `4w`, by torchao's
+    IntxWeightOnlyConfig, or `model` for float; beside `8da4w` it is `8w` unless given, and tied to a last linear of
+    8 bits it is stored once. adapter: the folder or id of a LoRA adapter, which is merged into the weights first.
+    max_context: positions in the KV cache. max_prefill: tokens in one call. program: how the delegates are compiled.
     """
 
     recipe: str | None = None
     group_size: int = 32
     algorithm: str = "hqq_scale_only"
     lm_head: str | None = None
+    embedding: str | None = None
     adapter: str | None = None
     max_context: int = 512
-    max_prefill: int = 128
+    max_prefill: int = DEFAULT_PREFILL
     program: CompileOptions = field(default_factory=CompileOptions)
 
     def __post_init__(self) -> None:
+        if self.embedding not in (None, *EMBEDDINGS, FLOAT_TABLE):
+            raise OptionError(f"export: embedding {self.embedding!r}; offered {', '.join((*EMBEDDINGS, FLOAT_TABLE))}")
         if not 2 <= self.max_context <= 1 << 20:
             raise OptionError(f"export: max_context {self.max_context}; need 2 to {1 << 20}")
         if not 2 <= self.max_prefill <= self.max_context:
@@ -133,14 +139,21 @@ def export_text_model(
 def keep_quantized(model: PreTrainedModel, source: Source, options: TextExportOptions) -> KeptTable | None:
     """Puts weights that are quantized in a file into the model as they are; None where there is no such file.
 
-    A recipe, or one of the last linear, asks for another quantization, so that nothing, or it, is not kept.
+    A recipe, or one of the last linear or the table, asks for another quantization: nothing, or they, are not kept.
     """
     matrices = quantized_matrices(source) if options.recipe is None else {}
     if not matrices:
         return None
-    last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    head = next((f"{name}.weight" for name, module in model.named_modules() if module is last), "")
-    return keep_weights(model, matrices, skip=lambda name: name == head and options.lm_head is not None)
+    given = [
+        module
+        for module, recipe in (
+            (model.get_output_embeddings(), options.lm_head),  # type: ignore[no-untyped-call]
+            (model.get_input_embeddings(), options.embedding),
+        )
+        if recipe is not None
+    ]
+    skipped = {f"{name}.weight" for name, module in model.named_modules() if any(module is item for item in given)}
+    return keep_weights(model, matrices, skip=skipped.__contains__)
 
 
 def head_recipe(recipe: str, options: TextExportOptions) -> str:
@@ -148,11 +161,20 @@ def head_recipe(recipe: str, options: TextExportOptions) -> str:
     return options.lm_head or ("8da8w" if recipe == "8da4w" else recipe)
 
 
+def embedding_recipe(recipe: str, options: TextExportOptions) -> str:
+    """Of the table of the words, when the linears have this one."""
+    return options.embedding or ("8w" if recipe == "8da4w" else FLOAT_TABLE)
+
+
 def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
-    """Quantizes every linear in place."""
+    """Quantizes every linear and the table of the words in place."""
     recipe = options.recipe or DEFAULT_RECIPE
-    head = head_recipe(recipe, options)
+    head, embedding = head_recipe(recipe, options), embedding_recipe(recipe, options)
     last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if embedding != FLOAT_TABLE:
+        table = nn.ModuleList([model.get_input_embeddings()])  # by the last linear's algorithm: tied, they stay equal
+        algorithm = options.algorithm if head == recipe else "affine"
+        quantize(table, embedding=embedding, group_size=options.group_size, algorithm=algorithm)
     if head != recipe and isinstance(last, nn.Linear):
         quantize(nn.ModuleList([last]), recipe=head, group_size=options.group_size)
     quantize(model, recipe=recipe, group_size=options.group_size, algorithm=options.algorithm)

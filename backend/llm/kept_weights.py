@@ -132,7 +132,6 @@ def _keep(name: str, module: nn.Linear | nn.Embedding, rows: _Rows) -> Kept:
     found = [rows.matrices[item] for item in names]
     kinds = sorted({matrix.kind for matrix in found})
     source, types = ", ".join(names) or "no quantized matrix", ", ".join(kinds) or "float"
-    instead = "stays float32" if is_table else "is quantized anew"
     why = ""
     if not names:
         why = "its rows are in float, or transformers changes them"
@@ -145,7 +144,7 @@ def _keep(name: str, module: nn.Linear | nn.Embedding, rows: _Rows) -> Kept:
     elif is_table and found[0].offset:
         why = "tables have no zero points"
     if why:
-        return Kept(name, source, types, why=f"{why}; it {instead}")
+        return Kept(name, source, types, why=f"{why}; it is quantized anew")
     made = rows.gather([place for place in places if place is not None])
     weight = exact_weight(
         torch.from_numpy(made.codes),

@@ -24,7 +24,7 @@ from .generation import TextProgram
 LONG_NS = 20_000_000  # a measurement as long as this is not made longer
 REPEATS = 5
 MAX_BYTES = 1 << 26  # of the copied buffer, and of a matrix: what every device binds
-LOOKED_UP = ("embedding", "embedding_quantized", "gather")  # read a few rows of their tables
+LOOKED_UP = ("embedding", "embedding_quantized", "embedding_packed", "gather")  # read a few rows of their tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def work_of(call: Call, tensors: Sequence[TensorInfo], filled: float) -> tuple[i
             continue
         n_bytes += size * (filled if tensor.memory == "state" else 1.0)
     weight = next((tensors[arg.tensor] for arg in call.args if arg.slot == "w"), None)
-    if weight is None or len(weight.dims) != 3:
+    if weight is None or len(weight.dims) != 3 or call.kernel in LOOKED_UP:
         return int(n_bytes), 0
     rows = math.prod(tensors[call.args[0].tensor].dims[:-1])
     return int(n_bytes), 2 * rows * math.prod(weight.dims)

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..lowering.packing import Layout
 from ..quantization.gguf_blocks import TYPES
+from ..quantization.recipes import EMBEDDINGS
 from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_linears
-from .export import DEFAULT_RECIPE, TextExportOptions, check_positions, head_recipe
+from .export import DEFAULT_RECIPE, FLOAT_TABLE, TextExportOptions, check_positions, embedding_recipe, head_recipe
 from .gguf_files import GgufFile
 from .models import Source, TextModel, gguf_of
 from .packed_checkpoints import PackedMatrix
@@ -73,16 +74,20 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
             model = AutoModelForCausalLM.from_config(config, **exportable(config))  # type: ignore[no-untyped-call]
     if file is not None and options.recipe is None and source.recipe is None:
         return ExportPlan(
-            reads, _rows_of_file(file, config.num_hidden_layers), _cache_bytes(config, options.max_context)
+            reads, _rows_of_file(file, config.num_hidden_layers, options), _cache_bytes(config, options.max_context)
         )
     plain_linears(model)
     recipe = options.recipe or source.recipe or DEFAULT_RECIPE
-    last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    last, table = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    bits = [_bits(named(recipe, options)) for named in (head_recipe, embedding_recipe)]
+    tied = bits[0] == bits[1] and getattr(last, "weight", None) is table.weight
     packed = source.matrices() if isinstance(source, Checkpoint) and options.recipe is None else {}
     groups: dict[tuple[str, str], list[int]] = {}
     for name, module in model.named_modules():
         matrix = packed.get(f"{name}.weight") if module is not last or options.lm_head is None else None
-        parts = list(_sizes(module, options, head_recipe(recipe, options) if module is last else recipe))
+        own = head_recipe(recipe, options) if module is last else recipe
+        own = embedding_recipe(recipe, options) if module is table else own
+        parts = list(_sizes(module, options, own, tied=tied and module is last))
         if isinstance(matrix, PackedMatrix):
             parts[0] = _size_of_packed(matrix)
         for count, size, what, how in parts:
@@ -93,9 +98,10 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
     return ExportPlan(reads, rows, _cache_bytes(config, options.max_context))
 
 
-def _rows_of_file(file: GgufFile, n_layers: int) -> tuple[tuple[str, str, int, int], ...]:
-    """As keep_weights will keep them; a tied table counts twice, as a table and as the last linear."""
+def _rows_of_file(file: GgufFile, n_layers: int, options: TextExportOptions) -> tuple[tuple[str, str, int, int], ...]:
+    """As keep_weights will keep them; a table that is the last linear, too, has its integers once."""
     groups: dict[tuple[str, str], list[int]] = {}
+    recipe = embedding_recipe(DEFAULT_RECIPE, options)
 
     def add(what: str, how: str, count: int, size: int) -> None:
         total = groups.setdefault((what, how), [0, 0])
@@ -108,11 +114,16 @@ def _rows_of_file(file: GgufFile, n_layers: int) -> tuple[tuple[str, str, int, i
             continue
         kind, count = tensor.tensor_type.name, int(tensor.n_elements)
         block = TYPES.get(kind.lower())
-        is_table = name == "token_embd.weight"
-        if is_table:
-            kept = block is not None and not block.has_terms
-            size = count + 4 * (count // block.group_size) if kept and block is not None else 4 * count
-            add("embeddings", f"{kind} kept exactly" if kept else "in float32", count, size)
+        shared = False
+        if name == "token_embd.weight":
+            shared = block is not None and not block.has_terms and options.embedding is None
+            if shared and block is not None:
+                add("embeddings", f"{kind} kept exactly", count, _stored(count, block.bits, block.group_size))
+            elif recipe == FLOAT_TABLE:
+                add("embeddings", "in float32", count, 4 * count)
+            else:
+                size = _stored(count, _bits(recipe), options.group_size)
+                add("embeddings", f"{kind} quantized as {recipe}, groups of {options.group_size}", count, size)
             if "output.weight" in file.tensors:
                 continue
         if len(tensor.shape) < 2:
@@ -120,9 +131,10 @@ def _rows_of_file(file: GgufFile, n_layers: int) -> tuple[tuple[str, str, int, i
         elif block is None:
             add("linears", f"{kind} quantized anew", count, count)
         else:
-            per_group = 12 if block.has_terms else 8  # a scale, a sum and a term
-            size = count * block.bits // 8 + count // block.group_size * per_group
-            add("linears", f"{kind} kept exactly", count, size)
+            sums = count // block.group_size * 4
+            size = _stored(count, block.bits, block.group_size, n_scales=2 if block.has_terms else 1)
+            how = f"{kind} kept exactly" + (", the table's integers" if shared else "")
+            add("linears", how, count, sums if shared else size + sums)
     return tuple((what, how, count, size) for (what, how), (count, size) in groups.items())
 
 
@@ -149,24 +161,41 @@ def _size_of_packed(matrix: PackedMatrix) -> tuple[int, int, str, str]:
     return n_rows * length, size, "linears", f"{matrix.kind} kept exactly, {matrix.how}"
 
 
-def _sizes(module: nn.Module, options: TextExportOptions, recipe: str) -> list[tuple[int, int, str, str]]:
-    """(parameters, bytes, what, how) of a module's own parameters."""
+def _sizes(
+    module: nn.Module, options: TextExportOptions, recipe: str, *, tied: bool
+) -> list[tuple[int, int, str, str]]:
+    """(parameters, bytes, what, how) of a module's own parameters. tied: to a table that has its integers."""
     found = []
     for name, parameter in module.named_parameters(recurse=False):
         count, group = parameter.numel(), options.group_size
         if isinstance(parameter, IntxUnpackedToInt8Tensor):
             found.append((count, *_size_of_integers(parameter)))
-        elif not isinstance(module, nn.Linear) or name != "weight":
-            what = "embeddings" if isinstance(module, nn.Embedding) else "other parameters"
+            continue
+        is_table, is_linear = isinstance(module, nn.Embedding), isinstance(module, nn.Linear)
+        what = "embeddings" if is_table else "linears" if is_linear else "other parameters"
+        if name != "weight" or what == "other parameters":
+            found.append((count, 4 * count, "other parameters", "in float32"))
+        elif parameter.shape[1] % group or group < 2:
+            found.append((count, 4 * count, f"{what} that groups of {group} do not fit", "in float32"))
+        elif is_table and recipe not in EMBEDDINGS:
             found.append((count, 4 * count, what, "in float32"))
-        elif module.in_features % group or group < 2:
-            found.append((count, 4 * count, f"linears that groups of {group} do not fit", "in float32"))
         else:
-            bits, layout = 8 if recipe in ("8da8w", "8w") else 4, Layout.of(module.in_features, group)
-            per_step = 8 if recipe.startswith("8da") else 4  # a scale, and a sum beside dynamic activations
-            size = module.out_features * (layout.packed_length * bits // 8 + layout.steps * per_step)
-            found.append((count, size, "linears", f"quantized as {recipe}, groups of {group}"))
+            layout = Layout.of(parameter.shape[1], group)
+            stored = 0 if tied else layout.packed_length * _bits(recipe) // 8 + 4 * layout.steps
+            sums = 4 * layout.steps if recipe.startswith("8da") else 0  # beside dynamic activations
+            how = f"quantized as {recipe}, groups of {group}" + (", the table's integers" if tied else "")
+            found.append((count, len(parameter) * (stored + sums), what, how))
     return found
+
+
+def _stored(count: int, bits: int, group_size: int, *, n_scales: int = 1) -> int:
+    """Bytes of integers and their scales, or scales and terms, in groups that need no padding."""
+    return count * bits // 8 + 4 * n_scales * (count // group_size)
+
+
+def _bits(recipe: str) -> int:
+    """Of the weights; 0 of a table in float."""
+    return 0 if recipe == FLOAT_TABLE else 8 if recipe in ("8da8w", "8w") else 4
 
 
 def _size_of_integers(weight: IntxUnpackedToInt8Tensor) -> tuple[int, str, str]:

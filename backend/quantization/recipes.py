@@ -24,6 +24,7 @@ from ..errors import OptionError, QuantizationWarning
 from .coverage import quantization_summary
 
 RECIPES = ("8da4w", "8da4w-float-zp", "8da8w", "4w", "8w")
+EMBEDDINGS = ("8w", "4w")
 ALGORITHMS = ("affine", "hqq_scale_only")
 
 
@@ -54,6 +55,7 @@ def quantize(
     algorithm: str = "affine",
     asymmetric_weights: bool = False,
     lm_head: str | None = None,
+    embedding: str | None = None,
 ) -> nn.Module:
     """Quantizes the nn.Linears of a model in place, and returns the model. quantization_summary(model) lists the rest.
 
@@ -73,12 +75,16 @@ def quantize(
     Int8DynActInt4WeightLinear (pre-quantized and QAT checkpoints), `4w` and `8w` its IntxWeightOnlyConfig.
 
     group_size: inputs that share a scale; None for one scale per output channel. algorithm: "affine", or
-    "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone.
-    Raises OptionError on an unknown recipe or algorithm, or a group size that no linear can have.
+    "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone. embedding: `8w`
+    or `4w` for the nn.Embeddings too, but for those whose width is no multiple of the group size; a table that is tied
+    to a linear and gets its integers is stored once in the .pte. Raises OptionError on an unknown recipe or algorithm,
+    or a group size that no linear can have.
     """
     for name in (recipe, *((lm_head,) if lm_head is not None else ())):
         if name not in RECIPES:
             raise OptionError(f"quantize: recipe {name!r}; offered {', '.join(RECIPES)}")
+    if embedding not in (None, *EMBEDDINGS):
+        raise OptionError(f"quantize: embedding {embedding!r}; offered {', '.join(EMBEDDINGS)}")
     if algorithm not in ALGORITHMS:
         raise OptionError(f"quantize: algorithm {algorithm!r}; offered {', '.join(ALGORITHMS)}")
     linears = {name: module for name, module in model.named_modules() if _is_float_linear(module)}
@@ -91,7 +97,8 @@ def quantize(
         name: module for name, module in linears.items() if lm_head is not None and name.split(".")[-1] == "lm_head"
     }
     body = {name: module for name, module in linears.items() if name not in heads}
-    for chosen, modules in ((recipe, body), (lm_head, heads)):
+    tables = {name: module for name, module in model.named_modules() if _is_float_table(module, group_size)}
+    for chosen, modules in ((recipe, body), (lm_head, heads), (embedding, tables)):
         if chosen is not None and modules:
             weights = _Weights(
                 bits=8 if chosen in ("8da8w", "8w") else 4,
@@ -111,6 +118,14 @@ def _is_float_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     return _is_linear(module) and not isinstance(module.weight, IntxUnpackedToInt8Tensor)
 
 
+def _is_float_table(module: nn.Module, group_size: int | None) -> TypeGuard[nn.Embedding]:
+    """A table that can have groups of this size; torchao needs two elements in a group."""
+    if not isinstance(module, nn.Embedding) or isinstance(module.weight, IntxUnpackedToInt8Tensor):
+        return False
+    group = module.embedding_dim if group_size is None else group_size
+    return group > 1 and module.embedding_dim % group == 0
+
+
 def _unfit(linears: Mapping[str, nn.Linear], group_size: int | None) -> dict[str, str]:
     """Why linears cannot have groups of this size."""
     found = {}
@@ -125,9 +140,12 @@ def _unfit(linears: Mapping[str, nn.Linear], group_size: int | None) -> dict[str
     return found
 
 
-def _apply(model: nn.Module, linears: Mapping[str, nn.Linear], recipe: str, *, weights: _Weights) -> None:
+def _apply(
+    model: nn.Module, modules: Mapping[str, nn.Linear | nn.Embedding], recipe: str, *, weights: _Weights
+) -> None:
     if recipe == "8da4w-float-zp":
-        for name, linear in linears.items():
+        for name, linear in modules.items():
+            assert isinstance(linear, nn.Linear)
             path, _, child = name.rpartition(".")
             parent = model.get_submodule(path)
             setattr(parent, child, _float_zero_point(linear, weights))
@@ -149,7 +167,7 @@ def _apply(model: nn.Module, linears: Mapping[str, nn.Linear], recipe: str, *, w
             weight_mapping_type=weights.mapping,
             intx_choose_qparams_algorithm=weights.algorithm,
         )
-    wanted: Callable[[nn.Module, str], bool] = lambda module, name: name in linears  # noqa: E731
+    wanted: Callable[[nn.Module, str], bool] = lambda module, name: name in modules  # noqa: E731
     quantize_(model, config, filter_fn=wanted)
 
 

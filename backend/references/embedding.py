@@ -16,7 +16,8 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
 def written(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
     """Which elements of y the call writes: the rows whose ids this table holds; of a vocabulary's first table, all."""
     at = local_rows(inputs["ids"], attrs)
-    inside = (at >= 0) & (at < len(inputs["table"])) | (attrs["first_row"] == 0)
+    count = len(inputs["table"]) if "table" in inputs else inputs["w_scale"].shape[1]
+    inside = (at >= 0) & (at < count) | (attrs["first_row"] == 0)
     return {"y": inside.unsqueeze(-1).expand(len(inside), outputs["y"].shape[-1]).reshape(outputs["y"].shape)}
 
 

@@ -83,13 +83,13 @@ def decoder(name: str) -> PreTrainedModel:
 
 
 def quantized(model: PreTrainedModel) -> PreTrainedModel:
-    """8da4w with an 8da8w head of its own, in eager PyTorch."""
+    """8da4w with an 8da8w head and an 8w table of its own, in eager PyTorch."""
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     for module in model.modules():
         if type(module).__name__ == "FalconLinear":
             module.__class__ = nn.Linear
-    zeropoint.quantize(nn.ModuleList([head]), recipe="8da8w")
+    zeropoint.quantize(nn.ModuleList([head, model.get_input_embeddings()]), recipe="8da8w", embedding="8w")
     zeropoint.quantize(model)
     return model
 
@@ -207,7 +207,7 @@ def check_plan(lines: list[str], folder: Path, program: Path) -> None:
     """Files and dtypes, what is quantized how, and sizes that came out."""
     assert re.fullmatch(rf"reads: \d files of {folder}, 0\.1\d MB: 21 tensors of BF16", lines[0])
     assert [line.split(",")[0] for line in lines[1:-1]] == [
-        "embeddings: in float32",
+        "embeddings: quantized as 8w",
         "linears: quantized as 8da4w",
         "other parameters: in float32",
         "linears: quantized as 8da8w",

@@ -66,11 +66,6 @@ class Constants:
         terms = self.read(call, "w_zp", np.float32, steps, n_rows).T
         yield from q4_1(codes, scales, terms)
 
-    def table_rows(self, call: Call) -> Iterator[bytes]:
-        n_rows, width = self.dims(call, "table")
-        codes = self.read(call, "table", np.int8, n_rows, width)
-        yield from q8_0(codes, self.read(call, "scale", np.float32, n_rows, width // 32))
-
 
 def halves(values: np.ndarray) -> np.ndarray:
     """uint8 [..., 2] of float64 values that are float16."""
@@ -111,8 +106,10 @@ def compare(path: Path, n_layers: int | None) -> None:
     assert found == small
     (head,) = calls(constants.program, "linear_dq8ca", "w", DType.I8)
     assert Counter(constants.linear_rows(head)) == table
-    (embedding,) = calls(constants.program, "embedding_quantized", "table", DType.I8)
-    assert Counter(constants.table_rows(embedding)) == table
+    (embedding,) = calls(constants.program, "embedding_packed", "w", DType.I8)
+    tensors = constants.program.tensors
+    for slot in ("w", "w_scale"):  # the table's bytes are stored once
+        assert tensors[embedding.tensor(slot)].constant == tensors[head.tensor(slot)].constant
 
 
 def test_every_block_of_two_layers() -> None:
@@ -149,7 +146,7 @@ def test_the_plan_is_what_comes_out() -> None:
     assert "210 tensors of Q4_1" in plan.reads
     assert [row[:2] for row in plan.rows] == [
         ("embeddings", "Q8_0 kept exactly"),
-        ("linears", "Q8_0 kept exactly"),
+        ("linears", "Q8_0 kept exactly, the table's integers"),
         ("other parameters", "in float32"),
         ("linears", "Q4_1 kept exactly"),
     ]

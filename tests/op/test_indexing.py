@@ -1,4 +1,4 @@
-"""embedding, embedding_quantized, gather and scatter."""
+"""embedding, embedding_quantized, embedding_packed, gather and scatter."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.op.calls import checked_call
 from tests.op.cases import Case, Packed, check, out
 from tests.op.tolerance import ROUNDED_ONCE_UNITS
 from tests.op.values import base, floats, integers, normal, size_attrs, view_attrs
+from zeropoint.lowering.packing import Layout, pack_scales, pack_weight, pack_zeros
 
 FLOAT_DTYPES = [torch.float32, torch.float16]
 ELEMENT_DTYPES = [torch.float32, torch.float16, torch.int32, torch.uint8]
@@ -63,6 +64,39 @@ def test_quantized_embedding(
     case = Case("embedding_quantized", inputs, out((2, 3, length), dtype), attrs, units=ROUNDED_ONCE_UNITS)
     (y,) = check([case])
     torch.testing.assert_close(y.double(), wanted[IDS.long()], rtol=1e-3 if dtype == torch.float16 else 1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
+@pytest.mark.parametrize("zero_points", [False, True], ids=["", "zeros"])
+@pytest.mark.parametrize(("length", "group_size"), [(64, 32), (96, 96), (512, 256), (60, 12), (63, 63), (40, 8)])
+def test_packed_embedding(bits: int, dtype: torch.dtype, zero_points: bool, length: int, group_size: int) -> None:
+    """Steps of whole groups, and of parts of one; padding in a group and after the last one."""
+    low, high = (-8, 8) if bits == 4 else (-128, 128)
+    codes = integers(37, length, low=low, high=high, dtype=torch.int8)
+    scale = normal(37, length // group_size, seed=1).abs() * 0.02 + 0.001
+    zeros = integers(37, length // group_size, low=-255, high=256, seed=2) if zero_points else None
+    wanted = codes.double() - (0 if zeros is None else zeros.double().repeat_interleave(group_size, 1))
+    wanted = wanted * scale.double().repeat_interleave(group_size, 1)
+    inputs, attrs = packed_table(codes, scale, zeros, bits=bits)
+    y = out((2, 3, length), dtype)
+    (found,) = check([Case("embedding_packed", {"ids": IDS, **inputs}, y, attrs, units=ROUNDED_ONCE_UNITS)])
+    rtol = 1e-3 if dtype == torch.float16 else 1e-7
+    torch.testing.assert_close(found.double(), wanted[IDS.long()], rtol=rtol, atol=1e-7)
+
+
+def packed_table(
+    codes: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor | None, *, bits: int
+) -> tuple[dict[str, torch.Tensor | Packed], dict[str, int]]:
+    """Slots and attributes of a table of int8 codes [V, D], scales and zeros [V, groups]."""
+    (rows, length), group_size = codes.shape, codes.shape[1] // scale.shape[1]
+    layout, chunk = Layout.of(length, group_size), 128 // bits
+    w = Packed(f"i{bits}", (layout.packed_length // chunk, rows, chunk), pack_weight(codes.numpy(), layout, bits=bits))
+    slots: dict[str, torch.Tensor | Packed] = {"w": w, "w_scale": torch.from_numpy(pack_scales(scale.numpy(), layout))}
+    if zeros is not None:
+        slots["w_zp"] = torch.from_numpy(pack_zeros(zeros.numpy().astype(np.int32), layout))
+    attrs = {"row_length": length, "group_size": group_size, "group_padded": layout.group_padded, "step": layout.step}
+    return slots, {**attrs, "first_row": 0}
 
 
 def pack_nibbles(codes: np.ndarray) -> np.ndarray:
@@ -195,8 +229,8 @@ def test_an_earlier_fault_is_kept() -> None:
     assert actual["faults"].tolist() == [3, 1, 9, 0, 7]
 
 
-@pytest.mark.parametrize("bits", [0, 4, 8])
-def test_an_id_outside_has_the_nearest_row(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "packed"), [(0, False), (4, False), (8, False), (4, True), (8, True)])
+def test_an_id_outside_has_the_nearest_row(bits: int, packed: bool) -> None:
     """Of a table in pieces the first call writes every row, and the others none but their own."""
     ids = torch.tensor([[-1, 9, 8, -(2**31), 2**31 - 1, 20]], dtype=torch.int32)
     codes = integers(9, 32, low=-8, high=8, dtype=torch.int8)
@@ -206,6 +240,9 @@ def test_an_id_outside_has_the_nearest_row(bits: int) -> None:
         table = Packed("i4", (9, 32), pack_nibbles(codes.numpy())) if bits == 4 else codes
         inputs |= {"table": table, "scale": torch.ones(9, 1)}
         kernel, attrs = "embedding_quantized", {"row_length": 32, "group_size": 32}
+    if packed:
+        slots, attrs = packed_table(codes, torch.ones(9, 1), None, bits=bits)
+        inputs, kernel = {"ids": ids, **slots}, "embedding_packed"
     stale = torch.full((1, 6, 32), 7.0)
     first, later = check([Case(kernel, inputs, stale, {**attrs, "first_row": row}) for row in (0, 20)])
     assert torch.equal(first[0], codes.float()[[0, 8, 8, 0, 8, 8]])

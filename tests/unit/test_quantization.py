@@ -55,6 +55,22 @@ def test_the_table_of_recipes(recipe: str, zero_point: set[torch.dtype], kernel:
     assert type(model.embed.weight) is nn.Parameter
 
 
+@pytest.mark.parametrize(("recipe", "dtype"), [("8w", torch.int8), ("4w", torch.int4)])
+def test_tables_take_a_recipe_of_their_own(recipe: str, dtype: torch.dtype) -> None:
+    """Float otherwise, and where the groups do not fit; a tied linear of as many bits has the same integers."""
+    assert not isinstance(quantize(Tiny()).embed.weight, IntxUnpackedToInt8Tensor)
+    assert not isinstance(quantize(nn.ModuleList([nn.Embedding(4, 48)]), embedding=recipe)[0].weight,
+                          IntxUnpackedToInt8Tensor)  # fmt: skip
+    model = quantize(Tiny(), embedding=recipe, lm_head=f"8da{recipe}")
+    table, head = model.embed.weight, model.lm_head.weight
+    assert table.target_dtype is dtype
+    assert table.activation_quantization is None
+    assert torch.equal(table.qdata, head.qdata)
+    assert torch.equal(table.scale, head.scale)
+    tokens = torch.tensor([[1, 9]])
+    assert torch.equal(model.embed(tokens), table.dequantize()[tokens])
+
+
 def test_lm_head_takes_its_own_recipe() -> None:
     model = quantize(Tiny(), recipe="8da4w-float-zp", lm_head="8da8w", algorithm="hqq_scale_only")
     assert isinstance(model.body, Int8DynActInt4WeightLinear)
@@ -78,6 +94,8 @@ def test_refusals() -> None:
         quantize(Tiny(), recipe="int4")
     with pytest.raises(OptionError, match=r"^quantize: recipe '16w'; offered"):
         quantize(Tiny(), lm_head="16w")
+    with pytest.raises(OptionError, match=r"^quantize: embedding '8da4w'; offered 8w, 4w$"):
+        quantize(Tiny(), embedding="8da4w")
     with pytest.raises(OptionError, match=r"^quantize: algorithm 'gptq'; offered affine, hqq_scale_only$"):
         quantize(Tiny(), algorithm="gptq")
     with pytest.raises(OptionError, match=r"^quantize: body: 32 inputs, group_size 24; choose a divisor, or None"):

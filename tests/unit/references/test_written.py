@@ -25,8 +25,10 @@ def test_a_copy_into_a_slice() -> None:
 
 
 def test_a_piece_of_a_vocabulary() -> None:
-    inputs = {"ids": torch.tensor([7, 2, 9], dtype=torch.int32), "table": torch.ones(3, 4)}
-    for kernel in ("embedding", "embedding_quantized"):
+    ids = torch.tensor([7, 2, 9], dtype=torch.int32)
+    tables = {"embedding": "table", "embedding_quantized": "table", "embedding_packed": "w_scale"}
+    for kernel, slot in tables.items():
+        inputs = {"ids": ids, slot: torch.ones(3, 4) if slot == "table" else torch.ones(1, 3)}
         written = find_written(kernel)
         assert written is not None
         (mask,) = written(inputs, {"first_row": 7}, SPEC).values()

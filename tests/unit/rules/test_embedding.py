@@ -71,6 +71,40 @@ def test_dequantized_tables(bits: int, group_size: int, zeros: bool) -> None:
         assert program.tensors[table].dtype.value == f"i{bits}"
 
 
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(("bits", "width", "group_size"), [(4, 64, 32), (4, 96, 96), (8, 32, 8), (8, 256, 256)])
+def test_tables_packed_as_a_linear_s_weight(bits: int, width: int, group_size: int, zeros: bool) -> None:
+    """Where that takes no more room."""
+    result = check(Quantized(bits=bits, group_size=group_size, width=width, zeros=zeros), torch.randint(0, 40, (2, 5)))
+    assert result.kernels() == ["embedding_packed"]
+
+
+class Tied(Quantized):
+    """A decoder's ends: its table is its last linear, too."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return functional.linear(functional.embedding(ids, self.table()), self.table())
+
+
+@pytest.mark.parametrize("rows", [40, 9000])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_table_that_is_a_linear_too_is_stored_once(rows: int, zeros: bool) -> None:
+    """In as many pieces, where it is larger than a binding."""
+    module = Tied(bits=8, group_size=32, rows=rows, width=256, zeros=zeros)
+    module.scale.mul_(1e-3)  # sums of 256 products, to be compared within 1e-5
+    result = check(module, torch.tensor([[0, 1, rows - 1]]), options=SMALL, half=False)
+    n_pieces = 3 if rows == 9000 else 1
+    assert result.kernels().count("embedding_packed") == result.kernels().count("linear_qgsw") == n_pieces
+    for program in result.programs.values():
+        keys = [
+            [program.tensors[call.tensor(slot)].constant for call in program.calls if call.kernel == kernel]
+            for kernel in ("embedding_packed", "linear_qgsw")
+            for slot in ("w", "w_scale")
+        ]
+        assert keys[:2] == keys[2:]
+        assert len(set(keys[0])) == n_pieces
+
+
 def test_odd_rows_are_padded() -> None:
     check(Quantized(bits=4, group_size=7, width=21), torch.randint(0, 40, (6,)))
     codes = torch.tensor([[1, -2, 7], [-8, 3, 0]], dtype=torch.int8)
@@ -78,9 +112,10 @@ def test_odd_rows_are_padded() -> None:
 
 
 def test_a_quantized_table_larger_than_a_binding() -> None:
-    module = Quantized(bits=4, group_size=64, rows=40_000, width=64)
-    result = check(module, torch.tensor([0, 19_999, 20_000, 39_999]), options=SMALL, half=False)
-    assert result.kernels() == ["embedding_quantized"] * 2
+    for width, kernel in ((64, "embedding_packed"), (60, "embedding_quantized")):
+        module = Quantized(bits=4, group_size=width, rows=40_000, width=width)
+        result = check(module, torch.tensor([0, 19_999, 20_000, 39_999]), options=SMALL, half=False)
+        assert result.kernels() == [kernel] * 2
 
 
 class Packed(nn.Module):
