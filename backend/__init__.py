@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .program import Program as Program
     from .program.builder import ProgramBuilder as ProgramBuilder
     from .quantization.coverage import quantization_summary as quantization_summary
+    from .quantization.half_scales import half_weight_scales as half_weight_scales
     from .quantization.recipes import quantize as quantize
     from .runtime.devices import devices as devices
     from .runtime.library import last_error as last_error
@@ -52,6 +53,7 @@ _HOME = {
     "decompose_unsupported": "export.passes.decompose_unsupported",
     "devices": "runtime.devices",
     "explain": "export.explanation",
+    "half_weight_scales": "quantization.half_scales",
     "inspect": "export.inspection",
     "last_error": "runtime.library",
     "quantization_summary": "quantization.coverage",

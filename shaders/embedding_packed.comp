@@ -49,5 +49,5 @@ void main() {
 #ifndef W_ZP_NONE
   code -= w_zp[at];
 #endif
-  y[i] = Y_TYPE(float(code) * w_scale[at]);
+  y[i] = Y_TYPE(float(code) * float(w_scale[at]));
 }

@@ -1,5 +1,6 @@
 #version 450
-// y[m, n] = scale[m] * sum_s w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n] - w_zp[s, n] * group_sums[m, s]) + bias[n]
+// y[m, n] = scale[m] * sum_s w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n] - w_zp[s, n] * group_sums[m, s]) + bias[n],
+// w_sum being the sum of w over the step, added up here where it is not given,
 // or, where w_zp is a float, ... w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n]) - w_zp[s, n] * (group_sums[m, s] - zp[m] * STEP)
 // q [M, Kp] int8, w int4 or int8 in chunks of 32 (section 4 of the design). The parenthesis is exact in int32; the sum over
 // steps of STEP positions is f32, in blocks of 16. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
@@ -33,7 +34,9 @@ layout(std430, binding = ZP_BINDING) readonly buffer Zp { ZP_TYPE zp[]; };
 #endif
 layout(std430, binding = W_BINDING) readonly buffer W { W_TYPE w[]; };
 layout(std430, binding = W_SCALE_BINDING) readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
+#ifndef W_SUM_NONE
 layout(std430, binding = W_SUM_BINDING) readonly buffer WSum { W_SUM_TYPE w_sum[]; };
+#endif
 #ifndef W_ZP_NONE
 layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; };
 layout(std430, binding = GROUP_SUMS_BINDING) readonly buffer GroupSums { GROUP_SUMS_TYPE group_sums[]; };
@@ -53,6 +56,7 @@ shared float partial[SPLIT_K][MAX_ROWS][TILE_N];
 float sums[MAX_ROWS];
 float totals[MAX_ROWS];  // of whole blocks of 16 steps: a plain sum of 512 steps would be 1e-6 off
 int dots[MAX_ROWS];
+int weight_sum = 0;  // of the step, where w_sum is not given; shifted as dots are
 int zero_points[MAX_ROWS];
 uint row_index[MAX_ROWS];
 
@@ -66,7 +70,12 @@ void fold() {
 // Adds the finished integer sums of step s to every row's float sum.
 void finish_step(uint s, uint n) {
   float step_scale = float(w_scale[s * outputs + n]);
+#ifdef W_SUM_NONE
+  int step_sum = weight_sum >> kWeightShift;
+  weight_sum = 0;
+#else
   int step_sum = w_sum[s * outputs + n];
+#endif
 #ifndef W_ZP_NONE
   W_ZP_TYPE step_zero_point = w_zp[s * outputs + n];
 #endif
@@ -95,6 +104,11 @@ void add_words(uint c, int words[8], uint first, uint count) {
     }
     dots[r] = dot;
   }
+#ifdef W_SUM_NONE
+  [[unroll]] for (uint j = 0; j < 8u; ++j) {
+    if (j >= first && j < first + count) weight_sum = dot4(words[j], 0x01010101, weight_sum);
+  }
+#endif
 }
 
 void accumulate(uint n, uint slice) {

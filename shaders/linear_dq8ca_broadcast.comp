@@ -32,7 +32,9 @@ layout(std430, binding = ZP_BINDING) readonly buffer Zp { ZP_TYPE zp[]; };
 #endif
 layout(std430, binding = W_BINDING) readonly buffer W { W_TYPE w[]; };
 layout(std430, binding = W_SCALE_BINDING) readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
+#ifndef W_SUM_NONE
 layout(std430, binding = W_SUM_BINDING) readonly buffer WSum { W_SUM_TYPE w_sum[]; };
+#endif
 #ifndef W_ZP_NONE
 layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; };
 layout(std430, binding = GROUP_SUMS_BINDING) readonly buffer GroupSums { GROUP_SUMS_TYPE group_sums[]; };
@@ -57,7 +59,10 @@ float first_sums[ROWS];
 float second_sums[ROWS];
 float first_totals[ROWS];  // of whole blocks of 16 steps: a plain sum of 512 steps would be 1e-6 off
 float second_totals[ROWS];
-float zero_point;  // of the row that this lane loads
+// Of the row that this lane loads. Without w_sum the codes lose it before they are multiplied, as far as it is that of an
+// int8 code, so that every sum stays exact.
+float zero_point;
+float near_zero_point;
 uint own_row;
 uint first_column;
 uint second_column;
@@ -79,14 +84,39 @@ float weight(uvec4 low, uvec4 high, uint h, uint i) {
 }
 #endif
 
+#ifdef W_SUM_NONE
+// What a zero point beyond an int8 code adds to the sum of step s.
+float beyond(uint s, uint column, float row_zero) {
+  float rest = row_zero - clamp(row_zero, -128.0, 127.0);
+  if (rest == 0.0) return 0.0;
+  float sum = 0.0;
+  for (uint k = s * STEP; k < (s + 1u) * STEP; ++k) {
+#ifdef W_I4
+    uvec4 words = w[k / 32u * outputs + column];
+    sum += weight(words, words, k / 16u % 2u, k % 16u);
+#else
+    sum += signed_byte(w[k / 16u * outputs + column], k % 16u);
+#endif
+  }
+  return rest * sum;
+}
+#endif
+
 void finish_step(uint s) {
   if (s >= steps) return;
   uint a = s * outputs + first_column;
   uint b = s * outputs + second_column;
   float first_scale = float(w_scale[a]);
   float second_scale = float(w_scale[b]);
+#ifndef W_SUM_NONE
   float first_sum = float(w_sum[a]);
   float second_sum = float(w_sum[b]);
+#define SUM_TERM(sum, column, r) -row_zero * sum
+#elif defined(ZP_I8)
+#define SUM_TERM(sum, column, r)
+#else
+#define SUM_TERM(sum, column, r) -beyond(s, column, row_zero)
+#endif
 #ifndef W_ZP_NONE
   float first_zero = float(w_zp[a]);
   float second_zero = float(w_zp[b]);
@@ -105,10 +135,10 @@ void finish_step(uint s) {
 #define FINISH(r)                                                                                          \
   {                                                                                                        \
     float row_zero = subgroupBroadcast(zero_point, r);                                                     \
-    first_sums[r] += first_scale * (first_dots[r] - row_zero * first_sum GROUP_TERM(first_zero, r))        \
-                     ZERO_TERM(first_zero, r);                                                             \
-    second_sums[r] += second_scale * (second_dots[r] - row_zero * second_sum GROUP_TERM(second_zero, r))   \
-                      ZERO_TERM(second_zero, r);                                                           \
+    first_sums[r] += first_scale * (first_dots[r] SUM_TERM(first_sum, first_column, r)                     \
+                                    GROUP_TERM(first_zero, r)) ZERO_TERM(first_zero, r);                   \
+    second_sums[r] += second_scale * (second_dots[r] SUM_TERM(second_sum, second_column, r)                \
+                                      GROUP_TERM(second_zero, r)) ZERO_TERM(second_zero, r);               \
     first_dots[r] = 0.0;                                                                                   \
     second_dots[r] = 0.0;                                                                                  \
   }
@@ -123,6 +153,12 @@ void finish_step(uint s) {
   }
 }
 
+#ifdef W_SUM_NONE
+#define OWN(code) (code - near_zero_point)
+#else
+#define OWN(code) code
+#endif
+
 #define MAC(r)                                        \
   {                                                   \
     float value = subgroupBroadcast(own, SOURCE(r));  \
@@ -132,7 +168,7 @@ void finish_step(uint s) {
 // The 16 positions of half h of chunk c: `words` holds the lane's q for them.
 #define HALF(c, h)                                                    \
   [[unroll]] for (uint i = 0; i < 16u; ++i) {                         \
-    float own = signed_byte(words, i);                                \
+    float own = OWN(signed_byte(words, i));                           \
     float first_weight = weight(first_low, first_high, h, i);         \
     float second_weight = weight(second_low, second_high, h, i);      \
     EACH_ROW(MAC)                                                     \
@@ -214,6 +250,7 @@ void main() {
   uint first_row = (gl_WorkGroupID.y + gl_WorkGroupID.z * gl_NumWorkGroups.y) * ROWS;
   own_row = min(first_row + gl_SubgroupInvocationID % ROWS, rows - 1u);
   zero_point = float(load_zero_point(own_row));
+  near_zero_point = clamp(zero_point, -128.0, 127.0);
   float token_scale = load_scale(own_row);
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     first_dots[r] = 0.0;

@@ -47,7 +47,9 @@ layout(std430, binding = WEIGHT_BINDING) readonly buffer Weight { WEIGHT_TYPE we
 // Weights are read once, past the cache of a core: `coherent`.
 layout(std430, binding = W_BINDING) coherent readonly buffer W { W_TYPE w[]; };
 layout(std430, binding = W_SCALE_BINDING) coherent readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
+#ifndef W_SUM_NONE
 layout(std430, binding = W_SUM_BINDING) coherent readonly buffer WSum { W_SUM_TYPE w_sum[]; };
+#endif
 #ifndef W_ZP_NONE
 layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; };
 #endif
@@ -89,6 +91,7 @@ int zero_point;
 float sums[2];
 float totals[2];  // of whole blocks of 16 steps, as in linear_dq8ca.comp
 int dots[2];
+int weight_dots[2];  // with ones, where w_sum is not given
 uint kept[kKeptWords][4];  // bits of elements, then of the row's values
 float kept_weights[kKeptWords][4];
 float kept_squares[kKeptSquares];
@@ -219,7 +222,9 @@ void load_chunk(uint tile, uint i, uint place) {
 #endif
     if (STEP >= 32u) {
       chunks[place].scales[own] = float(w_scale[s * width + column]);
+#ifndef W_SUM_NONE
       chunks[place].sums[own] = w_sum[s * width + column];
+#endif
     }
   }
 }
@@ -237,6 +242,10 @@ int weight_word(Chunk chunk, uint own, uint j) {
 void finish_step(uint s, float scales[2], int weight_sums[2]) {
   [[unroll]] for (uint own = 0; own < 2u; ++own) {
     if (own >= kColumns) break;
+#ifdef W_SUM_NONE
+    weight_sums[own] = weight_dots[own] >> kWeightShift;
+    weight_dots[own] = 0;
+#endif
     int value = (dots[own] >> kWeightShift) - zero_point * weight_sums[own];
 #ifdef W_ZP_I32
     value -= w_zp[s * outputs * kColumns + own_columns[own]] * code_sum;
@@ -267,6 +276,9 @@ void add_words(Chunk chunk, uint c, uint first, uint count) {
       if (own >= kColumns) break;
       int weights = weight_word(chunk, own, j);
       dots[own] = dot4(word, weights, dots[own]);
+#ifdef W_SUM_NONE
+      weight_dots[own] = dot4(weights, 0x01010101, weight_dots[own]);
+#endif
     }
 #ifndef W_ZP_NONE
     code_sum = dot4(word, 0x01010101, code_sum);
@@ -294,7 +306,9 @@ void add_chunk(Chunk chunk, uint c) {
       if (own >= kColumns) break;
       uint index = s * outputs * kColumns + own_columns[own];
       scales[own] = float(w_scale[index]);
+#ifndef W_SUM_NONE
       weight_sums[own] = w_sum[index];
+#endif
     }
     finish_step(s, scales, weight_sums);
   }
@@ -306,6 +320,7 @@ void clear_sums() {
     sums[own] = 0.0;
     totals[own] = 0.0;
     dots[own] = 0;
+    weight_dots[own] = 0;
   }
 }
 

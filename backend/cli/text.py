@@ -39,6 +39,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--algorithm", default="hqq_scale_only", show_default=True, help="Of the weights; affine is quicker.")
 @click.option("--lm-head", help="The last linear's own recipe. Default: 8da8w beside 8da4w.")
 @click.option("--embedding", help="The table of the words: 8w, 4w, or model for float. Default: 8w beside 8da4w.")
+@click.option("--weight-scales", default="model", show_default=True, help="model, or f16: smaller; says the error.")
 @click.option("--adapter", help="A LoRA adapter in peft's format, folder or id, to merge into the weights first.")
 @click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
@@ -61,6 +62,7 @@ def export(
     algorithm: str,
     lm_head: str | None,
     embedding: str | None,
+    weight_scales: str,
     adapter: str | None,
     layers: int | None,
     max_context: int,
@@ -95,7 +97,10 @@ def export(
     )
     encoder = find_encoder_source(model, task, pooling)
     if encoder is not None:
-        name, unused = encoder.name, ["lm_head", "embedding", "adapter", "max_context", "kv_cache", "dry_run"]
+        name, unused = (
+            encoder.name,
+            ["lm_head", "embedding", "weight_scales", "adapter", "max_context", "kv_cache", "dry_run"],
+        )
         _refuse_given(context, unused + ["max_prefill"] * (not encoder.reads_text), f"{model} is an encoder")
         encoding = EncoderExportOptions(
             recipe=recipe or DEFAULT_RECIPE,
@@ -113,6 +118,7 @@ def export(
             algorithm=algorithm,
             lm_head=lm_head,
             embedding=embedding,
+            weight_scales=weight_scales,
             adapter=adapter,
             max_context=max_context,
             max_prefill=min(DEFAULT_PREFILL, max_context) if max_prefill is None else max_prefill,
@@ -136,6 +142,8 @@ def export(
     click.echo(str(done.summary), err=True)
     if done.kept is not None:
         click.echo(str(done.kept), err=True)
+    if done.scales is not None:
+        click.echo(str(done.scales), err=True)
     echo_peak()
 
 

@@ -32,6 +32,7 @@ from ..export.versions import warn_of_untried
 from ..files import replace_file
 from ..lowering.options import CompileOptions
 from ..quantization.coverage import QuantizationSummary, quantization_summary
+from ..quantization.half_scales import HalfScales, half_weight_scales
 from ..quantization.recipes import EMBEDDINGS, quantize
 from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
@@ -42,6 +43,7 @@ from .shape_rules import quick_shapes
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
 DEFAULT_RECIPE = "8da4w"
 DEFAULT_PREFILL = 128
+WEIGHT_SCALES = ("model", "f16")
 FLOAT_TABLE = "model"  # an embedding that stays as the model has it
 Metadata = dict[str, int | bool | str | list[int]]
 
@@ -54,8 +56,9 @@ class TextExportOptions:
     otherwise; what is quantized in a GGUF file then stays what it is, with int8 activations. lm_head: its own recipe;
     beside `8da4w` it is `8da8w` unless given, because it decides the words. embedding: `8w` or `4w`, by torchao's
     IntxWeightOnlyConfig, or `model` for float; beside `8da4w` it is `8w` unless given, and tied to a last linear of
-    8 bits it is stored once. adapter: the folder or id of a LoRA adapter, which is merged into the weights first.
-    max_context: positions in the KV cache. max_prefill: tokens in one call. program: how the delegates are compiled.
+    8 bits it is stored once. weight_scales: `f16` rounds those of quantized weights (half_weight_scales). adapter: the
+    folder or id of a LoRA adapter, which is merged into the weights first. max_context: positions in the KV cache.
+    max_prefill: tokens in one call. program: how the delegates are compiled.
     """
 
     recipe: str | None = None
@@ -63,6 +66,7 @@ class TextExportOptions:
     algorithm: str = "hqq_scale_only"
     lm_head: str | None = None
     embedding: str | None = None
+    weight_scales: str = WEIGHT_SCALES[0]
     adapter: str | None = None
     max_context: int = 512
     max_prefill: int = DEFAULT_PREFILL
@@ -71,6 +75,8 @@ class TextExportOptions:
     def __post_init__(self) -> None:
         if self.embedding not in (None, *EMBEDDINGS, FLOAT_TABLE):
             raise OptionError(f"export: embedding {self.embedding!r}; offered {', '.join((*EMBEDDINGS, FLOAT_TABLE))}")
+        if self.weight_scales not in WEIGHT_SCALES:
+            raise OptionError(f"export: weight_scales {self.weight_scales!r}; offered {', '.join(WEIGHT_SCALES)}")
         if not 2 <= self.max_context <= 1 << 20:
             raise OptionError(f"export: max_context {self.max_context}; need 2 to {1 << 20}")
         if not 2 <= self.max_prefill <= self.max_context:
@@ -83,7 +89,7 @@ class TextExportOptions:
 class ExportedText:
     """What was written, and of how many linears. summary: what is quantized. kept: what a file had quantized.
 
-    tokenizer: None where there is none.
+    tokenizer: None where there is none. scales: what rounding the weights' scales did, where that was asked for.
     """
 
     program: Path
@@ -92,6 +98,7 @@ class ExportedText:
     n_linears: int
     summary: QuantizationSummary
     kept: KeptTable | None = None
+    scales: HalfScales | None = None
 
 
 def export_text_model(
@@ -124,6 +131,7 @@ def export_text_model(
     progress("quantize")
     kept = keep_quantized(weights, source, chosen)
     quantize_text_model(weights, chosen)
+    scales = half_weight_scales(weights) if chosen.weight_scales == "f16" else None
     summary = quantization_summary(weights)
     metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
     lengths = {"max_context": chosen.max_context, "max_prefill": chosen.max_prefill}
@@ -133,7 +141,7 @@ def export_text_model(
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
-    return write_program(output, program, tokenizer, n_linears, summary, kept)
+    return replace(write_program(output, program, tokenizer, n_linears, summary, kept), scales=scales)
 
 
 def keep_quantized(model: PreTrainedModel, source: Source, options: TextExportOptions) -> KeptTable | None:

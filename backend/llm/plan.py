@@ -118,11 +118,11 @@ def _rows_of_file(file: GgufFile, n_layers: int, options: TextExportOptions) -> 
         if name == "token_embd.weight":
             shared = block is not None and not block.has_terms and options.embedding is None
             if shared and block is not None:
-                add("embeddings", f"{kind} kept exactly", count, _stored(count, block.bits, block.group_size))
+                add("embeddings", f"{kind} kept exactly", count, _stored(count, block.bits, block.group_size, 2))
             elif recipe == FLOAT_TABLE:
                 add("embeddings", "in float32", count, 4 * count)
             else:
-                size = _stored(count, _bits(recipe), options.group_size)
+                size = _stored(count, _bits(recipe), options.group_size, _scale_bytes(options))
                 add("embeddings", f"{kind} quantized as {recipe}, groups of {options.group_size}", count, size)
             if "output.weight" in file.tensors:
                 continue
@@ -131,10 +131,10 @@ def _rows_of_file(file: GgufFile, n_layers: int, options: TextExportOptions) -> 
         elif block is None:
             add("linears", f"{kind} quantized anew", count, count)
         else:
-            sums = count // block.group_size * 4
-            size = _stored(count, block.bits, block.group_size, n_scales=2 if block.has_terms else 1)
+            # Beside terms, a sum, a scale and a term of 4 bytes each; otherwise a scale that is a float16.
+            per_group = 12 if block.has_terms else 2
             how = f"{kind} kept exactly" + (", the table's integers" if shared else "")
-            add("linears", how, count, sums if shared else size + sums)
+            add("linears", how, count, 0 if shared else _stored(count, block.bits, block.group_size, per_group))
     return tuple((what, how, count, size) for (what, how), (count, size) in groups.items())
 
 
@@ -157,7 +157,7 @@ def files_read(source: Checkpoint) -> str:
 def _size_of_packed(matrix: PackedMatrix) -> tuple[int, int, str, str]:
     n_rows, length = matrix.integers.codes.shape
     layout = Layout.of(length, length // matrix.integers.scales.shape[1])
-    size = n_rows * (layout.packed_length * matrix.bits // 8 + layout.steps * (12 if matrix.offset else 8))
+    size = n_rows * (layout.packed_length * matrix.bits // 8 + layout.steps * (12 if matrix.offset else 2))
     return n_rows * length, size, "linears", f"{matrix.kind} kept exactly, {matrix.how}"
 
 
@@ -181,16 +181,19 @@ def _sizes(
             found.append((count, 4 * count, what, "in float32"))
         else:
             layout = Layout.of(parameter.shape[1], group)
-            stored = 0 if tied else layout.packed_length * _bits(recipe) // 8 + 4 * layout.steps
-            sums = 4 * layout.steps if recipe.startswith("8da") else 0  # beside dynamic activations
+            stored = layout.packed_length * _bits(recipe) // 8 + _scale_bytes(options) * layout.steps
             how = f"quantized as {recipe}, groups of {group}" + (", the table's integers" if tied else "")
-            found.append((count, len(parameter) * (stored + sums), what, how))
+            found.append((count, 0 if tied else len(parameter) * stored, what, how))
     return found
 
 
-def _stored(count: int, bits: int, group_size: int, *, n_scales: int = 1) -> int:
-    """Bytes of integers and their scales, or scales and terms, in groups that need no padding."""
-    return count * bits // 8 + 4 * n_scales * (count // group_size)
+def _stored(count: int, bits: int, group_size: int, per_group: int) -> int:
+    """Bytes of integers in groups that need no padding, and of what goes with a group."""
+    return count * bits // 8 + per_group * (count // group_size)
+
+
+def _scale_bytes(options: TextExportOptions) -> int:
+    return 2 if options.weight_scales == "f16" else 4
 
 
 def _bits(recipe: str) -> int:
@@ -203,7 +206,7 @@ def _size_of_integers(weight: IntxUnpackedToInt8Tensor) -> tuple[int, str, str]:
     n_rows, length = weight.shape
     bits, group = (4 if weight.target_dtype is torch.int4 else 8), weight.block_size[-1]  # type: ignore[attr-defined]
     layout = Layout.of(length, group)
-    size = n_rows * (layout.packed_length * bits // 8 + layout.steps * (8 if weight.activation_quantization else 4))
+    size = n_rows * (layout.packed_length * bits // 8 + layout.steps * 4)
     return size, "weights", f"torchao's integers kept exactly, int{bits}, groups of {group}"
 
 

@@ -6,11 +6,11 @@ import torch
 
 from . import Attrs, Outputs, Result, Tensors
 from .bounds import in_units, sum_units
-from .packing import unpack_weight
+from .packing import sums_of_weights, unpack_weight
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
-    """q, scale, zp, w, w_scale, w_sum, optional w_zp, group_sums, bias -> y [..., N] (section 4 of docs/design.md)."""
+    """q, scale, zp, w, w_scale, optional w_sum, w_zp, group_sums, bias -> y [..., N] (docs/design.md, section 4)."""
     step = int(attrs["step"])
     w_scale = inputs["w_scale"].double()
     steps = w_scale.shape[0]
@@ -19,7 +19,7 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     # Integers below 2**53 are exact in f64.
     dots = torch.einsum("msk,nsk->msn", q.reshape(len(q), steps, step), w.reshape(len(w), steps, step))
     zero_point = inputs["zp"].reshape(-1, 1, 1).double()
-    total = dots - zero_point * inputs["w_sum"].double()
+    total = dots - zero_point * sums_of_weights(inputs, step).double()
     total = w_scale * total
     if "w_zp" in inputs:
         sums, w_zp = inputs["group_sums"].reshape(len(q), steps, 1).double(), inputs["w_zp"].double()
@@ -41,7 +41,7 @@ def tolerance(result: Result) -> torch.Tensor:
     q = inputs["q"].reshape(-1, inputs["q"].shape[-1])[:, : steps * step].float()
     w = unpack_weight(inputs["w"])[:, : steps * step].float()
     total = torch.einsum("msk,nsk->msn", q.reshape(len(q), steps, step), w.reshape(len(w), steps, step))
-    total -= inputs["zp"].reshape(-1, 1, 1).float() * inputs["w_sum"].float()
+    total -= inputs["zp"].reshape(-1, 1, 1).float() * sums_of_weights(inputs, step).float()
     terms = torch.zeros(())
     if "w_zp" in inputs:
         sums = inputs["group_sums"].reshape(len(q), steps, 1).float()

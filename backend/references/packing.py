@@ -21,6 +21,15 @@ def unpack_weight(w: torch.Tensor) -> torch.Tensor:
     return signed.reshape(chunks, outputs, 32).permute(1, 0, 2).reshape(outputs, chunks * 32)
 
 
+def sums_of_weights(slots: Tensors, step: int) -> torch.Tensor:
+    """w_sum [steps, N], or, where it is not given, the sums of w over each step."""
+    if "w_sum" in slots:
+        return slots["w_sum"]
+    steps = slots["w_scale"].shape[0]
+    codes = unpack_weight(slots["w"])[:, : steps * step]
+    return codes.reshape(len(codes), steps, step).sum(2).T
+
+
 def scaled_weights(codes: torch.Tensor, slots: Tensors) -> torch.Tensor:
     """f64 [N, steps, step] codes -> weights, by w_scale and the optional w_zp: integers, or terms where it is float."""
     scale = slots["w_scale"].double().T.unsqueeze(-1)

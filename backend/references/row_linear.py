@@ -62,7 +62,7 @@ def gate(v: torch.Tensor, attrs: Attrs) -> torch.Tensor:
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
-    """x, weight, w, w_scale, w_sum, optional w_zp, bias, residual -> y [..., N] (docs/design.md, section 4)."""
+    """x, weight, w, w_scale, optional w_sum, w_zp, bias, residual -> y [..., N] (docs/design.md, section 4)."""
     shape = outputs["y"].shape
     y = linear_outputs(quantized_input(inputs, attrs, math.prod(shape[:-1])), attrs)
     y = (gate(y, attrs) if attrs["gated"] else y).reshape(shape)

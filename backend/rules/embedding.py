@@ -36,6 +36,7 @@ class _Table:
     scales: Callable[[], torch.Tensor]
     zeros: Callable[[], torch.Tensor] | None
     nodes: tuple[Node, ...]
+    has_half_scales: bool = False
 
     @property
     def groups(self) -> int:
@@ -111,6 +112,7 @@ def _read_dequantize(node: Node, lowering: Lowering) -> _Table:
         scales=weight.scale_array,
         zeros=None if zeros is None else weight.zero_array,
         nodes=weight.nodes,
+        has_half_scales=zeros is None and weight.has_half_scales(),  # as of a linear
     )
 
 
@@ -181,13 +183,15 @@ class _Piece:
         def codes() -> npt.NDArray[np.generic]:
             return pack_weight(self._array(table.codes, torch.int8), layout, bits=table.bits)
 
+        half = table.has_half_scales
+
         def scales() -> npt.NDArray[np.generic]:
-            return pack_scales(self._array(table.scales, torch.float32), layout)
+            return pack_scales(self._array(table.scales, torch.float16 if half else torch.float32), layout)
 
         zeros = table.zeros
         return {
             "w": self._constant("w", f"i{table.bits}", (layout.packed_length // chunk, self._count, chunk), codes),
-            "w_scale": self._constant("w_scale", "f32", dims, scales),
+            "w_scale": self._constant("w_scale", "f16" if half else "f32", dims, scales),
             "w_zp": zeros
             and self._constant("w_zp", "i32", dims, lambda: pack_zeros(self._array(zeros, torch.int32), layout)),
         }

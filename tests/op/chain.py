@@ -29,7 +29,10 @@ TORCH_DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One case. mapping, rounding: section 4 of docs/design.md. zp, storage, compute: dtype, storage, dtype names."""
+    """One case. mapping, rounding: section 4 of docs/design.md. zp, storage, compute: dtype, storage, dtype names.
+
+    sums: whether w_sum is given.
+    """
 
     k: int
     n: int
@@ -42,13 +45,14 @@ class Chain:
     asymmetric: bool = False
     terms: bool = False
     bias: bool = False
+    sums: bool = True
     mapping: int = 0
     rounding: int = 0
     eps: float = float(torch.finfo(torch.float32).smallest_normal)
     max_rows: int = 64
 
     def __str__(self) -> str:
-        zeros = "term" if self.terms else "asym" if self.asymmetric else "sym"
+        zeros = "term" if self.terms else "asym" if self.asymmetric else "sym" if self.sums else "nosum"
         return "-".join(
             [
                 f"k{self.k}n{self.n}g{self.group_size}b{self.bits}",
@@ -140,7 +144,7 @@ def weight_constants(b: ProgramBuilder, chain: Chain, weights: Weights, layout: 
     return {
         "w": b.constant("w", f"i{chain.bits}", [layout.packed_length // chunk, chain.n, chunk], data=w),
         "w_scale": b.constant("w_scale", chain.w_scale, steps, data=scales),
-        "w_sum": b.constant("w_sum", "i32", steps, data=w_sum),
+        "w_sum": b.constant("w_sum", "i32", steps, data=w_sum) if chain.sums else None,
         "w_zp": b.constant("w_zp", "f32" if chain.terms else "i32", steps, data=terms)
         if chain.asymmetric or chain.terms
         else None,

@@ -52,6 +52,8 @@ CASES = [
     case("coopmat_small", 256, 70, 32, zp="i32", storage="image", bias=True),
     case("coopmat_small", 384, 64, 128, zp="f32", bits=8, compute="f16", w_scale="f16"),
     case("coopmat_small", 128, 5, 32, zp="f16", storage="image"),
+    case("coopmat_small", 128, 20, 32, zp="i8", sums=False),
+    case("coopmat_large", 96, 37, 32, zp="f32", bits=8, compute="f16", sums=False),
 ]
 
 
@@ -61,6 +63,8 @@ def narrowed(manifest: str, chain: Chain) -> str:
     choices["w_zp"] = "i32"  # which no chain binds; f32 is in no variant with f16 scales
     for slot, dtype in choices.items():
         manifest = re.sub(rf"^({slot} = .*dtype = )\[.*?\]", rf'\1["{dtype}"]', manifest, flags=re.M)
+    if chain.sums:
+        manifest = re.sub(r"^(w_sum = .*), optional = true", r"\1", manifest, flags=re.M)
     manifest = re.sub(r"^((?:zp|scale) = .*storage = )\[.*?\]", rf'\1["{chain.storage}"]', manifest, flags=re.M)
     return re.sub(r"view = \{ .*? \}", "", manifest)
 
@@ -119,10 +123,13 @@ def test_emulated(wanted: Case) -> None:
     assert check(wanted.chain, rows_of(wanted.chain), emulated(wanted)) == wanted.algorithm
 
 
-def test_picked_only_where_the_device_reports_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("w_scale", "sums"), [("f32", True), ("f16", False)])
+def test_picked_only_where_the_device_reports_the_product(
+    w_scale: str, sums: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Forced off by the fact's name; never taken on a device without it."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
-    chain = Chain(k=256, n=130, group_size=32, max_rows=ROWS)
+    chain = Chain(k=256, n=130, group_size=32, max_rows=ROWS, w_scale=w_scale, sums=sums)
     reported = bool(chosen_devices()[0].facts[FACT])
     assert check(chain, rows_of(chain), None) == ("coopmat_small" if reported else "tiled")
     monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{FACT}")
@@ -138,13 +145,17 @@ def test_large_tiles(k: int, n: int, algorithm: str, monkeypatch: pytest.MonkeyP
     assert check(chain, rows_of(chain), None) == (algorithm if reported else "tiled")
 
 
-def test_zero_points_outside_int8() -> None:
+@pytest.mark.parametrize(
+    ("zero_point", "bits", "sums"),
+    [("i32", 4, True), *(pytest.param("f32", bits, False, marks=pytest.mark.slow) for bits in (4, 8))],
+)
+def test_zero_points_outside_int8(zero_point: str, bits: int, sums: bool) -> None:
     """A zero point that a graph was given: any int32. What the clamped one leaves out is added at the end."""
-    wanted = case("coopmat_small", 128, 20, 32, zp="i32")
+    wanted = case("coopmat_small", 128, 20, 32, zp=zero_point, bits=bits, sums=sums)
     chain = wanted.chain
     b = ProgramBuilder()
     q = b.tensor("q", "i8", [40, chain.k])
-    scale, zp = b.tensor("scale", "f32", [40]), b.tensor("zp", "i32", [40])
+    scale, zp = b.tensor("scale", "f32", [40]), b.tensor("zp", zero_point, [40])
     y = b.tensor("y", "f32", [40, chain.n])
     weights = random_weights(chain)
     constants = weight_constants(b, chain, weights, Layout.of(chain.k, chain.group_size))
@@ -157,6 +168,7 @@ def test_zero_points_outside_int8() -> None:
     codes = torch.randint(-128, 128, (40, chain.k), generator=generator, dtype=torch.int8)
     zeros = torch.tensor([300, -5000, 129, -129, 128, -128, 127, 0] * 5, dtype=torch.int32)
     with LoadedProgram(*b.build(), library=emulated(wanted)) as loaded:
-        (found,) = loaded.execute([codes.numpy(), torch.full((40,), 0.01).numpy(), zeros.numpy()])
+        given = zeros.to(torch.float32 if zero_point == "f32" else torch.int32).numpy()
+        (found,) = loaded.execute([codes.numpy(), torch.full((40,), 0.01).numpy(), given])
     exact = 0.01 * (codes.double() - zeros.double().unsqueeze(-1)) @ weights.dequantized().T
     assert worst_row_error(torch.from_numpy(found), exact, floor=1e-3) <= TOLERANCE["f32"]

@@ -95,8 +95,10 @@ def test_one_row(
     """Every variant of row_linear, and what follows the linear."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain = Chain(k=96, n=32, group_size=32, bits=bits, compute=compute, asymmetric=asymmetric, bias=bias)
-    for prologue, w_scale in itertools.product(("plain", "norm"), ("f32",) if compute == "f32" else ("f32", "f16")):
-        block = Block(replace(chain, w_scale=w_scale if ending != "gated" else "f32"), prologue, ending)
+    scales = [("f32", True), ("f16", True)][: 1 + (compute == "f16")]
+    forms = [*itertools.product(("plain", "norm"), scales), *[("norm", ("f16", False))] * (not asymmetric)]
+    for prologue, (w_scale, sums) in forms:
+        block = Block(replace(chain, w_scale=w_scale if ending != "gated" else "f32", sums=sums), prologue, ending)
         check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
 
 

@@ -67,14 +67,17 @@ def test_quantized_embedding(
 
 
 @pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("scale_dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("zero_points", [False, True], ids=["", "zeros"])
 @pytest.mark.parametrize(("length", "group_size"), [(64, 32), (96, 96), (512, 256), (60, 12), (63, 63), (40, 8)])
-def test_packed_embedding(bits: int, dtype: torch.dtype, zero_points: bool, length: int, group_size: int) -> None:
+def test_packed_embedding(
+    bits: int, scale_dtype: torch.dtype, dtype: torch.dtype, zero_points: bool, length: int, group_size: int
+) -> None:
     """Steps of whole groups, and of parts of one; padding in a group and after the last one."""
     low, high = (-8, 8) if bits == 4 else (-128, 128)
     codes = integers(37, length, low=low, high=high, dtype=torch.int8)
-    scale = normal(37, length // group_size, seed=1).abs() * 0.02 + 0.001
+    scale = (normal(37, length // group_size, seed=1).abs() * 0.02 + 0.001).to(scale_dtype)
     zeros = integers(37, length // group_size, low=-255, high=256, seed=2) if zero_points else None
     wanted = codes.double() - (0 if zeros is None else zeros.double().repeat_interleave(group_size, 1))
     wanted = wanted * scale.double().repeat_interleave(group_size, 1)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from tests.op.calls import runs_on_cpu
-from tests.op.chain import Chain, build, expected, random_weights, read_back, worst_row_error
+from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
+from zeropoint.lowering.packing import Layout
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram
 
 ZERO_POINTS = ("i8", "i32", "f32", "f16")
@@ -52,6 +54,14 @@ TERMS = [
       for bits, compute, zp, storage in itertools.product((4, 8), ("f32", "f16"), ZERO_POINTS, STORAGES)),
     *(Chain(k=k, n=n, group_size=g, terms=True)
       for k, n, g in [(40, 5, 8), (48, 7, 24), (576, 64, 32), (768, 65, 192), (4096, 17, 8), (2048, 33, 16)]),
+]  # fmt: skip
+
+WITHOUT_SUMS = [
+    *(Chain(k=96, n=37, group_size=32, bits=bits, zp=zp, compute=compute, w_scale=w_scale, bias=bits == 4, sums=False)
+      for bits, zp, compute, w_scale in itertools.product((4, 8), ("i8", "f32"), ("f32", "f16"), ("f32", "f16"))),
+    *(Chain(k=k, n=n, group_size=g, bits=bits, w_scale="f16", sums=False)
+      for bits in (4, 8)
+      for k, n, g in [(8, 1, 8), (40, 5, 8), (48, 7, 24), (768, 65, 192), (512, 32, 256), (2048, 130, 64)]),
 ]  # fmt: skip
 
 # What ZEROPOINT_DISABLE turns off, so that every tier runs on every device.
@@ -165,6 +175,43 @@ def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.Monke
         chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
         x = x[x.abs().amax(-1) < 1e2]  # outputs stay inside f16
     check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
+
+
+@pytest.mark.parametrize("chain", WITHOUT_SUMS, ids=str)
+@pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
+def test_sums_that_the_kernel_makes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    x = quantization_rows(chain.k, dtype=torch.float16 if chain.compute == "f16" else torch.float32)
+    if chain.compute == "f16":
+        chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
+        x = x[x.abs().amax(-1) < 1e3]  # outputs stay inside f16
+    check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
+def test_sums_change_no_bit(bits: int, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given or made by the kernel, also for zero points that no int8 code has."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    found = []
+    codes = torch.randint(-128, 128, (5, 96), generator=torch.Generator().manual_seed(2), dtype=torch.int8)
+    zero_points = torch.tensor([-128.0, 127.0, 300.0, -1000.0, 0.0])
+    for sums in (True, False):
+        chain = Chain(k=96, n=37, group_size=32, bits=bits, zp="f32", sums=sums)
+        b, layout = ProgramBuilder(), Layout.of(96, 32)
+        rows = b.symbol("rows", 1, 8)
+        q, y = b.tensor("q", "i8", [rows, 96]), b.tensor("y", "f32", [rows, 37])
+        scale, zp = b.tensor("scale", "f32", [rows]), b.tensor("zp", "f32", [rows])
+        for tensor in (q, scale, zp):
+            b.input(tensor)
+        constants = weight_constants(b, chain, random_weights(chain), layout)
+        b.call("linear_dq8ca", {"q": q, "scale": scale, "zp": zp, **constants, "y": y}, {"step": layout.step})
+        b.output(y)
+        with LoadedProgram(*b.build()) as loaded:
+            for part in (slice(0, 5), slice(2, 3)):
+                inputs = [codes[part].numpy(), torch.ones(5)[part].numpy(), zero_points[part].numpy()]
+                found.append(loaded.execute(inputs)[0].tobytes())
+    assert found[:2] == found[2:]
 
 
 @pytest.mark.parametrize("chain", SHAPES, ids=str)

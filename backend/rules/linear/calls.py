@@ -146,13 +146,14 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
 
 
 def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowering) -> dict[str, int | None]:
-    """w, w_scale, w_sum (dynamic activations only), w_zp, bias of these output columns."""
+    """w, w_scale, w_sum (where _adds_up does not hold), w_zp, bias of these output columns."""
     weight, layout, prefix = linear.weight, linear.layout, linear.node.name
     width, chunk = columns.stop - columns.start, 128 // weight.bits
     steps = (layout.steps, width)
-    is_half = y_dtype is DType.F16 and not weight.has_terms and _survives_half(weight)
-    scale_dtype = DType.F16 if is_half else DType.F32
-    half = scale_dtype is DType.F16
+    adds_up = _adds_up(linear, lowering)
+    half = weight.has_half_scales() if adds_up else False
+    half = half or (y_dtype is DType.F16 and not weight.has_terms and _survives_half(weight))
+    scale_dtype = DType.F16 if half else DType.F32
 
     def add(slot: str, dtype: DType, dims: tuple[int, ...], pack: Callable[[], npt.NDArray[np.generic]]) -> int:
         key = (slot, weight.key, dtype, columns.start, columns.stop)
@@ -184,7 +185,7 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
         ),
         "w_scale": add("w_scale", scale_dtype, steps, scales),
     }
-    if linear.activation is not None:
+    if linear.activation is not None and not adds_up:
         found["w_sum"] = add("w_sum", DType.I32, steps, lambda: pack_sums(codes(), zeros(), layout))
     if weight.has_terms:
         found["w_zp"] = add("w_zp", DType.F32, steps, lambda: pack_terms(terms(), layout))
@@ -193,6 +194,16 @@ def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowe
     if linear.bias is not None:
         found["bias"] = _bias(linear.bias, f"{prefix}.bias", columns, lowering=lowering)
     return found
+
+
+def _adds_up(linear: Linear, lowering: Lowering) -> bool:
+    """Whether the kernel adds up the weights of each step itself, so that no w_sum is stored, and takes any w_scale."""
+    weight, activation = linear.weight, linear.activation
+    if activation is None or weight.has_terms or weight.has_zeros():
+        return False
+    compute = lowering.float_dtype(tensor_of(activation.x).dtype)
+    zp = zero_point_device_dtype(activation.zero_point_dtype, compute, lowering.options)
+    return zp in (DType.I8, DType.F32) and lowering.options.qparams_storage == "buffer"
 
 
 def _bias(bias: Constant, name: str, columns: slice, *, lowering: Lowering) -> int:

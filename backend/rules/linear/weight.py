@@ -68,6 +68,11 @@ class Weight:
         """Scales in any shape; None while they are unknown."""
         return self.scales.data
 
+    def has_half_scales(self) -> bool:
+        """Whether every scale is a float16; not while they are unknown."""
+        scales = self.scale_data()
+        return scales is not None and bool((scales.float() == scales.half().float()).all())
+
     def has_zeros(self) -> bool:
         """Whether some zero point is not 0; assumed not while the data is unknown."""
         return self.zeros is not None and self.zeros.data is not None and bool(self.zeros.data.any())
