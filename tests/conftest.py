@@ -20,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden texts instead of comparing them")
 
 
+def pytest_configure() -> None:
+    """Workers share the cores: torch's threads wait for each other by spinning, and two workers' would spin on each."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: millions of objects that every full collection would visit."""
     gc.collect()

@@ -22,6 +22,7 @@ from zeropoint.llm.export import TextExportOptions, export_text_model, keep_quan
 from zeropoint.llm.generation import TextProgram
 from zeropoint.llm.models import find_model, load_weights
 from zeropoint.llm.tokenizer import Tokenizer, load_words
+from zeropoint.quantization.half_scales import half_weight_scales
 
 NAME = "smollm2-135m"
 UNDECIDED = 0.01  # between eager's two best logits: either token will do
@@ -94,6 +95,8 @@ def eager(options: TextExportOptions, n_layers: int | None, name: str = NAME) ->
     model = load_weights(source, n_layers=n_layers)
     keep_quantized(model, source, options)
     quantize_text_model(model, options)
+    if options.weight_scales == "f16":
+        half_weight_scales(model)
     table = model.get_input_embeddings()
     if isinstance(table.weight, IntxUnpackedToInt8Tensor):
         table.weight = nn.Parameter(table.weight.dequantize(), requires_grad=False)

@@ -172,6 +172,23 @@ def test_perplexity(topic: str) -> None:
     assert kept <= 1.04 * exact
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("topic", TEXTS)
+def test_perplexity_with_a_table_of_8_bits_and_float16_scales(topic: str) -> None:
+    """Quantized anew as 8da4w: each of the two costs at most 0.5 %."""
+    source = find_model(smollm2.NAME)
+    tokenizer = load_tokenizer(source)
+    assert tokenizer is not None
+    ids = torch.tensor([tokenizer.encode(pydoc_data.topics.topics[topic])[:2048]])
+    found = []
+    for embedding, scales in (("model", "model"), ("8w", "model"), ("8w", "f16")):
+        options = TextExportOptions(recipe="8da4w", algorithm="affine", embedding=embedding, weight_scales=scales)
+        found.append(perplexity(smollm2.eager(options, None), ids))
+    print(f"{topic}: {found[0]:.4f}; table of 8 bits {found[1]:.4f}; float16 scales {found[2]:.4f}")
+    assert abs(found[1] / found[0] - 1) <= 0.005
+    assert abs(found[2] / found[1] - 1) <= 0.005
+
+
 def perplexity(model: nn.Module, ids: torch.Tensor) -> float:
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits[0, :-1]
