@@ -137,10 +137,11 @@ def test_picked_only_where_the_device_reports_the_product(
 
 
 @pytest.mark.parametrize(("k", "n", "algorithm"), [(96, 12300, "coopmat_large"), (320, 6200, "coopmat_wide")])
-def test_large_tiles(k: int, n: int, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sums", [True, False])
+def test_large_tiles(k: int, n: int, algorithm: str, sums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough outputs for the larger tiles."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
-    chain = Chain(k=k, n=n, group_size=32, max_rows=ROWS, bias=True)
+    chain = Chain(k=k, n=n, group_size=32, max_rows=ROWS, bias=True, sums=sums)
     reported = bool(chosen_devices()[0].facts[FACT])
     assert check(chain, rows_of(chain), None) == (algorithm if reported else "tiled")
 
