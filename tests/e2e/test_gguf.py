@@ -59,10 +59,10 @@ class Constants:
         layout = Layout.of(32 * steps, 32)
         packed = (layout.packed_length * bits // 128, n_rows, 16)
         codes = unpack_weight(self.read(call, "w", np.uint8 if bits == 4 else np.int8, *packed), layout, bits=bits)
-        scales = self.read(call, "w_scale", np.float32, steps, n_rows).T
         if bits == 8:
-            yield from q8_0(codes, scales)
+            yield from q8_0(codes, self.read(call, "w_scale", np.float16, steps, n_rows).T)
             return
+        scales = self.read(call, "w_scale", np.float32, steps, n_rows).T
         terms = self.read(call, "w_zp", np.float32, steps, n_rows).T
         yield from q4_1(codes, scales, terms)
 
