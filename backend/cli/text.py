@@ -97,10 +97,8 @@ def export(
     )
     encoder = find_encoder_source(model, task, pooling)
     if encoder is not None:
-        name, unused = (
-            encoder.name,
-            ["lm_head", "embedding", "weight_scales", "adapter", "max_context", "kv_cache", "dry_run"],
-        )
+        name = encoder.name
+        unused = ["lm_head", "embedding", "weight_scales", "adapter", "max_context", "kv_cache", "dry_run"]
         _refuse_given(context, unused + ["max_prefill"] * (not encoder.reads_text), f"{model} is an encoder")
         encoding = EncoderExportOptions(
             recipe=recipe or DEFAULT_RECIPE,

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from ..lowering.packing import Layout
 from ..quantization.gguf_blocks import TYPES
-from ..quantization.recipes import EMBEDDINGS
 from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_linears
 from .export import DEFAULT_RECIPE, FLOAT_TABLE, TextExportOptions, check_positions, embedding_recipe, head_recipe
 from .gguf_files import GgufFile
@@ -86,7 +85,8 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
     for name, module in model.named_modules():
         matrix = packed.get(f"{name}.weight") if module is not last or options.lm_head is None else None
         own = head_recipe(recipe, options) if module is last else recipe
-        own = embedding_recipe(recipe, options) if module is table else own
+        if isinstance(module, nn.Embedding):
+            own = embedding_recipe(recipe, options) if module is table else FLOAT_TABLE
         parts = list(_sizes(module, options, own, tied=tied and module is last))
         if isinstance(matrix, PackedMatrix):
             parts[0] = _size_of_packed(matrix)
@@ -177,11 +177,12 @@ def _sizes(
             found.append((count, 4 * count, "other parameters", "in float32"))
         elif parameter.shape[1] % group or group < 2:
             found.append((count, 4 * count, f"{what} that groups of {group} do not fit", "in float32"))
-        elif is_table and recipe not in EMBEDDINGS:
+        elif recipe == FLOAT_TABLE:
             found.append((count, 4 * count, what, "in float32"))
         else:
             layout = Layout.of(parameter.shape[1], group)
-            stored = layout.packed_length * _bits(recipe) // 8 + _scale_bytes(options) * layout.steps
+            scale_bytes = _scale_bytes(options) if is_table or recipe.startswith("8da") else 4
+            stored = layout.packed_length * _bits(recipe) // 8 + scale_bytes * layout.steps
             how = f"quantized as {recipe}, groups of {group}" + (", the table's integers" if tied else "")
             found.append((count, 0 if tied else len(parameter) * stored, what, how))
     return found
