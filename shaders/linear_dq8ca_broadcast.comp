@@ -59,10 +59,8 @@ float first_sums[ROWS];
 float second_sums[ROWS];
 float first_totals[ROWS];  // of whole blocks of 16 steps: a plain sum of 512 steps would be 1e-6 off
 float second_totals[ROWS];
-// Of the row that this lane loads. Without w_sum the codes lose it before they are multiplied, as far as it is that of an
-// int8 code, so that every sum stays exact.
+// Of the row that this lane loads. Without w_sum it is int8, and the codes lose it before they are multiplied.
 float zero_point;
-float near_zero_point;
 uint own_row;
 uint first_column;
 uint second_column;
@@ -84,24 +82,6 @@ float weight(uvec4 low, uvec4 high, uint h, uint i) {
 }
 #endif
 
-#ifdef W_SUM_NONE
-// What a zero point beyond an int8 code adds to the sum of step s.
-float beyond(uint s, uint column, float row_zero) {
-  float rest = row_zero - clamp(row_zero, -128.0, 127.0);
-  if (rest == 0.0) return 0.0;
-  float sum = 0.0;
-  for (uint k = s * STEP; k < (s + 1u) * STEP; ++k) {
-#ifdef W_I4
-    uvec4 words = w[k / 32u * outputs + column];
-    sum += weight(words, words, k / 16u % 2u, k % 16u);
-#else
-    sum += signed_byte(w[k / 16u * outputs + column], k % 16u);
-#endif
-  }
-  return rest * sum;
-}
-#endif
-
 void finish_step(uint s) {
   if (s >= steps) return;
   uint a = s * outputs + first_column;
@@ -111,11 +91,9 @@ void finish_step(uint s) {
 #ifndef W_SUM_NONE
   float first_sum = float(w_sum[a]);
   float second_sum = float(w_sum[b]);
-#define SUM_TERM(sum, column, r) -row_zero * sum
-#elif defined(ZP_I8)
-#define SUM_TERM(sum, column, r)
+#define SUM_TERM(sum) -row_zero * sum
 #else
-#define SUM_TERM(sum, column, r) -beyond(s, column, row_zero)
+#define SUM_TERM(sum)
 #endif
 #ifndef W_ZP_NONE
   float first_zero = float(w_zp[a]);
@@ -135,10 +113,10 @@ void finish_step(uint s) {
 #define FINISH(r)                                                                                          \
   {                                                                                                        \
     float row_zero = subgroupBroadcast(zero_point, r);                                                     \
-    first_sums[r] += first_scale * (first_dots[r] SUM_TERM(first_sum, first_column, r)                     \
-                                    GROUP_TERM(first_zero, r)) ZERO_TERM(first_zero, r);                   \
-    second_sums[r] += second_scale * (second_dots[r] SUM_TERM(second_sum, second_column, r)                \
-                                      GROUP_TERM(second_zero, r)) ZERO_TERM(second_zero, r);               \
+    first_sums[r] += first_scale * (first_dots[r] SUM_TERM(first_sum) GROUP_TERM(first_zero, r))           \
+                     ZERO_TERM(first_zero, r);                                                             \
+    second_sums[r] += second_scale * (second_dots[r] SUM_TERM(second_sum) GROUP_TERM(second_zero, r))      \
+                      ZERO_TERM(second_zero, r);                                                           \
     first_dots[r] = 0.0;                                                                                   \
     second_dots[r] = 0.0;                                                                                  \
   }
@@ -154,7 +132,7 @@ void finish_step(uint s) {
 }
 
 #ifdef W_SUM_NONE
-#define OWN(code) (code - near_zero_point)
+#define OWN(code) (code - zero_point)
 #else
 #define OWN(code) code
 #endif
@@ -250,7 +228,6 @@ void main() {
   uint first_row = (gl_WorkGroupID.y + gl_WorkGroupID.z * gl_NumWorkGroups.y) * ROWS;
   own_row = min(first_row + gl_SubgroupInvocationID % ROWS, rows - 1u);
   zero_point = float(load_zero_point(own_row));
-  near_zero_point = clamp(zero_point, -128.0, 127.0);
   float token_scale = load_scale(own_row);
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     first_dots[r] = 0.0;

@@ -51,10 +51,6 @@ shared float tile_scale[BUFFERS * SLICES * TILE_N];
 
 #include "coopmat.glsl"
 #include "qparams.glsl"
-#ifdef W_SUM_NONE
-#include "int8_dot.glsl"
-#include "packed_weight.glsl"
-#endif
 
 const uint kUnits = 2 * SLICES;  // of 16 positions, in a row of an iteration
 const uint kLeftUnits = TILE_M * kUnits;
@@ -215,31 +211,22 @@ void iterate(uint iteration, uint set, uint last, uint slice, uint down, uint ac
   barrier();
 }
 
-// The weights of a step, added up.
-int sum_of_step(uint s, uint n) {
 #ifdef W_SUM_NONE
-  int sum = 0;
-  for (uint c = s * STEP / 32u; c < (s + 1u) * STEP / 32u; ++c) {
-    int chunk[8];
-    load_weight_chunk(c, n, outputs, chunk);
-    for (uint j = 0; j < 8u; ++j) sum = dot4(chunk[j], 0x01010101, sum);
-  }
-  return sum >> kWeightShift;
-#else
-  return w_sum[s * outputs + n];
-#endif
+float beyond(uint row, uint n, int zero_point) {
+  return 0.0;  // it is int8
 }
-
+#else
 // What the zero point beyond an int8 code adds to the sum over steps: A was made with it clamped.
 float beyond(uint row, uint n, int zero_point) {
   int rest = zero_point - clamp(zero_point, -kWidest, kWidest);
   float sum = 0.0;
   if (rest == 0) return sum;
   for (uint s = 0; s < packed_length / STEP; ++s) {
-    sum += float(w_scale[s * outputs + n]) * float(rest * sum_of_step(s, n));
+    sum += float(w_scale[s * outputs + n]) * float(rest * w_sum[s * outputs + n]);
   }
   return sum;
 }
+#endif
 
 void store(uint row, uint n, float sum) {
   float token_scale = load_scale(row);

@@ -40,7 +40,8 @@ def half_weight_scales(model: nn.Module) -> HalfScales:
     """Rounds the scales of a model's quantized weights to float16, in place. The model then computes with those scales.
 
     A program takes 2 bytes less for each group: 10 % of a weight of 4 bits in groups of 32. Weights with zero points
-    keep their scales, and so do those with a scale beyond float16's normal numbers.
+    keep their scales, and so do those whose activations have float zero points, or with a scale beyond float16's
+    normal numbers.
     """
     worst = moved = total = 0.0
     count, left, seen = 0, dict[str, str](), set[int]()
@@ -49,8 +50,10 @@ def half_weight_scales(model: nn.Module) -> HalfScales:
             continue
         seen.add(scales.data_ptr())
         size = scales.abs().double()
-        if bool(zeros.any()):
-            left[name] = "as they have zero points"
+        if zeros is None:
+            left[name] = "as its activations have float zero points"
+        elif bool(zeros.any()):
+            left[name] = "as it has zero points"
         elif bool(((size < _SMALLEST) & (size > 0) | (size > _LARGEST)).any()):
             left[name] = "as float16 does not hold some"
         else:
@@ -66,12 +69,12 @@ def half_weight_scales(model: nn.Module) -> HalfScales:
     return HalfScales(count, worst, math.sqrt(moved / total) if total else 0.0, left)
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Name, codes [N, K], scales and zero points [N, groups] of every quantized weight."""
+def _weights(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Name, codes [N, K], scales and zero points [N, groups] of every quantized weight; None beside float ones."""
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(module, Int8DynActInt4WeightLinear):
-            yield f"{prefix}weight", module.weight, module.scales, module.zeros
+            yield f"{prefix}weight", module.weight, module.scales, None
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(parameter, IntxUnpackedToInt8Tensor):
                 found = parameter.qdata, parameter.scale, parameter.zero_point

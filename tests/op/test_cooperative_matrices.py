@@ -53,7 +53,7 @@ CASES = [
     case("coopmat_small", 384, 64, 128, zp="f32", bits=8, compute="f16", w_scale="f16"),
     case("coopmat_small", 128, 5, 32, zp="f16", storage="image"),
     case("coopmat_small", 128, 20, 32, zp="i8", sums=False),
-    case("coopmat_large", 96, 37, 32, zp="f32", bits=8, compute="f16", sums=False),
+    case("coopmat_large", 96, 37, 32, zp="i8", bits=8, compute="f16", sums=False),
 ]
 
 
@@ -146,17 +146,13 @@ def test_large_tiles(k: int, n: int, algorithm: str, sums: bool, monkeypatch: py
     assert check(chain, rows_of(chain), None) == (algorithm if reported else "tiled")
 
 
-@pytest.mark.parametrize(
-    ("zero_point", "bits", "sums"),
-    [("i32", 4, True), *(pytest.param("f32", bits, False, marks=pytest.mark.slow) for bits in (4, 8))],
-)
-def test_zero_points_outside_int8(zero_point: str, bits: int, sums: bool) -> None:
+def test_zero_points_outside_int8() -> None:
     """A zero point that a graph was given: any int32. What the clamped one leaves out is added at the end."""
-    wanted = case("coopmat_small", 128, 20, 32, zp=zero_point, bits=bits, sums=sums)
+    wanted = case("coopmat_small", 128, 20, 32, zp="i32")
     chain = wanted.chain
     b = ProgramBuilder()
     q = b.tensor("q", "i8", [40, chain.k])
-    scale, zp = b.tensor("scale", "f32", [40]), b.tensor("zp", zero_point, [40])
+    scale, zp = b.tensor("scale", "f32", [40]), b.tensor("zp", "i32", [40])
     y = b.tensor("y", "f32", [40, chain.n])
     weights = random_weights(chain)
     constants = weight_constants(b, chain, weights, Layout.of(chain.k, chain.group_size))
@@ -169,7 +165,6 @@ def test_zero_points_outside_int8(zero_point: str, bits: int, sums: bool) -> Non
     codes = torch.randint(-128, 128, (40, chain.k), generator=generator, dtype=torch.int8)
     zeros = torch.tensor([300, -5000, 129, -129, 128, -128, 127, 0] * 5, dtype=torch.int32)
     with LoadedProgram(*b.build(), library=emulated(wanted)) as loaded:
-        given = zeros.to(torch.float32 if zero_point == "f32" else torch.int32).numpy()
-        (found,) = loaded.execute([codes.numpy(), torch.full((40,), 0.01).numpy(), given])
+        (found,) = loaded.execute([codes.numpy(), torch.full((40,), 0.01).numpy(), zeros.numpy()])
     exact = 0.01 * (codes.double() - zeros.double().unsqueeze(-1)) @ weights.dequantized().T
     assert worst_row_error(torch.from_numpy(found), exact, floor=1e-3) <= TOLERANCE["f32"]

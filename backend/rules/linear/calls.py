@@ -203,7 +203,7 @@ def _adds_up(linear: Linear, lowering: Lowering) -> bool:
         return False
     compute = lowering.float_dtype(tensor_of(activation.x).dtype)
     zp = zero_point_device_dtype(activation.zero_point_dtype, compute, lowering.options)
-    return zp in (DType.I8, DType.F32) and lowering.options.qparams_storage == "buffer"
+    return zp is DType.I8 and lowering.options.qparams_storage == "buffer"
 
 
 def _bias(bias: Constant, name: str, columns: slice, *, lowering: Lowering) -> int:
