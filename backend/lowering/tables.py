@@ -15,12 +15,14 @@ _ALIGN = 32
 _TORCH = {DType.F32: torch.float32, DType.F16: torch.float16}
 
 
-def row_pieces(name: str, count: int, row_bytes: int, lowering: Lowering) -> tuple[tuple[int, int], ...]:
+def row_pieces(
+    name: str, count: int, row_bytes: int, lowering: Lowering, *, unit: str = "row"
+) -> tuple[tuple[int, int], ...]:
     """Ranges of rows, even and as few as max_binding_bytes allows. row_bytes: of a row of the largest tensor."""
     limit = lowering.options.max_binding_bytes // 16 * 16
     widest = min(limit // row_bytes, count)
     if widest == 0:
-        raise Unsupported(f"{name}: one row takes {row_bytes} bytes; max_binding_bytes {limit}; raise it")
+        raise Unsupported(f"{name}: one {unit} takes {row_bytes} bytes; max_binding_bytes {limit}; raise it")
     pieces = -(-count // widest)
     width = -(-count // pieces)
     aligned = -(-width // _ALIGN) * _ALIGN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
+from ..kernels.dtypes import DType
 from ..lowering.graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
 from ..lowering.lowering import Lowered, Lowering
-from ..lowering.packing import Layout, pack_scales, pack_weight, pack_zeros
+from ..lowering.packing import Layout
 from ..lowering.tables import row_pieces, table_rows
+from .linear.packed import Packing, QuantizedMatrix, rows_of
 from .linear.weight import is_dequantize, read_weight
 
 _QUANTIZED = ("torchao", "quantized_decomposed")
@@ -143,78 +145,37 @@ def _emit_quantized(node: Node, table: _Table, ids: Node, lowering: Lowering) ->
     """Packed as a linear's weight where that pads nothing: a model whose last linear is its table then has it once."""
     index, y = _ids(ids, lowering), lowering.new(node)
     layout = Layout.of(table.width, table.group_size)
-    packed = layout.packed_length == table.width
-    kernel = "embedding_packed" if packed else "embedding_quantized"
     attrs = {"row_length": table.width, "group_size": table.group_size}
-    if packed:
+    if layout.packed_length == table.width:
+        kernel = "embedding_packed"
         attrs |= {"group_padded": layout.group_padded, "step": layout.step}
-    row_bytes = max(-(-table.width * table.bits // 8), (layout.steps if packed else table.groups) * 4)
-    for first, end in row_pieces(table.name, table.rows, row_bytes, lowering):
-        piece = _Piece(table, first, end, lowering)
-        args = {"ids": index, **(piece.packed(layout) if packed else piece.plain()), "y": y}
-        lowering.call(kernel, args, {**attrs, "first_row": first}, node=node)
+        matrix = QuantizedMatrix(layout, table.bits, table.codes, table.scales, table.zeros, table.has_half_scales)
+        pieces, constants = matrix.pieces(table.name, table.rows, lowering), matrix.constants
+    else:
+        kernel = "embedding_quantized"
+        row_bytes = max(-(-table.width * table.bits // 8), table.groups * 4)
+        pieces, constants = row_pieces(table.name, table.rows, row_bytes, lowering), partial(_plain, table)
+    for first, end in pieces:
+        slots: dict[str, int | None] = {"ids": index, "y": y}
+        for slot, found in constants(slice(first, end)).items():
+            name = f"{table.name}.{slot}"
+            key = ("table", name, found.dtype, first, end, table.group_size)
+            slots[slot] = found.declare(name, key, lowering)
+        lowering.call(kernel, slots, {**attrs, "first_row": first}, node=node)
     return Lowered((*table.nodes, node), (kernel,))
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Some rows of a table, as constants by slot."""
-
-    table: _Table
-    first: int
-    end: int
-    lowering: Lowering
-
-    def plain(self) -> dict[str, int | None]:
-        """table, scale and w_zp of embedding_quantized."""
-        table, dims = self.table, (self._count, self.table.groups)
-        width = table.width if table.bits == 8 else -(-table.width // 2) * 2
-        zeros = table.zeros
-        return {
-            "table": self._constant("codes", f"i{table.bits}", (self._count, width), self._rows_of_codes),
-            "scale": self._constant("scale", "f32", dims, lambda: self._array(table.scales, torch.float32)),
-            "w_zp": zeros and self._constant("zero", "i8", dims, lambda: self._array(zeros, torch.int8)),
-        }
-
-    def packed(self, layout: Layout) -> dict[str, int | None]:
-        """w, w_scale and w_zp of embedding_packed."""
-        table, dims, chunk = self.table, (layout.steps, self._count), 128 // self.table.bits
-
-        def codes() -> npt.NDArray[np.generic]:
-            return pack_weight(self._array(table.codes, torch.int8), layout, bits=table.bits)
-
-        half = table.has_half_scales
-
-        def scales() -> npt.NDArray[np.generic]:
-            return pack_scales(self._array(table.scales, torch.float16 if half else torch.float32), layout)
-
-        zeros = table.zeros
-        return {
-            "w": self._constant("w", f"i{table.bits}", (layout.packed_length // chunk, self._count, chunk), codes),
-            "w_scale": self._constant("w_scale", "f16" if half else "f32", dims, scales),
-            "w_zp": zeros
-            and self._constant("w_zp", "i32", dims, lambda: pack_zeros(self._array(zeros, torch.int32), layout)),
-        }
-
-    @property
-    def _count(self) -> int:
-        return self.end - self.first
-
-    def _rows_of_codes(self) -> npt.NDArray[np.generic]:
-        return pack_rows(self.table.codes()[self.first : self.end], self.table.bits)
-
-    def _array(self, values: Callable[[], torch.Tensor], dtype: torch.dtype) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = values()[self.first : self.end].to(dtype).contiguous().numpy()
-        return found
-
-    def _constant(
-        self, slot: str, dtype: str, dims: tuple[int, ...], data: Callable[[], npt.NDArray[np.generic]]
-    ) -> int:
-        name = f"{self.table.name}.{slot}"
-        key = ("table", name, dtype, self.first, self.end, self.table.group_size)
-        builder = self.lowering.builder
-        (made,) = self.lowering.once(key, lambda: (builder.constant(name, dtype, dims, data=data),))
-        return made
+def _plain(table: _Table, rows: slice) -> dict[str, Packing]:
+    """table, scale and w_zp of embedding_quantized."""
+    dims, zeros = (rows.stop - rows.start, table.groups), table.zeros
+    width = table.width if table.bits == 8 else -(-table.width // 2) * 2
+    found = {
+        "table": Packing(DType(f"i{table.bits}"), (dims[0], width), lambda: pack_rows(table.codes()[rows], table.bits)),
+        "scale": Packing(DType.F32, dims, lambda: rows_of(table.scales, rows, torch.float32)),
+    }
+    if zeros is not None:
+        found["w_zp"] = Packing(DType.I8, dims, lambda: rows_of(zeros, rows, torch.int8))
+    return found
 
 
 def pack_rows(codes: torch.Tensor, bits: int) -> npt.NDArray[np.generic]:

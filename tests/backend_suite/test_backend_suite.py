@@ -24,7 +24,6 @@ def run(flow: str, module: torch.nn.Module, *inputs: torch.Tensor) -> TestCaseSu
     return run_test(module, inputs, make_flows()[flow], "test", "test", 0, None)
 
 
-@pytest.mark.slow
 def test_the_suite_of_the_wheel_runs_with_our_flow() -> None:
     """abs is delegated, elu has no rule; linear is quantized too."""
     names = [f"{OPERATORS}.test_{name}" for name in ("abs", "elu", "linear")]

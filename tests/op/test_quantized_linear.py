@@ -139,6 +139,15 @@ def in_fast_half(index: int) -> bool:
     return chain.bits == (4 if chain.bias else 8) and chain.asymmetric == (index % 8 < 4)
 
 
+def rows_for(chain: Chain, *, largest: float) -> tuple[Chain, torch.Tensor]:
+    """The chain with its dtype's eps, and rows. largest: an element of f16 rows, so that outputs stay inside."""
+    if chain.compute == "f32":
+        return chain, quantization_rows(chain.k)
+    x = quantization_rows(chain.k, dtype=torch.float16)
+    chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
+    return chain, x[x.abs().amax(-1) < largest]
+
+
 @pytest.mark.parametrize(
     "chain",
     [
@@ -152,10 +161,7 @@ def test_every_variant(
     chain: Chain, disabled: str, rows_at_once: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    x = quantization_rows(chain.k, dtype=torch.float16 if chain.compute == "f16" else torch.float32)
-    if chain.compute == "f16":
-        chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
-        x = x[x.abs().amax(-1) < 1e3]  # outputs stay inside f16
+    chain, x = rows_for(chain, largest=1e3)
     check(chain, x[:19] if rows_at_once == (1, 3) else x, rows_at_once=rows_at_once, disabled=disabled)
 
 
@@ -171,10 +177,7 @@ def is_quick(chain: Chain) -> bool:
 def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights whose zero points are no integers."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    x = quantization_rows(chain.k, dtype=torch.float16 if chain.compute == "f16" else torch.float32)
-    if chain.compute == "f16":
-        chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
-        x = x[x.abs().amax(-1) < 1e2]  # outputs stay inside f16
+    chain, x = rows_for(chain, largest=1e2)
     check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
 
 
@@ -182,10 +185,7 @@ def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
 def test_sums_that_the_kernel_makes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    x = quantization_rows(chain.k, dtype=torch.float16 if chain.compute == "f16" else torch.float32)
-    if chain.compute == "f16":
-        chain = dataclasses.replace(chain, eps=float(torch.finfo(torch.float16).smallest_normal))
-        x = x[x.abs().amax(-1) < 1e3]  # outputs stay inside f16
+    chain, x = rows_for(chain, largest=1e3)
     check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
 
 

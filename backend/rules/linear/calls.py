@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch.fx import Node
 
 from ...errors import Unsupported
 from ...kernels.dtypes import DType
 from ...lowering.graph import Constant, tensor_of
 from ...lowering.lowering import Lowering
-from ...lowering.packing import Layout, pack_scales, pack_sums, pack_terms, pack_weight, pack_zeros
-from ...program import Dim
+from ...lowering.packing import Layout, pack_sums, pack_terms
 from .activation import Activation, zero_point_device_dtype
+from .packed import Packing, QuantizedMatrix, rows_of
 from .weight import Weight
 
-_COLUMN_ALIGN = 32
+_COLUMNS = 32  # by which a column of y is measured
 _SMALLEST_HALF, _LARGEST_HALF = 2.0**-14, 65504.0
 
 
@@ -51,7 +51,9 @@ def emit_linear(linear: Linear, lowering: Lowering) -> tuple[tuple[int, ...], tu
     y = tensor_of(linear.node)
     y_dtype = lowering.float_dtype(y.dtype)
     lead = lowering.dims(y.shape[:-1])
-    columns = _columns(linear, y_dtype, lead, lowering=lowering)
+    matrix = _matrix(linear, y_dtype, lowering)
+    column_bytes = -(-builder.size_bytes(y_dtype, (*lead, _COLUMNS)) // _COLUMNS)
+    columns = matrix.pieces(name, linear.weight.n_outputs, lowering, unit="output column", least=column_bytes)
     x = lowering.operand(linear.x)
     _check_fits(lowering, linear.x.name, builder.tensor_info(x).size_bytes)
     dynamic = linear.activation is not None
@@ -60,31 +62,12 @@ def emit_linear(linear: Linear, lowering: Lowering) -> tuple[tuple[int, ...], tu
     pieces = []
     for start, stop in columns:
         tensor = builder.tensor(f"{name}.y", y_dtype, (*lead, stop - start))
-        constants = _constants(linear, y_dtype, slice(start, stop), lowering=lowering)
+        constants = _constants(linear, matrix, slice(start, stop), lowering=lowering)
         attrs: dict[str, int | float] = {"step": linear.layout.step} if dynamic else linear.packing
         builder.call(kernel, {**inputs, **constants, "y": tensor}, attrs, name=name, debug_handles=linear.handles)
         pieces.append(tensor)
     quantizers = ("choose_qparams_per_row", "quantize_and_pack") if dynamic else ()
     return tuple(pieces), (*quantizers, kernel)
-
-
-def _columns(linear: Linear, y_dtype: DType, lead: Sequence[Dim], *, lowering: Lowering) -> tuple[tuple[int, int], ...]:
-    """Ranges of outputs so small that no constant and no piece of y is larger than max_binding_bytes."""
-    layout, n_outputs = linear.layout, linear.weight.n_outputs
-    limit = lowering.options.max_binding_bytes // 16 * 16
-    per_column = max(
-        layout.packed_length * linear.weight.bits // 8,
-        layout.steps * 4,
-        -(-lowering.builder.size_bytes(y_dtype, (*lead, _COLUMN_ALIGN)) // _COLUMN_ALIGN),
-    )
-    widest = min(limit // per_column, n_outputs)
-    if widest == 0:
-        raise Unsupported(f"{linear.node.name}: one output column takes {per_column} bytes; max_binding_bytes {limit}")
-    count = -(-n_outputs // widest)
-    width = -(-n_outputs // count)
-    aligned = -(-width // _COLUMN_ALIGN) * _COLUMN_ALIGN
-    width = aligned if aligned <= widest else width
-    return tuple((start, min(start + width, n_outputs)) for start in range(0, n_outputs, width))
 
 
 def _check_fits(lowering: Lowering, name: str, size_bytes: int) -> None:
@@ -145,55 +128,37 @@ def _quantize(linear: Linear, activation: Activation, x: int, *, lowering: Lower
     return {"q": made[0], "scale": scale, "zp": zp, "group_sums": made[1] if with_sums else None}
 
 
-def _constants(linear: Linear, y_dtype: DType, columns: slice, *, lowering: Lowering) -> dict[str, int | None]:
+def _constants(linear: Linear, matrix: QuantizedMatrix, columns: slice, *, lowering: Lowering) -> dict[str, int | None]:
     """w, w_scale, w_sum (where _adds_up does not hold), w_zp, bias of these output columns."""
     weight, layout, prefix = linear.weight, linear.layout, linear.node.name
-    width, chunk = columns.stop - columns.start, 128 // weight.bits
-    steps = (layout.steps, width)
-    adds_up = _adds_up(linear, lowering)
-    half = weight.has_half_scales() if adds_up else False
-    half = half or (y_dtype is DType.F16 and not weight.has_terms and _survives_half(weight))
-    scale_dtype = DType.F16 if half else DType.F32
+    steps = (layout.steps, columns.stop - columns.start)
+    made = matrix.constants(columns)
 
-    def add(slot: str, dtype: DType, dims: tuple[int, ...], pack: Callable[[], npt.NDArray[np.generic]]) -> int:
-        key = (slot, weight.key, dtype, columns.start, columns.stop)
+    def sums() -> npt.NDArray[np.int32]:
+        codes, zeros = rows_of(weight.code_array, columns, torch.int8), rows_of(weight.zero_array, columns, torch.int32)
+        return pack_sums(codes, zeros, layout)
 
-        def make() -> tuple[int, ...]:
-            return (lowering.builder.constant(f"{prefix}.{slot}", dtype, dims, data=pack),)
-
-        return lowering.once(key, make)[0]
-
-    def codes() -> npt.NDArray[np.int8]:
-        return weight.code_array()[columns].contiguous().numpy()
-
-    def zeros() -> npt.NDArray[np.int32]:
-        return weight.zero_array()[columns].contiguous().numpy()
-
-    def terms() -> npt.NDArray[np.float32]:
-        return weight.term_array()[columns].contiguous().numpy()
-
-    def scales() -> npt.NDArray[np.generic]:
-        values = weight.scale_array()[columns]
-        return pack_scales((values.half() if half else values).numpy(), layout)
-
-    found: dict[str, int | None] = {
-        "w": add(
-            "w",
-            DType(f"i{weight.bits}"),
-            (layout.packed_length // chunk, width, chunk),
-            lambda: pack_weight(codes(), layout, bits=weight.bits),
-        ),
-        "w_scale": add("w_scale", scale_dtype, steps, scales),
-    }
-    if linear.activation is not None and not adds_up:
-        found["w_sum"] = add("w_sum", DType.I32, steps, lambda: pack_sums(codes(), zeros(), layout))
+    if linear.activation is not None and not _adds_up(linear, lowering):
+        made["w_sum"] = Packing(DType.I32, steps, sums)
     if weight.has_terms:
-        found["w_zp"] = add("w_zp", DType.F32, steps, lambda: pack_terms(terms(), layout))
-    elif weight.has_zeros():
-        found["w_zp"] = add("w_zp", DType.I32, steps, lambda: pack_zeros(zeros(), layout))
+        terms = weight.term_array
+        made["w_zp"] = Packing(DType.F32, steps, lambda: pack_terms(rows_of(terms, columns, torch.float32), layout))
+
+    slots: dict[str, int | None] = {}
+    for slot in sorted(made):
+        key = (slot, weight.key, made[slot].dtype, columns.start, columns.stop)
+        slots[slot] = made[slot].declare(f"{prefix}.{slot}", key, lowering)
     if linear.bias is not None:
-        found["bias"] = _bias(linear.bias, f"{prefix}.bias", columns, lowering=lowering)
-    return found
+        slots["bias"] = _bias(linear.bias, f"{prefix}.bias", columns, lowering=lowering)
+    return slots
+
+
+def _matrix(linear: Linear, y_dtype: DType, lowering: Lowering) -> QuantizedMatrix:
+    weight = linear.weight
+    rounds = y_dtype is DType.F16 and not weight.has_terms and _survives_half(weight)
+    half = rounds or (_adds_up(linear, lowering) and weight.has_half_scales())
+    zeros = weight.zero_array if weight.has_zeros() and not weight.has_terms else None
+    return QuantizedMatrix(linear.layout, weight.bits, weight.code_array, weight.scale_array, zeros, half)
 
 
 def _adds_up(linear: Linear, lowering: Lowering) -> bool:

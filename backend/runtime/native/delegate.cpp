@@ -139,7 +139,8 @@ Status Delegate::create_states(const void* program) {
     if (is_new) fresh.push_back(state);
     if (program_.faults >= 0) {
       auto& kept = kept_.emplace_back(std::make_shared<State>(*state));
-      ZP_TRY(context_->create_buffer(kept->buffer->size_bytes, MemoryUse::kDevice, &kept->first).in(tensor.name));
+      ZP_TRY(context_->create_buffer(kept->buffer->size_bytes, MemoryUse::kDevice, &kept->first)
+              .in("state ", tensor.name));
     }
     states_.push_back(std::move(state));
   }

@@ -96,6 +96,9 @@ def test_work_of_lookups_and_caches() -> None:
     tensors = [info("f32", 1000, 8, memory="constant"), info("f16", 2, 16, memory="state"), info("f32", 4, 8)]
     lookup = Call("e", "embedding", (Arg("table", 0), Arg("y", 2)), ())
     assert work_of(lookup, tensors, 1.0) == (4 * 8 * 4, 0)
+    packed = [info("i8", 2, 1000, 16, memory="constant"), info("f32", 4, 32)]
+    lookup = Call("e", "embedding_packed", (Arg("w", 0), Arg("y", 1)), ())
+    assert work_of(lookup, packed, 1.0) == (4 * 32 * 4, 0)
     attention = Call("a", "attention", (Arg("k", 1), Arg("y", 2)), ())
     assert work_of(attention, tensors, 0.25) == (2 * 16 * 2 // 4 + 4 * 8 * 4, 0)
 
