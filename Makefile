@@ -33,6 +33,10 @@ test-versions: ## What depends on them, at the lowest and the newest torch and t
 test-arm: setup ## The player cross-built for arm64 and run by qemu: linears and the demo's model (200 MB of packages)
 	scripts/test_arm64.sh
 
+.PHONY: test-drivers
+test-drivers: setup ## Operators, linears and a small model on five software drivers, and a table (80 MB of packages)
+	scripts/test_drivers.sh
+
 .PHONY: backend-suite
 backend-suite: setup ## ExecuTorch's backend test suite, its operator tests, through our partitioner; prints the counts
 	$(TEST_ENV) $(PYTEST) -p tests.backend_suite.plugin -c pyproject.toml --rootdir . --dist worksteal -r fE \

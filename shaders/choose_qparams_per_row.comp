@@ -29,7 +29,7 @@ layout(std430, binding = SCALE_BINDING) writeonly buffer Scale { SCALE_TYPE scal
 #ifdef ZP_IMAGE
 layout(binding = ZP_BINDING, ZP_FORMAT) uniform writeonly ZP_IMAGE_TYPE zp;
 #else
-layout(std430, binding = ZP_BINDING) writeonly buffer Zp { ZP_TYPE zp[]; };
+layout(std430, binding = ZP_BINDING) ZP_ACCESS buffer Zp { ZP_TYPE zp[]; };
 #endif
 
 #define QPARAMS_WRITE

@@ -3,6 +3,9 @@
 // of `bits` where x has nothing: an f32 pattern where y is f32 or f16, so that infinities can be given, otherwise the
 // integer itself. A negative before cuts x off.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "dense.glsl"
+#include "elements.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -42,12 +45,13 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #endif
 
 void main() {
-  uint i = element_index();
-  if (i >= n_elements) return;
-  ivec4 p = position_of(i) - ivec4(before0, before1, before2, before3);
-  if (all(greaterThanEqual(p, ivec4(0))) && all(lessThan(p, ivec4(x_size0, x_size1, x_size2, x_size3)))) {
-    y[i] = x[x_offset + dot4i(p, ivec4(x_stride0, x_stride1, x_stride2, x_stride3))];
-  } else {
-    y[i] = Y_TYPE(VALUE);
+  EACH_ELEMENT(i) {
+    ivec4 p = position_of(i) - ivec4(before0, before1, before2, before3);
+    if (all(greaterThanEqual(p, ivec4(0))) && all(lessThan(p, ivec4(x_size0, x_size1, x_size2, x_size3)))) {
+      PUT(i, X_AT(x_offset + dot4i(p, ivec4(x_stride0, x_stride1, x_stride2, x_stride3))))
+    } else {
+      PUT(i, Y_TYPE(VALUE))
+    }
   }
+  PUT_WORD
 }

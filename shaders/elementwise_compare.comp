@@ -2,6 +2,9 @@
 // y[i] = a[i] OP b[i] as 0 or 1. Logical operators take any element that is not 0 as true, NaN included. y is dense over
 // [size0, size1, size2, size3]; a and b are strided views. With b = a, logical_nand is not and logical_or is a cast to bool.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "dense.glsl"
+#include "elements.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -82,10 +85,11 @@ bool apply(VALUE v, VALUE w) {
 }
 
 void main() {
-  uint i = element_index();
-  if (i >= n_elements) return;
-  ivec4 p = position_of(i);
-  VALUE v = VALUE(a[a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))]);
-  VALUE w = VALUE(b[b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))]);
-  y[i] = Y_TYPE(apply(v, w) ? 1 : 0);
+  EACH_ELEMENT(i) {
+    ivec4 p = position_of(i);
+    VALUE v = VALUE(A_AT(a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))));
+    VALUE w = VALUE(B_AT(b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))));
+    PUT(i, apply(v, w) ? 1u : 0u)
+  }
+  PUT_WORD
 }

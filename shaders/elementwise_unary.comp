@@ -38,6 +38,22 @@ float inverse_square_root(float v) {
   return inversesqrt(float(bits)) * 2.6713734e22;  // 2^74.5
 }
 
+// floor and ceil; a subnormal v, which a driver could flush, goes by its bits.
+bool is_subnormal(float v) {
+  uint magnitude = floatBitsToUint(v) & 0x7fffffffu;
+  return magnitude != 0u && magnitude < 0x00800000u;
+}
+
+float floor_exact(float v) {
+  if (!is_subnormal(v)) return floor(v);
+  return (floatBitsToUint(v) >> 31) != 0u ? -1.0 : 0.0;
+}
+
+float ceil_exact(float v) {
+  if (!is_subnormal(v)) return ceil(v);
+  return (floatBitsToUint(v) >> 31) != 0u ? -0.0 : 1.0;
+}
+
 float apply(float v) {
   switch (OP) {
     case OP_NEG: return -v;
@@ -55,8 +71,8 @@ float apply(float v) {
     case OP_SIN: return sine(v, 0u);
     case OP_COS: return sine(v, 1u);
     case OP_ERF: return erf_accurate(v);
-    case OP_FLOOR: return floor(v);
-    case OP_CEIL: return ceil(v);
+    case OP_FLOOR: return floor_exact(v);
+    case OP_CEIL: return ceil_exact(v);
     case OP_ROUND: return roundEven(v);
     case OP_TRUNC: return trunc(v);
     case OP_CLAMP: return clamp_high(clamp_low(v, alpha), beta);

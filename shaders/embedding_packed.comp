@@ -5,6 +5,7 @@
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x = LANES) in;
+#include "elements.glsl"
 #include "grid.glsl"
 
 layout(push_constant) uniform Push {
@@ -49,5 +50,5 @@ void main() {
 #ifndef W_ZP_NONE
   code -= w_zp[at];
 #endif
-  y[i] = Y_TYPE(float(code) * float(w_scale[at]));
+  y[i] = Y_TYPE(float(code) * W_SCALE_AT(at));
 }

@@ -5,6 +5,7 @@
 #extension GL_GOOGLE_include_directive : require
 
 layout(local_size_x = LANES) in;
+#include "elements.glsl"
 #include "grid.glsl"
 
 layout(push_constant) uniform Push {
@@ -45,5 +46,5 @@ void main() {
 #ifndef W_ZP_NONE
   code -= bitfieldExtract(int(w_zp[group >> 2]), int(8u * (group & 3u)), 8);
 #endif
-  y[i] = Y_TYPE(float(code) * float(scale[group]));
+  y[i] = Y_TYPE(float(code) * SCALE_AT(group));
 }

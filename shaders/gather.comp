@@ -3,6 +3,9 @@
 // [size0, size1, size2, size3]; y is dense. A negative `at` counts from axis_length; one outside gives 0.
 // gather, index_select, and index by one tensor.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "dense.glsl"
+#include "elements.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -35,14 +38,15 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #include "strides.glsl"
 
 void main() {
-  uint i = element_index();
-  if (i >= n_elements) return;
-  ivec4 p = position_of(i);
-  int at = index[index_offset + dot4i(p, ivec4(index_stride0, index_stride1, index_stride2, index_stride3))];
-  if (at < 0) at += axis_length;
-  if (at >= 0 && at < axis_length) {
-    y[i] = x[x_offset + at * axis_stride + dot4i(p, ivec4(x_stride0, x_stride1, x_stride2, x_stride3))];
-  } else {
-    y[i] = Y_TYPE(0);
+  EACH_ELEMENT(i) {
+    ivec4 p = position_of(i);
+    int at = index[index_offset + dot4i(p, ivec4(index_stride0, index_stride1, index_stride2, index_stride3))];
+    if (at < 0) at += axis_length;
+    if (at >= 0 && at < axis_length) {
+      PUT(i, X_AT(x_offset + at * axis_stride + dot4i(p, ivec4(x_stride0, x_stride1, x_stride2, x_stride3))))
+    } else {
+      PUT(i, Y_TYPE(0))
+    }
   }
+  PUT_WORD
 }

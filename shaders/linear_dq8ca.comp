@@ -69,7 +69,7 @@ void fold() {
 
 // Adds the finished integer sums of step s to every row's float sum.
 void finish_step(uint s, uint n) {
-  float step_scale = float(w_scale[s * outputs + n]);
+  float step_scale = W_SCALE_AT(s * outputs + n);
 #ifdef W_SUM_NONE
   int step_sum = weight_sum >> kWeightShift;
   weight_sum = 0;

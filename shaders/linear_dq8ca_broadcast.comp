@@ -86,8 +86,8 @@ void finish_step(uint s) {
   if (s >= steps) return;
   uint a = s * outputs + first_column;
   uint b = s * outputs + second_column;
-  float first_scale = float(w_scale[a]);
-  float second_scale = float(w_scale[b]);
+  float first_scale = W_SCALE_AT(a);
+  float second_scale = W_SCALE_AT(b);
 #ifndef W_SUM_NONE
   float first_sum = float(w_sum[a]);
   float second_sum = float(w_sum[b]);

@@ -123,7 +123,7 @@ void fetch(uint iteration, uint set) {
   uint index = gl_LocalInvocationIndex;
   if (index < SLICES * TILE_N) {
     uint step_index = (iteration * SLICES + index / TILE_N) * 32u / STEP;
-    next_scale[set] = float(w_scale[step_index * outputs + column(index % TILE_N)]);
+    next_scale[set] = W_SCALE_AT(step_index * outputs + column(index % TILE_N));
   }
 }
 
@@ -222,7 +222,7 @@ float beyond(uint row, uint n, int zero_point) {
   float sum = 0.0;
   if (rest == 0) return sum;
   for (uint s = 0; s < packed_length / STEP; ++s) {
-    sum += float(w_scale[s * outputs + n]) * float(rest * w_sum[s * outputs + n]);
+    sum += W_SCALE_AT(s * outputs + n) * float(rest * w_sum[s * outputs + n]);
   }
   return sum;
 }

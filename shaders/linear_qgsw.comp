@@ -6,6 +6,7 @@
 // Serves every M.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#include "elements.glsl"
 #include "exact.glsl"
 
 layout(local_size_x = TILE_N, local_size_y = SPLIT_K) in;
@@ -56,7 +57,7 @@ void finish_step(uint s, uint n) {
 #ifdef W_ZP_F32
   const float step_scale = 1.0;  // the weights have it
 #else
-  float step_scale = float(w_scale[s * outputs + n]);
+  float step_scale = W_SCALE_AT(s * outputs + n);
 #endif
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     sums[r] += step_scale * dots[r];
@@ -90,7 +91,7 @@ Zero step_zero(uint s, uint n) {
 #ifdef W_ZP_NONE
   return Zero(0);
 #elif defined(W_ZP_F32)
-  return Zero(float(w_scale[s * outputs + n]), w_zp[s * outputs + n]);
+  return Zero(W_SCALE_AT(s * outputs + n), w_zp[s * outputs + n]);
 #else
   return Zero(w_zp[s * outputs + n]);
 #endif

@@ -20,14 +20,16 @@ shared float b_tile[TILE_K][TILE_N + 1];
 // Neighbouring invocations read neighbouring elements: along k, or across it.
 void load_tiles(Tile tile, uint first_k) {
   uint lane = gl_LocalInvocationIndex;
-  for (uint e = lane; e < TILE_M * TILE_K; e += kInvocations) {
+  [[unroll]] for (uint i = 0; i < TILE_M * TILE_K / kInvocations; ++i) {
+    uint e = lane + i * kInvocations;
     uint row = A_ALONG_K != 0 ? e / TILE_K : e % TILE_M;
     uint depth = A_ALONG_K != 0 ? e % TILE_K : e / TILE_M;
     bool inside = tile.row + row < m && first_k + depth < k;
     int at = tile.a + int(tile.row + row) * a_stride_m + int(first_k + depth) * a_stride_k;
     a_tile[depth][row] = inside ? float(a[inside ? at : 0]) : 0.0;
   }
-  for (uint e = lane; e < TILE_N * TILE_K; e += kInvocations) {
+  [[unroll]] for (uint i = 0; i < TILE_N * TILE_K / kInvocations; ++i) {
+    uint e = lane + i * kInvocations;
     uint column = B_ALONG_K != 0 ? e / TILE_K : e % TILE_N;
     uint depth = B_ALONG_K != 0 ? e % TILE_K : e / TILE_N;
     bool inside = tile.column + column < n && first_k + depth < k;

@@ -49,7 +49,7 @@ layout(std430, binding = SCALE_BINDING) writeonly buffer Scale { SCALE_TYPE scal
 #ifdef ZP_IMAGE
 layout(binding = ZP_BINDING, ZP_FORMAT) uniform writeonly ZP_IMAGE_TYPE zp;
 #else
-layout(std430, binding = ZP_BINDING) writeonly buffer Zp { ZP_TYPE zp[]; };
+layout(std430, binding = ZP_BINDING) ZP_ACCESS buffer Zp { ZP_TYPE zp[]; };
 #endif
 layout(std430, binding = Q_BINDING) writeonly buffer Q { Q_TYPE q[]; };
 #ifndef GROUP_SUMS_NONE

@@ -3,6 +3,7 @@
 // one order on every device. A NaN in a row makes its result NaN, as in torch. For bools amax is any and amin is all.
 // One workgroup a row.
 #extension GL_GOOGLE_include_directive : require
+#include "elements.glsl"
 #include "exact.glsl"
 
 layout(local_size_x = LANES) in;
@@ -20,7 +21,7 @@ layout(push_constant) uniform Push {
 };
 
 layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
-layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+layout(std430, binding = Y_BINDING) Y_ACCESS buffer Y { Y_TYPE y[]; };
 
 #include "rows.glsl"
 
@@ -49,7 +50,7 @@ float result_of(int part) {
 }
 #else
 int part_of(uint i) {
-  return int(x[i]);
+  return int(X_AT(i));
 }
 
 int add(int a, int b) {
@@ -79,5 +80,10 @@ void main() {
     if (lane < width) scratch[lane] = combine(scratch[lane], scratch[lane + width]);
     barrier();
   }
-  if (lane == 0u && row < rows) y[row] = Y_TYPE(result_of(scratch[0]));
+  if (lane != 0u || row >= rows) return;
+#ifdef Y_U8
+  PUT_BYTE(y, row, result_of(scratch[0]))
+#else
+  y[row] = Y_TYPE(result_of(scratch[0]));
+#endif
 }

@@ -9,6 +9,7 @@
 #extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"
 #include "double_float.glsl"
+#include "elements.glsl"
 #include "int8_dot.glsl"
 #include "math.glsl"
 #include "reduce.glsl"
@@ -221,7 +222,7 @@ void load_chunk(uint tile, uint i, uint place) {
     chunks[place].words[own] = w[at * width + column];
 #endif
     if (STEP >= 32u) {
-      chunks[place].scales[own] = float(w_scale[s * width + column]);
+      chunks[place].scales[own] = W_SCALE_AT(s * width + column);
 #ifndef W_SUM_NONE
       chunks[place].sums[own] = w_sum[s * width + column];
 #endif
@@ -305,7 +306,7 @@ void add_chunk(Chunk chunk, uint c) {
     [[unroll]] for (uint own = 0; own < 2u; ++own) {
       if (own >= kColumns) break;
       uint index = s * outputs * kColumns + own_columns[own];
-      scales[own] = float(w_scale[index]);
+      scales[own] = W_SCALE_AT(index);
 #ifndef W_SUM_NONE
       weight_sums[own] = w_sum[index];
 #endif

@@ -4,6 +4,7 @@
 // y keeps its other elements: it is state, written in place (index_copy, index_put, cache writes). Of two writes to one
 // element either may win. x may be f32 or f16 whichever y is.
 #extension GL_GOOGLE_include_directive : require
+#include "elements.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -36,7 +37,7 @@ layout(push_constant) uniform Push {
 
 layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
 layout(std430, binding = INDEX_BINDING) readonly buffer Index { INDEX_TYPE index[]; };
-layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+layout(std430, binding = Y_BINDING) Y_ACCESS buffer Y { Y_TYPE y[]; };
 
 #include "strides.glsl"
 
@@ -55,5 +56,9 @@ void main() {
   if (at < 0 || at >= axis_length) return;
   int from = x_offset + dot4i(p, ivec4(x_stride0, x_stride1, x_stride2, x_stride3));
   int to = y_offset + at * axis_stride + dot4i(p, ivec4(y_stride0, y_stride1, y_stride2, y_stride3));
+#ifdef Y_U8
+  PUT_BYTE(y, to, X_AT(from))
+#else
   y[to] = CAST(x[from]);
+#endif
 }

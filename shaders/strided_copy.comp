@@ -3,6 +3,7 @@
 // y keeps its bytes. Casts are torch's: towards zero from float to integer (a NaN or a value outside i32 gives the
 // smallest i32), modulo 2^8 to the small integers. A copy without a cast keeps every bit.
 #extension GL_GOOGLE_include_directive : require
+#include "elements.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -27,7 +28,7 @@ layout(push_constant) uniform Push {
 };
 
 layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
-layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+layout(std430, binding = Y_BINDING) Y_ACCESS buffer Y { Y_TYPE y[]; };
 
 #include "strides.glsl"
 
@@ -47,15 +48,10 @@ int to_integer(int v) {
 
 #if defined(Y_F32) || defined(Y_F16)
 #define CAST(v) Y_TYPE(float(VALUE(v)))
-#elif defined(Y_U8)
-#define CAST(v) Y_TYPE(uint(to_integer(VALUE(v))) & 0xffu)
-#elif defined(Y_I8)
-#define CAST(v) Y_TYPE((to_integer(VALUE(v)) << 24) >> 24)
 #else
 #define CAST(v) to_integer(VALUE(v))
 #endif
-#if (defined(X_F32) && defined(Y_F32)) || (defined(X_F16) && defined(Y_F16)) || (defined(X_I32) && defined(Y_I32)) || \
-    (defined(X_I8) && defined(Y_I8)) || (defined(X_U8) && defined(Y_U8))
+#if (defined(X_F32) && defined(Y_F32)) || (defined(X_F16) && defined(Y_F16)) || (defined(X_I32) && defined(Y_I32))
 #undef CAST
 #define CAST(v) v
 #endif
@@ -66,5 +62,9 @@ void main() {
   ivec4 p = position_of(i);
   int from = x_offset + dot4i(p, ivec4(x_stride0, x_stride1, x_stride2, x_stride3));
   int to = y_offset + dot4i(p, ivec4(y_stride0, y_stride1, y_stride2, y_stride3));
-  y[to] = CAST(x[from]);
+#if defined(Y_U8) || defined(Y_I8)
+  PUT_BYTE(y, to, to_integer(VALUE(X_AT(from))))
+#else
+  y[to] = CAST(X_AT(from));
+#endif
 }

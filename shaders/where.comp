@@ -2,6 +2,9 @@
 // y[i] = condition[i] ? a[i] : b[i]. y is dense over [size0, size1, size2, size3]; the others are strided views.
 // Elements are copied, never computed with: every bit survives.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "dense.glsl"
+#include "elements.glsl"
 
 layout(local_size_x = LANES) in;
 #include "grid.glsl"
@@ -38,13 +41,14 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #include "strides.glsl"
 
 void main() {
-  uint i = element_index();
-  if (i >= n_elements) return;
-  ivec4 p = position_of(i);
-  ivec4 c = ivec4(condition_stride0, condition_stride1, condition_stride2, condition_stride3);
-  if (int(condition[condition_offset + dot4i(p, c)]) != 0) {
-    y[i] = a[a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))];
-  } else {
-    y[i] = b[b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))];
+  EACH_ELEMENT(i) {
+    ivec4 p = position_of(i);
+    ivec4 c = ivec4(condition_stride0, condition_stride1, condition_stride2, condition_stride3);
+    if (CONDITION_AT(condition_offset + dot4i(p, c)) != 0u) {
+      PUT(i, A_AT(a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))))
+    } else {
+      PUT(i, B_AT(b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))))
+    }
   }
+  PUT_WORD
 }

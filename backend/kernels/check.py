@@ -8,13 +8,14 @@ from .dtypes import DType, Storage
 from .facts import FACTS
 from .keys import SlotKey, VariantKey
 from .manifest import Algorithm, Io, Manifest, Slot
-from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type
+from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type, puts_bytes
 from .reflect import Binding, Interface, reflect
-from .spirv import Module
+from .spirv import Module, Opcode
 from .usage import Usage, usage
 
 _INTEGERS = ("i32", "u32")
 _SPEC_TYPES = ("i32", "u32", "bool")
+_UNROLL = 1  # loop control of [[unroll]]; drivers follow it where the count is known to them
 
 
 def check_variant(
@@ -50,6 +51,7 @@ class _Check:
         self.check_specs()
         self.check_needs(optimized)
         self.check_products(optimized)
+        self.check_loops(optimized)
         return self.found
 
     def check_unknown_bindings(self) -> None:
@@ -83,14 +85,14 @@ class _Check:
         declared = self.declared(slot, choice)
         if f"{found.kind} of {found.element}" != declared:
             raise self.error(f"{where}: {declared} declared; found {found.kind} of {found.element}")
-        self.check_direction(index, slot, found)
+        self.check_direction(index, slot, found, puts_bytes(slot, choice))
 
     def declared(self, slot: Slot, choice: SlotKey) -> str:
         if choice.storage is Storage.IMAGE:
             return f"image of {IMAGE_FORMATS[choice.dtype]} of {IMAGE_SAMPLED[choice.dtype]}"
         return f"buffer of {element_type(slot, choice)}"
 
-    def check_direction(self, index: int, slot: Slot, found: Binding) -> None:
+    def check_direction(self, index: int, slot: Slot, found: Binding, puts_bytes: bool) -> None:
         where = f"slot {slot.name}"
         if slot.io is Io.IN:
             if found.writable or index in self.used.written:
@@ -103,7 +105,9 @@ class _Check:
         if slot.io is Io.INOUT:
             self.check_both_directions(index, slot, found)
             return
-        if found.readable or index in self.used.read:
+        if puts_bytes and index in self.used.loaded:
+            raise self.error(f"{where}: io out declared; found a binding that more than atomics read")
+        if not puts_bytes and (found.readable or index in self.used.read):
             raise self.error(f"{where}: io out declared; found a binding that may be read; make it writeonly")
         if not found.writable or index not in self.used.written:
             raise self.error(
@@ -175,6 +179,13 @@ class _Check:
                 raise self.error(f"product {product}: the player has no device fact for it; add one or do without")
             if product not in asked:
                 raise self.error(f"product {product}: the guard does not ask for it; add device.{product} to when")
+
+    def check_loops(self, optimized: Module) -> None:
+        """A driver may end long loops early and silently (docs/design.md, Loops): the guard must know their length."""
+        loops = [item.operands for item in optimized.instructions if item.opcode == Opcode.LOOP_MERGE]
+        counted = [operands for operands in loops if not operands[2] & _UNROLL]
+        if counted and self.algorithm.iterations is None:
+            raise self.error(f"{len(counted)} loops that nothing unrolls; say `iterations`, at most, in the manifest")
 
 
 def _kind(text: str) -> str:

@@ -13,6 +13,7 @@ from .where import Where
 MAX_PUSH_BYTES = 128
 MAX_SLOTS = 32
 GRID_FOLD = 32768  # workgroups along one dimension; the rest goes into the next one
+MOST_ITERATIONS = 50_000  # of one invocation's loops, which every driver runs to their ends
 
 # Views name what a buffer slot is read as, apart from its dtype: scalar, or a vector of 2 or 4.
 VIEWS = tuple(f"{scalar}{size}" for scalar in ("f32", "f16", "i32", "u32", "i8", "u8") for size in ("", "x2", "x4"))
@@ -38,6 +39,7 @@ class Slot:
     optional: bool = False
     view: str | None = None
     views: tuple[tuple[DType, str], ...] = ()
+    atomic: bool = False  # bytes are put into the words of its view by atomics
 
     def element(self, dtype: DType) -> str:
         """What a buffer of this dtype is read as: the dtype's own view, the slot's view, or the dtype."""
@@ -83,6 +85,8 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
+    """when: the guard, with the limit on iterations where they grow with the shape."""
+
     name: str
     source: Path
     when: Expr | None
@@ -92,6 +96,7 @@ class Algorithm:
     pushes: tuple[Push, ...]
     unroll: bool = False  # spirv-opt unrolls the loops marked [[unroll]]
     where: tuple[Where, ...] = ()  # which of the kernel's variants this algorithm has
+    iterations: Expr | None = None  # at most, of one invocation's loops that nothing unrolls, together
 
 
 @dataclass(frozen=True, slots=True)

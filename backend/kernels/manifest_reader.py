@@ -13,11 +13,12 @@ from pathlib import Path
 
 from ..errors import ManifestError
 from .dtypes import DType, Storage
-from .expr import Expr, Scope, compile_expr
+from .expr import Expr, OpCode, Scope, compile_expr
 from .manifest import (
     GRID_FOLD,
     MAX_PUSH_BYTES,
     MAX_SLOTS,
+    MOST_ITERATIONS,
     VIEWS,
     Algorithm,
     AttrDecl,
@@ -39,7 +40,7 @@ _SLOT_MACRO = re.compile(r"(.*)_(BINDING|F32|F16|I32|I8|U8|I4|NONE|BUFFER|IMAGE|
 _KINDS = ("int", "int[<count>]", "float")
 _ARRAY = re.compile(r"int\[([1-9])\]")
 _ATTR = re.compile(r"\s*attr\(\s*(\w+)\s*\)\s*")
-_DEFAULTS = ("source", "grid", "spec", "push")  # of an algorithm, which the manifest may give for all
+_DEFAULTS = ("source", "grid", "spec", "push", "iterations")  # of an algorithm, which the manifest may give for all
 _NO_IMAGE = (DType.U8, DType.I4)
 
 
@@ -161,11 +162,11 @@ class _Parser(TomlReader):
 
     def slot(self, key: str, name: str, value: object) -> Slot:
         table = self.typed(key, value, dict)
-        self.known(key, table, ("io", "dtype", "storage", "optional", "view"))
+        self.known(key, table, ("io", "dtype", "storage", "optional", "view", "atomic"))
         dtypes = self.choices(f"{key}.dtype", self.get("dtype", table, list, key), DType)
         storages = self.choices(f"{key}.storage", self.get("storage", table, list, key), Storage)
         view, views = self.views(f"{key}.view", table.get("view", ""), dtypes)
-        if (view or views) and storages != (Storage.BUFFER,):
+        if (view and storages != (Storage.BUFFER,)) or (views and Storage.BUFFER not in storages):
             raise self.error(f"{key}.view", "only a buffer has a view; an image's format says what it is")
         if DType.I4 in dtypes and not view and DType.I4 not in dict(views):
             raise self.error(f"{key}.dtype", "i4 has no GLSL type; give the slot a view, for example u32x4")
@@ -179,6 +180,7 @@ class _Parser(TomlReader):
             optional=self.get("optional", table, bool, key, default=False),
             view=view or None,
             views=views,
+            atomic=self.get("atomic", table, bool, key, default=False),
         )
 
     def views(self, key: str, value: object, dtypes: tuple[DType, ...]) -> tuple[str, tuple[tuple[DType, str], ...]]:
@@ -224,7 +226,9 @@ class _Parser(TomlReader):
     ) -> Algorithm:
         """One of them, the defaults of all put in. arrays: the attributes that are several."""
         key = f"algorithm[{index}]"
-        self.known(key, table, ("name", "source", "where", "when", "unroll", "defines", "grid", "spec", "push"))
+        self.known(
+            key, table, ("name", "source", "where", "when", "iterations", "unroll", "defines", "grid", "spec", "push")
+        )
         name = self.named(f"{key}.name", self.get("name", table, str, key), _NAME)
         key = f"algorithm.{name}"
         defines = self.integers(f"{key}.defines", self.get("defines", table, dict, key, default={}), slots)
@@ -232,10 +236,11 @@ class _Parser(TomlReader):
             if define in scope.constants:
                 raise self.error(f"{key}.defines.{define}", "is also in [constants]; give it one value")
         scope = replace(scope, constants={**scope.constants, **dict(defines)})
+        iterations = self.expr(f"{key}.iterations", table["iterations"], scope) if "iterations" in table else None
         return Algorithm(
             name=name,
             source=self.source(f"{key}.source", self.get("source", table, str, key, default=f"{self.path.stem}.comp")),
-            when=self.expr(f"{key}.when", table["when"], scope) if "when" in table else None,
+            when=self.guard(f"{key}.when", table.get("when"), iterations, scope),
             defines=defines,
             grid=self.grid(f"{key}.grid", table.get("grid"), scope),
             specs=tuple(
@@ -245,7 +250,20 @@ class _Parser(TomlReader):
             pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope, arrays),
             unroll=self.get("unroll", table, bool, key, default=False),
             where=self.where(key, table, slots),
+            iterations=iterations,
         )
+
+    def guard(self, key: str, when: object, iterations: Expr | None, scope: Scope) -> Expr | None:
+        """`when`, and that a driver which ends long loops early is given none."""
+        asked = None if when is None else self.expr(key, when, scope)
+        if iterations is None:
+            return asked
+        if [op.code for op in iterations.ops] == [OpCode.PUSH]:
+            if iterations.ops[0].value > MOST_ITERATIONS:
+                raise self.error(key, f"{iterations.text} iterations; at most {MOST_ITERATIONS}")
+            return asked
+        limit = f"({iterations.text}) <= device.max_loop_iterations"
+        return self.expr(key, f"({asked.text}) and {limit}" if asked else limit, scope)
 
     def grid(self, key: str, value: object, scope: Scope) -> tuple[Expr, Expr, Expr]:
         """Three expressions; or one, of which what is more than GRID_FOLD goes into the second dimension."""

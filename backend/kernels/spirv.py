@@ -65,6 +65,7 @@ class Opcode(IntEnum):
     ATOMIC_LOAD = 227
     ATOMIC_STORE = 228
     PHI = 245
+    LOOP_MERGE = 246
     EXECUTION_MODE_ID = 331
     TYPE_MATRIX = 4456  # cooperative ones: OpTypeCooperativeMatrixKHR
     MATRIX_LOAD = 4457

@@ -30,9 +30,13 @@ _NOTHING: frozenset[int] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bindings whose contents are read or written, offsets of push fields read, specialization ids left."""
+    """Bindings whose contents are read or written, offsets of push fields read, specialization ids left.
+
+    loaded: those that are read by anything but atomics.
+    """
 
     read: frozenset[int]
+    loaded: frozenset[int]
     written: frozenset[int]
     pushes: frozenset[int]
     specs: frozenset[int]
@@ -67,6 +71,7 @@ class _Tracer:
         while self.spread():
             pass
         read: set[int] = set()
+        changed: set[int] = set()
         written: set[int] = set()
         pushes: set[int] = set()
         for item in self.uses:
@@ -80,13 +85,13 @@ class _Tracer:
                 written |= self.of(ops[0])
                 read |= self.of(ops[1])
             elif item.opcode in _ATOMICS:
-                read |= self.of(ops[2])
-                written |= self.of(ops[2])
+                changed |= self.of(ops[2])
             pushes |= self.push_offsets(item.opcode, ops)
         specs = (self.module.decoration(target, Decoration.SPEC_ID) for target in self.module.constants)
         return Usage(
-            read=self.bindings(read),
-            written=self.bindings(written),
+            read=self.bindings(read | changed),
+            loaded=self.bindings(read),
+            written=self.bindings(written | changed),
             pushes=frozenset(pushes),
             specs=frozenset(number for number in specs if number is not None),
         )

@@ -1,5 +1,6 @@
 // Per-token scale and zero point, from the storage and the element type that the variant's key names.
 // Needs bindings `scale` and `zp`. Images hold one token a texel, folded at the image's width.
+#include "elements.glsl"
 
 #if defined(SCALE_IMAGE) || defined(ZP_IMAGE)
 ivec2 token_texel(uint token, int width) {
@@ -21,9 +22,9 @@ int load_zero_point(uint token) {
   return int(imageLoad(zp, token_texel(token, imageSize(zp).x)).x);
 #else
 #if defined(ZP_I8) || defined(ZP_I32)
-  return int(zp[token]);
+  return int(ZP_AT(token));
 #else
-  return int(float(zp[token]));
+  return int(float(ZP_AT(token)));
 #endif
 #endif
 }
@@ -44,7 +45,9 @@ void store_zero_point(uint token, int value) {
   imageStore(zp, token_texel(token, imageSize(zp).x), vec4(float(value), 0.0, 0.0, 0.0));
 #endif
 #else
-#if defined(ZP_I8) || defined(ZP_I32)
+#if defined(ZP_I8)
+  PUT_BYTE(zp, token, value)
+#elif defined(ZP_I32)
   zp[token] = ZP_TYPE(value);
 #else
   zp[token] = ZP_TYPE(float(value));

@@ -6,6 +6,7 @@ Its first two layers; all thirty in test_greedy.py.
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 from torch import nn
 
+import zeropoint
 from tests.e2e import smollm2
 from zeropoint.llm.files import tokenizer_path
 from zeropoint.llm.generation import TextProgram, Timing
@@ -79,6 +81,18 @@ def test_every_linear_runs_on_the_device_with_int8_zero_points(program: TextProg
     run = program.delegation()
     assert (run.n_delegated, run.n_linears, run.zero_points) == (15, 15, ("i8",))
     assert run.device
+
+
+@pytest.mark.parametrize("disabled", ["", "is_cpu"])
+def test_on_a_device_with_no_more_than_vulkan_1_1_demands(disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call is right, with weight scales of 16 bits too; a prompt, and a token after it."""
+    path = smollm2.exported(replace(smollm2.SMALL, weight_scales="f16"), smollm2.FEW_LAYERS)
+    monkeypatch.setenv("ZEROPOINT_LIMITS", str(Path(__file__).parents[1] / "vulkan_1_1.limits"))
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    for ids, start in (([[1, 4093, 198, 504, 7]], 0), ([[42]], 5)):
+        tokens = torch.tensor(ids)
+        verified = zeropoint.verify(path, [tokens, start + torch.arange(tokens.shape[1])])
+        assert verified.is_right, verified.verdict()
 
 
 def test_prompt_in_pieces_equals_prompt_at_once(program: TextProgram) -> None:

@@ -43,6 +43,17 @@ def runs_on_cpu() -> bool:
     return os.environ.get("ZEROPOINT_DEVICE") == "cpu"
 
 
+def device_facts() -> Mapping[str, int]:
+    """Of the device that runs now, after ZEROPOINT_DISABLE and ZEROPOINT_LIMITS."""
+    return chosen_devices()[0].facts
+
+
+def lanes_are_a_vector() -> bool:
+    """Whether algorithms for software devices run, whose subgroup of eight is one vector of the processor."""
+    facts = device_facts()
+    return bool(facts["is_cpu"] and facts["subgroup_size"] == 8 and facts["subgroup_ballot"])
+
+
 def run_call(
     kernel: str,
     inputs: Tensors,
@@ -92,6 +103,18 @@ def relative_rms(actual: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((actual.double() - wanted.double()).norm() / wanted.double().norm())
 
 
+def fitting_views(manifest: str) -> str:
+    """The text of a manifest whose slots were narrowed, without the views of what they no longer have."""
+    lines = []
+    for line in manifest.splitlines():
+        if found := re.search(r", view = \{ (.*?) \}", line):
+            dtypes = re.findall(r"\w+", line[line.index("dtype = [") : line.index("], storage")])
+            kept = [item for item in found[1].split(", ") if item.split(" = ")[0] in dtypes and '"buffer"' in line]
+            line = line.replace(found[0], f", view = {{ {', '.join(kept)} }}" if kept else "")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
 def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
     """A kernel library of one kernel, only its f32 variants, with `old` in a shader file replaced by `new`.
 
@@ -101,7 +124,7 @@ def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
         shaders = Path(folder) / "shaders"
         shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
         manifest = (SHADERS / f"{kernel}.toml").read_text()
-        (shaders / f"{kernel}.toml").write_text(re.sub(r', "f16"|, f16 = "\w+"', "", manifest))
+        (shaders / f"{kernel}.toml").write_text(fitting_views(manifest.replace(', "f16"', "")))
         text = (shaders / source).read_text()
         assert text.count(old) == 1, f"{source}: {old!r} occurs {text.count(old)} times"
         (shaders / source).write_text(text.replace(old, new))

@@ -14,8 +14,8 @@ from tests.op.attention_cases import Case, Inputs, torch_attention
 from tests.op.calls import (
     DEVICE_DTYPES,
     checked_call,
-    chosen_devices,
     expected_outputs,
+    lanes_are_a_vector,
     mutated_library,
     relative_rms,
     run_call,
@@ -32,7 +32,7 @@ TOLERANCE_PER_ROOT_KEY = 4e-8
 # Scores near a soft cap of 50 carry an absolute error of 50 * 2^-23 and more.
 TOLERANCE_SOFT_CAP = 6e-6
 # The algorithms for software devices run on those alone.
-TIERS = ("cpu", "gpu") if all(device.type == "cpu" for device in chosen_devices()) else ("gpu",)
+TIERS = ("cpu", "gpu") if lanes_are_a_vector() else ("gpu",)
 PLACEHOLDER_SPLITS = 3
 
 

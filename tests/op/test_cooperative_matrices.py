@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from tests.op.calls import SHADERS, chosen_devices
+from tests.op.calls import SHADERS, chosen_devices, fitting_views
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.kernels.build import build_library
@@ -66,7 +66,7 @@ def narrowed(manifest: str, chain: Chain) -> str:
     if chain.sums:
         manifest = re.sub(r"^(w_sum = .*), optional = true", r"\1", manifest, flags=re.M)
     manifest = re.sub(r"^((?:zp|scale) = .*storage = )\[.*?\]", rf'\1["{chain.storage}"]', manifest, flags=re.M)
-    return re.sub(r"view = \{ .*? \}", "", manifest)
+    return fitting_views(manifest)
 
 
 @cache

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from tests.op.calls import runs_on_cpu
+from tests.op.calls import device_facts, lanes_are_a_vector
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.lowering.packing import Layout
@@ -69,11 +69,13 @@ WITHOUT_SUMS = [
 TIERS = ("", "is_cpu", "is_cpu,int8_dot")
 
 
-def tier(rows: int, disabled: str) -> str:
+def tier(rows: int) -> str:
     """The algorithm that must be picked: a test that quietly ran another one would prove nothing."""
-    if not disabled and runs_on_cpu():
+    if lanes_are_a_vector():
         return "broadcast_gemv" if rows == 1 else "broadcast_tiled"
-    return ("gemv" if rows <= 8 else "tiled") + ("_nodot" if "int8_dot" in disabled else "")
+    facts = device_facts()
+    is_few = rows <= 8 and facts["max_workgroup_invocations"] >= 256
+    return ("gemv" if is_few else "tiled") + ("" if facts["int8_dot"] else "_nodot")
 
 
 def check(
@@ -81,7 +83,6 @@ def check(
     x: torch.Tensor,
     *,
     rows_at_once: tuple[int, ...],
-    disabled: str = "",
     library: bytes | None = None,
 ) -> None:
     """Runs slices of x; q, zero points and sums must be equal to torch's bit for bit, y within tolerance."""
@@ -96,7 +97,7 @@ def check(
         start += rows
         (y,) = loaded.execute([part.numpy()])
         picks = loaded.picks()
-        assert picks[2].algorithm == tier(rows, disabled)
+        assert picks[2].algorithm == tier(rows)
         slots = [read_back(loaded, program, call, rows) for call in range(3)]
         for call, outputs in (
             (0, {"scale", "zp"}),
@@ -162,7 +163,7 @@ def test_every_variant(
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain, x = rows_for(chain, largest=1e3)
-    check(chain, x[:19] if rows_at_once == (1, 3) else x, rows_at_once=rows_at_once, disabled=disabled)
+    check(chain, x[:19] if rows_at_once == (1, 3) else x, rows_at_once=rows_at_once)
 
 
 def is_quick(chain: Chain) -> bool:
@@ -178,7 +179,7 @@ def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.Monke
     """Weights whose zero points are no integers."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain, x = rows_for(chain, largest=1e2)
-    check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
+    check(chain, x[:11], rows_at_once=(1, 9))
 
 
 @pytest.mark.parametrize("chain", WITHOUT_SUMS, ids=str)
@@ -186,7 +187,7 @@ def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.Monke
 def test_sums_that_the_kernel_makes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain, x = rows_for(chain, largest=1e3)
-    check(chain, x[:11], rows_at_once=(1, 9), disabled=disabled)
+    check(chain, x[:11], rows_at_once=(1, 9))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -219,7 +220,7 @@ def test_sums_change_no_bit(bits: int, disabled: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("disabled", TIERS[:2], ids=["default", "dot"])
 def test_shapes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    check(chain, quantization_rows(chain.k)[:25], rows_at_once=(1, 8, 9, 2, 7), disabled=disabled)
+    check(chain, quantization_rows(chain.k)[:25], rows_at_once=(1, 8, 9, 2, 7))
 
 
 @pytest.mark.parametrize("chain", FORMULAS, ids=str)

@@ -255,10 +255,10 @@ def test_a_zero_point_of_another_dtype_or_storage_is_refused_at_load(
 
 
 def test_a_missing_fact_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZEROPOINT_DISABLE", "storage_8bit, float16")
-    with pytest.raises(RuntimeFailure, match=r"choose_qparams_per_row: .* cannot run it: \w+ needs storage_8bit$"):
-        LoadedProgram(quantize())
-    assert devices()[0].facts["storage_8bit"] == 0
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "storage_16bit, float16")
+    with pytest.raises(RuntimeFailure, match=r"choose_qparams_per_row: .* cannot run it: \w+ needs storage_16bit$"):
+        LoadedProgram(quantize(zp="f16"))
+    assert devices()[0].facts["storage_16bit"] == 0
 
 
 def test_unknown_facts_and_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

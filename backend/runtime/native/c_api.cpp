@@ -77,8 +77,9 @@ void zp_clear_error(void) { last_error.clear(); }
 const char* zp_devices(void) {
   std::vector<DeviceInfo> devices;
   Status status = list_devices(&devices);
+  std::string asked;
   for (DeviceInfo& device : devices)
-    if (status.ok()) status = disable_facts(std::getenv("ZEROPOINT_DISABLE"), &device.facts);
+    if (status.ok()) status = restrict_facts(&device.facts, &asked);
   return report(status) == ZP_OK ? text(devices_json(devices)) : nullptr;
 }
 

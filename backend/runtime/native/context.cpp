@@ -7,7 +7,7 @@ constexpr uint64_t kSmallestScratch = 256;
 
 // Never destroyed: drivers may be unloaded before static destructors run.
 std::mutex& contexts_mutex = *new std::mutex();
-auto& contexts = *new std::map<std::pair<size_t, std::string>, Context*>();  // by device and ZEROPOINT_DISABLE
+auto& contexts = *new std::map<std::pair<size_t, std::string>, Context*>();  // by device and restrictions
 
 }  // namespace
 
@@ -16,11 +16,11 @@ Status Context::acquire(Context** context) {
   ZP_TRY(list_devices(&devices));
   const DeviceInfo* chosen = nullptr;
   ZP_TRY(choose_device(devices, std::getenv("ZEROPOINT_DEVICE"), &chosen));
-  const char* disabled = std::getenv("ZEROPOINT_DISABLE");
   Facts facts = chosen->facts;
-  ZP_TRY(disable_facts(disabled, &facts));
+  std::string asked;
+  ZP_TRY(restrict_facts(&facts, &asked));
   std::lock_guard<std::mutex> lock(contexts_mutex);
-  Context*& slot = contexts[{chosen->index, disabled == nullptr ? "" : disabled}];
+  Context*& slot = contexts[{chosen->index, asked}];
   if (slot == nullptr || slot->lost_) {  // delegates may still hold a lost one
     auto opened = std::make_unique<Context>();
     opened->info = *chosen;
@@ -51,9 +51,8 @@ Status Context::open() {
   float priority = 1.0f;
   VkDeviceQueueCreateInfo queue{
       VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO, nullptr, 0, info.queue_family, 1, &priority};
-  VkDeviceCreateInfo create{VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, &features.core, 0, 1, &queue};
-  create.enabledExtensionCount = static_cast<uint32_t>(features.extensions.size());
-  create.ppEnabledExtensionNames = features.extensions.data();
+  VkDeviceCreateInfo create{VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO, &features.core, 0, 1, &queue, 0, nullptr,
+      static_cast<uint32_t>(features.extensions.size()), features.extensions.data()};
   ZP_VK(vkCreateDevice, info.handle, &create, nullptr, &device);
   vkGetDeviceQueue(device, info.queue_family, 0, &queue_);
   VkCommandPoolCreateInfo pool{VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO, nullptr, 0, info.queue_family};

@@ -164,10 +164,9 @@ Status Delegate::load_constants(const FindConstant& find) {
     std::string where = cat("tensor ", tensor.name, ": constant ", tensor.constant);
     std::string_view data;
     ZP_TRY(find(tensor.constant, &data).in(where));
-    if (data.size() < tensor.data_bytes || data.size() > tensor.size_bytes) {
+    if (data.size() < tensor.data_bytes || data.size() > tensor.size_bytes)
       return fail(
           Code::kInvalidProgram, where, ": ", data.size(), " bytes; its dtype and dimensions need ", tensor.data_bytes);
-    }
     // Nobody ever compared the sha256 keys of old Programs with the bytes: what they share goes by the bytes, too.
     std::string key = program_.version < 4 ? content_key(data) : tensor.constant;
     bool is_new = false;
@@ -228,12 +227,9 @@ Status Delegate::bind_inputs(const zp_tensor* inputs, size_t n_inputs) {
     int64_t integer = input.symbol < 0 ? 0 : symbols_[static_cast<size_t>(input.symbol)];
     if (input.symbol >= 0 && integer_of(inputs[i]) != integer)
       return wrong(i, "value ", integer_of(inputs[i]), "; need ", integer);
-    bool same = true;
-    for (size_t axis = 0; axis < input.dims.size(); ++axis)
-      same = same && input.dims[axis].value(symbols_) == inputs[i].dims[axis];
-    if (same) continue;
     std::vector<int64_t> given(inputs[i].dims, inputs[i].dims + inputs[i].rank);
-    return wrong(i, "shape ", dims_text(given), "; need ", dims_text(values_of(input.dims, symbols_)));
+    std::vector<int64_t> needed = values_of(input.dims, symbols_);
+    if (given != needed) return wrong(i, "shape ", dims_text(given), "; need ", dims_text(needed));
   }
   return check_indices(inputs);
 }

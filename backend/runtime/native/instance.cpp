@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <cctype>
+#include <fstream>
+#include <iterator>
 
 namespace zeropoint {
 namespace {
@@ -82,7 +84,7 @@ void find_queue(const VkPhysicalDeviceLimits& limits, DeviceInfo* info) {
   for (uint32_t i = 0; i < families.size(); ++i) {
     if ((families[i].queueFlags & VK_QUEUE_COMPUTE_BIT) == 0) continue;
     info->queue_family = i;
-    info->limits.timestamp_ns = families[i].timestampValidBits == 0 ? 0.0f : limits.timestampPeriod;
+    info->timestamp_ns = families[i].timestampValidBits == 0 ? 0.0f : limits.timestampPeriod;
     return;
   }
   info->unusable = "no compute queue";
@@ -97,18 +99,23 @@ std::vector<VkCooperativeMatrixPropertiesKHR> matrix_products(VkPhysicalDevice d
       [&](auto... out) { query(device, out...); }, {VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR});
 }
 
+// Most iterations of an invocation, all its loops together. llvmpipe of Mesa 22.3.6 silently ends them after 65,535, of
+// 25.0.7 it does not: older and unknown versions are taken for the former.
+int64_t loop_iterations(const DeviceInfo& info) {
+  size_t mesa = info.driver.find("Mesa ");
+  bool is_new = mesa < info.driver.size() && std::atoi(info.driver.c_str() + mesa + 5) >= 25;
+  return info.name.rfind("llvmpipe", 0) != 0 || is_new ? INT32_MAX : 50000;
+}
+
 void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   DeviceInfo* info = &devices->emplace_back();
   info->handle = handle;
   info->index = devices->size() - 1;
   VkPhysicalDeviceSubgroupProperties subgroups{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES};
-  VkPhysicalDeviceMaintenance3Properties maintenance{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
-  VkPhysicalDeviceIDProperties id{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES};
-  VkPhysicalDeviceDriverProperties driver{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
+  VkPhysicalDeviceMaintenance3Properties memory{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES, &subgroups};
+  VkPhysicalDeviceIDProperties id{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_ID_PROPERTIES, &memory};
+  VkPhysicalDeviceDriverProperties driver{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES, &id};
   VkPhysicalDeviceProperties2 properties{VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
-  maintenance.pNext = &subgroups;
-  id.pNext = &maintenance;
-  driver.pNext = &id;
   VkPhysicalDeviceProperties first;
   vkGetPhysicalDeviceProperties(info->handle, &first);
   info->name = first.deviceName;
@@ -126,10 +133,7 @@ void describe(VkPhysicalDevice handle, std::vector<DeviceInfo>* devices) {
   info->cache_id =
       cat(hex(id.driverUUID, VK_UUID_SIZE), "-", first.vendorID, "-", first.deviceID, "-", first.driverVersion);
   std::memcpy(info->cache_uuid, first.pipelineCacheUUID, VK_UUID_SIZE);
-  const uint32_t* size = limits.maxComputeWorkGroupSize;
-  info->limits = {limits.maxPushConstantsSize, limits.maxImageDimension2D, limits.maxPerStageDescriptorStorageBuffers,
-      limits.maxPerStageDescriptorStorageImages, {size[0], size[1], size[2]}, maintenance.maxMemoryAllocationSize,
-      0.0f};
+  info->allocation_bytes = memory.maxMemoryAllocationSize;
   Features features;
   features.query(info->handle, first.apiVersion);
   bool compute = (subgroups.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
@@ -289,18 +293,28 @@ Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted,
   return fail(Code::kDevice, "no usable Vulkan device (", list, "); ", kInstallDriver);
 }
 
-Status disable_facts(const char* list, Facts* facts) {
-  std::string rest = list == nullptr ? "" : list;
-  while (!rest.empty()) {
-    size_t comma = std::min(rest.find(','), rest.size());
-    std::string name = rest.substr(0, comma);
-    rest.erase(0, comma + 1);
-    name.erase(std::remove(name.begin(), name.end(), ' '), name.end());
-    if (name.empty()) continue;
-    size_t fact = find_fact(name);
-    if (fact == kNumFacts)
-      return bad_argument("ZEROPOINT_DISABLE: no fact ", printable(name), "; facts: ", fact_names());
-    facts->values[fact] = 0;
+Status restrict_facts(Facts* facts, std::string* asked) {
+  const char* disabled = std::getenv("ZEROPOINT_DISABLE");
+  const char* path = std::getenv("ZEROPOINT_LIMITS");
+  *asked = cat(disabled == nullptr ? "" : disabled, "\n");
+  size_t n_disabled = asked->size();
+  std::ifstream file(path == nullptr ? "/dev/null" : path);
+  if (!file) return bad_argument("ZEROPOINT_LIMITS: ", path, ": ", std::strerror(errno));
+  asked->append(std::istreambuf_iterator<char>(file), {});
+  for (size_t at = 0, end = 0; at < asked->size(); at = end + 1) {
+    end = std::min(asked->find_first_of(",\n", at), asked->size());
+    std::string item = asked->substr(at, end - at);
+    item.erase(std::remove(item.begin(), item.end(), ' '), item.end());
+    if (item.empty()) continue;
+    size_t equals = std::min(item.find('='), item.size()), fact = find_fact(item.substr(0, equals));
+    const char* number = equals == item.size() ? "0" : item.c_str() + equals + 1;
+    char* rest = nullptr;
+    int64_t most = std::strtoll(number, &rest, 10);
+    bool known = fact < kNumFacts;
+    if (!known || rest == number || *rest != '\0')
+      return bad_argument(at < n_disabled ? "ZEROPOINT_DISABLE: " : "ZEROPOINT_LIMITS: ", known ? "" : "no fact ",
+          printable(item), known ? "; need a number" : "; facts: " + fact_names());
+    facts->values[fact] = std::min(facts->values[fact], most);
   }
   return Status();
 }

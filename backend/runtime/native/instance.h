@@ -6,16 +6,6 @@
 
 namespace zeropoint {
 
-struct Limits {
-  uint32_t push_bytes = 0;
-  uint32_t image_extent = 0;
-  uint32_t stage_buffers = 0;  // storage buffers and images that one shader may bind
-  uint32_t stage_images = 0;
-  uint32_t workgroup_size[3] = {};
-  uint64_t allocation_bytes = 0;  // of one allocation
-  float timestamp_ns = 0;         // 0: no timestamps
-};
-
 // The feature structs of a device, chained for vkCreateDevice with only what the facts stand for.
 struct Features {
   Features() = default;
@@ -43,9 +33,10 @@ struct DeviceInfo {
   std::string cache_id;  // driver and device, fit for a file name
   uint8_t cache_uuid[VK_UUID_SIZE] = {};
   uint32_t queue_family = 0;
-  std::string unusable;  // why this device cannot be used; empty when it can
-  Facts facts;           // before ZEROPOINT_DISABLE
-  Limits limits;
+  std::string unusable;           // why this device cannot be used; empty when it can
+  Facts facts;                    // before ZEROPOINT_DISABLE and ZEROPOINT_LIMITS
+  uint64_t allocation_bytes = 0;  // of one allocation, at most
+  float timestamp_ns = 0;         // 0: no timestamps
 };
 
 // Drivers do not survive a fork: an error in a child of the process that created the instance. Waits for nothing.
@@ -55,8 +46,9 @@ Status list_devices(std::vector<DeviceInfo>* devices);
 // The device that ZEROPOINT_DEVICE names (an index, a part of a name, or `cpu`), otherwise the first of
 // discrete, integrated, virtual, cpu.
 Status choose_device(const std::vector<DeviceInfo>& devices, const char* wanted, const DeviceInfo** chosen);
-// Clears the facts that the comma-separated list names.
-Status disable_facts(const char* list, Facts* facts);
+// Sets the facts that ZEROPOINT_DISABLE names to 0, and to at most their values those in the file ZEROPOINT_LIMITS, of
+// which each line is name=value. *asked: what both ask for.
+Status restrict_facts(Facts* facts, std::string* asked);
 std::string devices_json(const std::vector<DeviceInfo>& devices);
 
 // Messages of the validation layers since the last clear, when ZEROPOINT_VALIDATION=1 stood in the

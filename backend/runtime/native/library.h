@@ -11,7 +11,7 @@ namespace zeropoint {
 
 // Device facts: what guards may ask of a device, and the SPIR-V capabilities that stand for them (instance.cpp).
 // X(name, value): 0 or 1, or a number in the unit that the name carries; the value is computed in instance.cpp.
-// ZEROPOINT_DISABLE sets a fact to 0.
+// ZEROPOINT_DISABLE sets a fact to 0, ZEROPOINT_LIMITS lowers it.
 // clang-format off
 #define ZP_FACTS(X) \
   X(int8_dot, features.dot.shaderIntegerDotProduct) X(storage_8bit, features.storage_8bit.storageBuffer8BitAccess) \
@@ -30,7 +30,13 @@ namespace zeropoint {
   X(max_workgroup_invocations, limits.maxComputeWorkGroupInvocations) \
   X(max_binding_bytes, limits.maxStorageBufferRange) X(max_workgroup_count_x, limits.maxComputeWorkGroupCount[0]) \
   X(max_workgroup_count_y, limits.maxComputeWorkGroupCount[1]) \
-  X(max_workgroup_count_z, limits.maxComputeWorkGroupCount[2]) X(is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU) \
+  X(max_workgroup_count_z, limits.maxComputeWorkGroupCount[2]) \
+  X(max_workgroup_size_x, limits.maxComputeWorkGroupSize[0]) \
+  X(max_workgroup_size_y, limits.maxComputeWorkGroupSize[1]) \
+  X(max_workgroup_size_z, limits.maxComputeWorkGroupSize[2]) X(max_push_bytes, limits.maxPushConstantsSize) \
+  X(max_stage_buffers, limits.maxPerStageDescriptorStorageBuffers) \
+  X(max_stage_images, limits.maxPerStageDescriptorStorageImages) X(max_image_extent, limits.maxImageDimension2D) \
+  X(max_loop_iterations, loop_iterations(*info)) X(is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU) \
   X(vendor_id, first.vendorID)
 // clang-format on
 

@@ -71,7 +71,7 @@ Status Context::allocate(const VkMemoryRequirements& needs, MemoryUse use, bool 
   uint32_t type = 0;
   if (!find_memory_type(needs.memoryTypeBits, use, &type)) return fail(Code::kOutOfMemory, "no memory type for this");
   uint64_t heap = memory_.memoryHeaps[memory_.memoryTypes[type].heapIndex].size;
-  uint64_t limit = std::min(info.limits.allocation_bytes, heap);
+  uint64_t limit = std::min(info.allocation_bytes, heap);
   if (needs.size > limit)
     return fail(Code::kOutOfMemory, needs.size, " bytes; ", info.name, " allocates at most ", limit, " at once");
   VkMemoryAllocateInfo allocate{VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, nullptr, needs.size, type};
@@ -104,7 +104,7 @@ Status Context::create_buffer(uint64_t size_bytes, MemoryUse use, std::shared_pt
 Status Context::create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Image>* image) {
   auto result = std::make_unique<Image>();
   result->context = this;
-  int64_t extent = info.limits.image_extent;
+  int64_t extent = std::max<int64_t>(facts[Fact::max_image_extent], 1);
   int64_t texels = std::max<int64_t>(numel, 1);
   int64_t rows = (texels + extent - 1) / extent;
   if (rows > extent)

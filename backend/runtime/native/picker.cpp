@@ -60,24 +60,20 @@ std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& varian
     std::string reason = missing_capability(capability, context.facts);
     if (!reason.empty()) return reason;
   }
-  const Limits& limits = context.info.limits;
-  auto above = [](const char* what, int64_t found, int64_t most) {
-    return found <= most ? std::string() : cat("needs ", found, " ", what, " (the device has ", most, ")");
-  };
-  int64_t images = 0;
-  for (const fb::Binding* binding : *variant.bindings())
-    images += of_variant(variant, binding->slot()).second == fb::Storage::image;
+  int64_t images = std::count_if(variant.bindings()->begin(), variant.bindings()->end(),
+      [&](const fb::Binding* found) { return of_variant(variant, found->slot()).second == fb::Storage::image; });
   const auto& local = *algorithm.local_size();
-  int64_t invocations = int64_t{local.Get(0)} * local.Get(1) * local.Get(2);
-  for (const std::string& reason : {above("invocations in x", local.Get(0), limits.workgroup_size[0]),
-           above("invocations in y", local.Get(1), limits.workgroup_size[1]),
-           above("invocations in z", local.Get(2), limits.workgroup_size[2]),
-           above("invocations", invocations, context.facts[Fact::max_workgroup_invocations]),
-           above("shared bytes", variant.shared_bytes(), context.facts[Fact::shared_memory_bytes]),
-           above("push bytes", variant.push_bytes(), limits.push_bytes), above("images", images, limits.stage_images),
-           above("buffers", variant.bindings()->size() - images, limits.stage_buffers)}) {
-    if (!reason.empty()) return reason;
-  }
+  const std::tuple<const char*, int64_t, Fact> needs[] = {
+      {"invocations in x", local.Get(0), Fact::max_workgroup_size_x},
+      {"invocations in y", local.Get(1), Fact::max_workgroup_size_y},
+      {"invocations in z", local.Get(2), Fact::max_workgroup_size_z},
+      {"invocations", int64_t{local.Get(0)} * local.Get(1) * local.Get(2), Fact::max_workgroup_invocations},
+      {"shared bytes", variant.shared_bytes(), Fact::shared_memory_bytes},
+      {"push bytes", variant.push_bytes(), Fact::max_push_bytes}, {"images", images, Fact::max_stage_images},
+      {"buffers", variant.bindings()->size() - images, Fact::max_stage_buffers}};
+  for (const auto& [what, found, limit] : needs)
+    if (int64_t most = context.facts[limit]; found > most)
+      return cat("needs ", found, " ", what, " (the device has ", most, ")");
   return "";
 }
 
@@ -149,7 +145,9 @@ Status pick(const Call& call, const std::vector<Candidate>& candidates, const st
     int32_t holds = 1;
     if (algorithm.when() != nullptr) ZP_TRY(int32_value(*algorithm.when(), inputs, "when", &holds).in(name));
     if (holds == 0) {
-      reasons.insert(cat(name, " needs ", view(algorithm.when()->text())));
+      std::string text(view(algorithm.when()->text()));
+      bool is_short = context.facts[Fact::max_loop_iterations] < INT32_MAX && text.find("max_loop_it") < text.size();
+      reasons.insert(cat(name, " needs ", text, is_short ? " (this driver ends loops early, Mesa 25 does not)" : ""));
       continue;
     }
     bool fits = false;

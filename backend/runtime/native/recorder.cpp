@@ -69,7 +69,7 @@ class Delegate::Recorder {
   }
 
   Status create_queries() {
-    if (context_.info.limits.timestamp_ns == 0.0f) return Status();
+    if (context_.info.timestamp_ns == 0.0f) return Status();
     VkQueryPoolCreateInfo info{VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, nullptr, 0, VK_QUERY_TYPE_TIMESTAMP,
         static_cast<uint32_t>(recording_.picks.size() + 1), 0};
     ZP_VK(vkCreateQueryPool, context_.device, &info, nullptr, &recording_.queries);
@@ -127,10 +127,9 @@ class Delegate::Recorder {
             .in("call[", pick.call, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant)));
     vkCmdBindPipeline(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->handle);
     if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, *pipeline));
-    if (variant.push_bytes() > 0) {
+    if (variant.push_bytes() > 0)
       vkCmdPushConstants(recording_.commands, pipeline->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
           (variant.push_bytes() + 3) / 4 * 4, pick.push);
-    }
     vkCmdDispatch(recording_.commands, pick.grid[0], pick.grid[1], pick.grid[2]);
     ++context_.counters.dispatches_recorded;
     return Status();
@@ -200,7 +199,7 @@ Status Delegate::read_times(const Recording& recording) {
   times_.clear();
   auto since_start = [&](size_t i) {
     double ticks = found[i] > found[0] ? static_cast<double>(found[i] - found[0]) : 0.0;
-    return static_cast<uint64_t>(ticks * static_cast<double>(context_->info.limits.timestamp_ns));
+    return static_cast<uint64_t>(ticks * static_cast<double>(context_->info.timestamp_ns));
   };
   for (size_t i = 0; i < n_picks; ++i)
     times_.emplace_back(recording.picks[i].call, since_start(i), std::max(since_start(i), since_start(i + 1)));

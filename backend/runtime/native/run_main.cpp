@@ -214,10 +214,8 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 Status check_file(const std::string& path) {
   std::error_code error;
-  auto type = std::filesystem::status(path, error).type();
-  if (type == std::filesystem::file_type::regular) return Status();
-  return fail(
-      Code::kNotFound, path, error || type == std::filesystem::file_type::not_found ? ": no such file" : ": no file");
+  if (std::filesystem::is_regular_file(path, error)) return Status();
+  return fail(Code::kNotFound, path, std::filesystem::exists(path, error) ? ": no file" : ": no such file");
 }
 
 // What ExecuTorch's own verification passes over: it would abort at the first use, or take all memory.

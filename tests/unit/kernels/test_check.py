@@ -308,6 +308,52 @@ def test_a_view_is_what_the_shader_must_declare(tmp_path: Path) -> None:
     assert text == "slot x: buffer of u32x4 declared; found buffer of u32"
 
 
+BYTES = (('y = { io = "out", dtype = ["f32"]', 'y = { io = "out", dtype = ["i8"], view = "u32", atomic = true'),)
+
+
+def put_byte(tmp_path: Path, use: str, access: str = "Y_ACCESS") -> None:
+    changes = (("writeonly buffer Y", f"{access} buffer Y"), ("y[i] = value", use))
+    compile_tiny(tmp_path, *changes, manifest_changes=BYTES)
+
+
+def test_bytes_are_put_into_words_by_atomics(tmp_path: Path) -> None:
+    put_byte(tmp_path, "atomicOr(y[i / 4], uint(value))")
+
+
+@pytest.mark.parametrize(
+    ("use", "found"),
+    [
+        ("y[i / 4] |= uint(value)", "more than atomics read"),
+        ("atomicOr(y[i / 4], y[i] + uint(value))", "more than atomics read"),
+    ],
+)
+def test_words_of_bytes_are_read_by_atomics_alone(tmp_path: Path, use: str, found: str) -> None:
+    with pytest.raises(ShaderError, match=f"slot y: io out declared; found a binding that {found}$"):
+        put_byte(tmp_path, use)
+
+
+LOOP = (
+    "float value = x[i] * eps",
+    "float value = 0.0;\n  for (uint k = 0; k < n; ++k) value += x[k] * eps; value +=  0.0",
+)
+
+
+def test_a_loop_of_which_the_guard_does_not_know_the_length(tmp_path: Path) -> None:
+    assert refused(tmp_path, LOOP) == "1 loops that nothing unrolls; say `iterations`, at most, in the manifest"
+
+
+def test_a_loop_that_the_guard_knows_or_that_is_unrolled(tmp_path: Path) -> None:
+    says = (('name = "only"', 'name = "only"\niterations = "numel(x)"'),)
+    compile_tiny(tmp_path / "known", LOOP, manifest_changes=says)
+    unrolled = (
+        "#version 450\n",
+        "#version 450\n#extension GL_EXT_control_flow_attributes : require\n",
+    )
+    compile_tiny(
+        tmp_path / "unrolled", unrolled, (LOOP[0], LOOP[1].replace("for", "[[unroll]] for").replace("< n", "< 4"))
+    )
+
+
 def test_swapped_bindings_of_one_dtype(tmp_path: Path) -> None:
     """Two f32 buffers, each at the other's number: types agree, names do not."""
     text = refused(

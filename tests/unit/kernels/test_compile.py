@@ -20,7 +20,7 @@ from zeropoint.kernels.prelude import Prelude, prelude
 from zeropoint.kernels.spirv import Decoration
 from zeropoint.kernels.toolchain import TARGET, find_toolchain, run_tool
 
-from .tiny import SHADER, compile_tiny, replaced, tiny_job, write_tree
+from .tiny import MANIFEST, SHADER, compile_tiny, replaced, tiny_job, write_tree
 
 INCLUDE = (
     "layout(local_size_x",
@@ -53,10 +53,12 @@ def test_prelude(tmp_path: Path) -> None:
             ("X_F32", "1"),
             ("X_BUFFER", "1"),
             ("X_TYPE", "float"),
+            ("X_AT(i)", "x[i]"),
             ("ZP_BINDING", "1"),
             ("ZP_I8", "1"),
             ("ZP_BUFFER", "1"),
             ("ZP_TYPE", "int8_t"),
+            ("ZP_AT(i)", "zp[i]"),
             ("BIAS_BINDING", "2"),
             ("BIAS_NONE", "1"),
             ("Y_BINDING", "3"),
@@ -67,6 +69,25 @@ def test_prelude(tmp_path: Path) -> None:
         ),
         extensions=("GL_EXT_shader_8bit_storage",),
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "element"),
+    [
+        ("i8", "signed_byte_of(zp[(i) >> 2], i)"),
+        ("u8", "byte_of(zp[(i) >> 2], i)"),
+        ("f16", "half_of(zp[(i) >> 1], i)"),
+        ("i32", "zp[i]"),
+    ],
+)
+def test_elements_of_words(tmp_path: Path, dtype: str, element: str) -> None:
+    """A device without small storage reads them out of words."""
+    text = 'dtype = ["i8", "i32", "f16", "f32"], storage = ["buffer", "image"]'
+    views = 'dtype = ["i8", "u8", "i32", "f16"], storage = ["buffer"], view = { i8 = "u32", u8 = "u32", f16 = "u32" }'
+    job = tiny_job(write_tree(tmp_path, manifest=replaced(MANIFEST, (text, views))), zp=f"{dtype}:buffer")
+    found = prelude(job.manifest, job.algorithm, job.key)
+    assert dict(found.macros)["ZP_AT(i)"] == element
+    assert found.extensions == ()
 
 
 @pytest.mark.parametrize(

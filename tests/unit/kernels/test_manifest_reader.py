@@ -94,6 +94,20 @@ def test_unrolling_is_asked_for(tmp_path: Path) -> None:
     assert not algorithm.unroll
 
 
+@pytest.mark.parametrize(
+    ("iterations", "when"),
+    [
+        ("dim(x,0) // LANES", "(rows(x) <= 8) and (dim(x,0) // LANES) <= device.max_loop_iterations"),
+        ("LANES * 2", "rows(x) <= 8"),  # on every driver
+    ],
+)
+def test_iterations_are_part_of_the_guard(tmp_path: Path, iterations: str, when: str) -> None:
+    says = replaced(MANIFEST, ('name = "only"', f'name = "only"\niterations = "{iterations}"'))
+    (algorithm,) = load_manifest(write_tree(tmp_path, manifest=says) / "tiny.toml").algorithms
+    assert algorithm.when is not None
+    assert algorithm.when.text == when
+
+
 def test_operators_are_numbered_macros(tmp_path: Path) -> None:
     manifest = load_manifest(write_tree(tmp_path, manifest=replaced(MANIFEST, CHOSEN, OPERATORS)) / "tiny.toml")
     assert manifest.macros() == (("LANES", 64), ("STEP_SILU", 0), ("STEP_RELU", 1))
@@ -260,6 +274,14 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         ([('"numel(x)"', '"attr(eps) * 2"')], "algorithm.only.push.n: expression 'attr(eps) * 2': attribute eps is a"),
         ([('"numel(x)"', "4")], "algorithm.only.push.n: 4; need text"),
         ([('n = "numel(x)"', 'N = "numel(x)"')], "algorithm.only.push.N: 'N' is not a name here"),
+        (
+            [('name = "only"', 'name = "only"\niterations = "50001"')],
+            "algorithm.only.when: 50001 iterations; at most 50000",
+        ),
+        (
+            [('name = "only"', 'name = "only"\niterations = "q"')],
+            "algorithm.only.iterations: expression 'q': 'q' is no",
+        ),
         ([('n = "numel(x)"', PUSH_33)], "algorithm.only.push: 136 bytes of push constants; at most 128"),
     ],
 )

@@ -33,7 +33,7 @@ def test_the_imported_module_is_what_the_manifests_give(tmp_path: Path) -> None:
     made = write_signatures(ROOT / "shaders", tmp_path).read_text()
     assert made == Path(signatures.__file__).read_text()
     for manifest in MANIFESTS:
-        slots = tuple(replace(slot, view=None, views=()) for slot in manifest.slots)
+        slots = tuple(replace(slot, view=None, views=(), atomic=False) for slot in manifest.slots)
         assert replace(Signature.of(manifest), slots=slots) == SIGNATURES[manifest.name]
     assert GateOp.SIGMOID == SIGNATURES["quantize_rows"].members["GateOp"].index("SIGMOID")
 
