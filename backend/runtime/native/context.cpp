@@ -32,6 +32,13 @@ Status Context::acquire(Context** context) {
   return Status();
 }
 
+Context::~Context() {
+  if (device == VK_NULL_HANDLE) return;
+  vkDestroyFence(device, fence_, nullptr);
+  vkDestroyCommandPool(device, command_pool, nullptr);
+  vkDestroyDevice(device, nullptr);
+}
+
 Counters Context::total_counters() {
   Counters total;
   std::lock_guard<std::mutex> lock(contexts_mutex);
@@ -107,12 +114,12 @@ Status Context::begin(VkCommandBuffer* commands) {
 
 Status Context::submit_and_wait(VkCommandBuffer commands) {
   if (lost_) return Status(Code::kDevice, "the device was lost by an earlier call; load the program again");
-  VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO};
-  submit.commandBufferCount = 1;
-  submit.pCommandBuffers = &commands;
+  VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO, nullptr, 0, nullptr, nullptr, 1, &commands, 0, nullptr};
   lost_ = true;
   ZP_VK(vkQueueSubmit, queue_, 1, &submit, fence_);
-  ZP_VK(vkWaitForFences, device, 1, &fence_, VK_TRUE, UINT64_MAX);
+  VkResult waited = vkWaitForFences(device, 1, &fence_, VK_TRUE, UINT64_MAX);
+  if (waited != VK_SUCCESS) vkDeviceWaitIdle(device);  // the work may still read what is freed next
+  ZP_TRY(vk_status("vkWaitForFences", waited));
   ZP_VK(vkResetFences, device, 1, &fence_);
   lost_ = false;
   ++counters.submits;

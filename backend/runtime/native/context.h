@@ -36,6 +36,7 @@ VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& 
 
 class Context {
  public:
+  ~Context();  // of one whose open() failed: the others stay until the process ends
   // The context for ZEROPOINT_DEVICE and ZEROPOINT_DISABLE; made at the first call, kept until the process ends.
   static Status acquire(Context** context);
   // Sums over all devices opened so far.
@@ -93,9 +94,9 @@ class Context {
   // Records commands with record(VkCommandBuffer), runs them once and waits.
   template <typename Record> Status run_once(Record record) {
     VkCommandBuffer commands = VK_NULL_HANDLE;
-    ZP_TRY(begin(&commands));
-    record(commands);
-    Status status = vk_status("vkEndCommandBuffer", vkEndCommandBuffer(commands));
+    Status status = begin(&commands);
+    if (status.ok()) record(commands);
+    if (status.ok()) status = vk_status("vkEndCommandBuffer", vkEndCommandBuffer(commands));
     if (status.ok()) status = submit_and_wait(commands);
     vkFreeCommandBuffers(device, command_pool, 1, &commands);
     return status;

@@ -146,12 +146,9 @@ Status Context::constant(const std::string& key, uint64_t size_bytes, std::share
   std::weak_ptr<Buffer>& known = constants_[key];
   *buffer = known.lock();
   *is_new = *buffer == nullptr;
-  if (*is_new) {
-    ZP_TRY(create_buffer(size_bytes, MemoryUse::kDevice, buffer));
-    known = *buffer;
-    return Status();
-  }
-  ++counters.constants_shared;  // equal bytes have one size, and other bytes do not pass upload()
+  counters.constants_shared += !*is_new;  // equal bytes have one size, and other bytes do not pass upload()
+  if (*is_new) ZP_TRY(create_buffer(size_bytes, MemoryUse::kDevice, buffer));
+  known = *buffer;
   return Status();
 }
 

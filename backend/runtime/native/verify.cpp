@@ -76,8 +76,7 @@ class Decoder {
     if (!target.is_given()) {
       if (source.op() > fb::SymbolOp::MAX || source.a() == nullptr || source.b() == nullptr)
         return bad("operation ", source.op(), " without two operands");
-      int64_t a[2] = {};
-      int64_t b[2] = {};
+      int64_t a[2] = {}, b[2] = {};
       ZP_TRY(dim(*source.a(), &target.a, a));
       ZP_TRY(dim(*source.b(), &target.b, b));
       bool product = source.op() == fb::SymbolOp::product;
@@ -144,10 +143,9 @@ class Decoder {
     bool buffers = base.storage == fb::Storage::buffer && target->storage == fb::Storage::buffer;
     bool same = base.dtype == target->dtype && base.memory == target->memory && base.offset == target->offset;
     if (base.root != static_cast<size_t>(index) || !buffers || !same || base.is_constant() ||
-        base.constant != target->constant || target->size_bytes > base.size_bytes) {
+        base.constant != target->constant || target->size_bytes > base.size_bytes)
       return bad("cannot be an alias of ", base.name, "; need an arena or state buffer as large, of the same dtype, ",
           "memory and offset, that is no alias");
-    }
     target->root = static_cast<size_t>(index);
     return Status();
   }
@@ -303,10 +301,9 @@ class Decoder {
       if (is_output && program_.tensors[arg->tensor()].is_constant()) return bad(name, "writes a constant");
       target->tensors[slot] = static_cast<int32_t>(arg->tensor());
     }
-    for (uint32_t slot = 0; slot < slots.size(); ++slot) {
-      if (target->tensors[slot] >= 0 || slots.Get(slot)->optional()) continue;
-      return bad("slot ", view(slots.Get(slot)->name()), ": not bound");
-    }
+    for (uint32_t slot = 0; slot < slots.size(); ++slot)
+      if (target->tensors[slot] < 0 && !slots.Get(slot)->optional())
+        return bad("slot ", view(slots.Get(slot)->name()), ": not bound");
     return Status();
   }
 
@@ -397,9 +394,8 @@ Status check_version(const uint8_t* data, size_t size) {
   flatbuffers::uoffset_t root = verifier.VerifyOffset(0);
   const auto* table = reinterpret_cast<const flatbuffers::Table*>(data + root);
   if (root == 0 || !table->VerifyTableStart(verifier) ||
-      !table->VerifyField<uint32_t>(verifier, fb::Program::VT_VERSION, 4)) {
+      !table->VerifyField<uint32_t>(verifier, fb::Program::VT_VERSION, 4))
     return bad("not a valid ZPP1 flatbuffer");
-  }
   uint32_t version = reinterpret_cast<const fb::Program*>(table)->version();
   if (version >= kOldestProgramVersion && version <= kProgramVersion) return Status();
   return fail(Code::kIncompatible, "version ", version, "; this player reads versions ", kOldestProgramVersion, " to ",

@@ -1,0 +1,70 @@
+"""Vulkan calls that fail: an error with the call's name, nothing lost, and the process goes on. A barrier left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zeropoint.runtime.devices import devices
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="faulty_loader.c passes arguments on for x86-64")
+HERE = Path(__file__).parent
+# Two calls, the second of which reads what the first wrote, with no barrier at all.
+WITHOUT_BARRIERS = """
+from tests.player import test_player
+from tests.player.faulty import loader
+from zeropoint.runtime.player import LoadedProgram, validation
+loader.zp_arm(b"vkCmdPipelineBarrier", {call}, 0)
+with LoadedProgram(test_player.quantize()) as loaded:
+    loaded.execute([test_player.rows_of(7)])
+print(loader.zp_calls(b"vkCmdPipelineBarrier"), *validation(clear=True).messages, sep="\\n")
+"""
+
+
+def real_loader() -> str:
+    """The path of this process's libvulkan.so.1, which opening the devices loads."""
+    assert devices()
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return next(line.split()[-1] for line in maps if "/libvulkan.so" in line)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of a process whose loader fails on demand."""
+    folder = tmp_path_factory.mktemp("faulty")
+    source = HERE / "faulty_loader.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", folder / "libvulkan.so.1", source, "-ldl"], check=True)
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder), "REAL_LOADER": real_loader()}
+
+
+def run(environment: dict[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("staging", [False, True], ids=["", "staging"])
+def test_every_call_fails_once(environment: dict[str, str], tmp_path: Path, staging: bool) -> None:
+    """Of opening a device, loading, running at two shapes and unloading; and the device is lost in a run."""
+    own = {"ZEROPOINT_CACHE_DIR": str(tmp_path), **({"ZEROPOINT_STAGING": "1"} if staging else {})}
+    found = json.loads(run(environment | own, "-m", "tests.player.faults"))
+    assert found["wrong"] == []
+    assert len(found["calls"]) >= 27
+    assert min(found["calls"].values()) > 0
+
+
+def test_a_missing_barrier_is_reported(environment: dict[str, str]) -> None:
+    """By the validation layers, which are what says that none is missing."""
+    calls, *messages = run(environment, "-c", WITHOUT_BARRIERS.format(call=0)).splitlines()
+    assert int(calls) > 0
+    assert any("SYNC-HAZARD-READ" in message for message in messages)
+    _, *messages = run(environment, "-c", WITHOUT_BARRIERS.format(call=10**6)).splitlines()
+    assert messages == []
