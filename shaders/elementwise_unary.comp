@@ -86,6 +86,8 @@ float apply(float v) {
     case OP_POW_SCALAR: return power(v, alpha);
     case OP_RPOW_SCALAR: return power(alpha, v);
     case OP_SQUARE: return v * v;
+    case OP_EXPM1: return expm1_accurate(v);
+    case OP_LOG1P: return log1p_accurate(v);
     case OP_LEAKY_RELU: return v < 0.0 ? alpha * v : v;
   }
   return v;

@@ -14,15 +14,19 @@ float power_of_two(int n) {
   return uintBitsToFloat(uint(n + 127) << 23);
 }
 
-// e^r for |r| <= 0.35.
-float exp_near_zero(float r) {
+// e^r - 1 for |r| <= 0.35.
+float expm1_near_zero(float r) {
   float p = 1.9919360e-4;
   p = p * r + 1.3947212e-3;
   p = p * r + 8.3332630e-3;
   p = p * r + 4.1666254e-2;
   p = p * r + 1.6666667e-1;
   p = p * r + 0.5;
-  return 1.0 + (r + r * r * p);
+  return r + r * r * p;
+}
+
+float exp_near_zero(float r) {
+  return 1.0 + expm1_near_zero(r);
 }
 
 // e^(x + tail) * 2^shift, |tail| far below 1.
@@ -45,6 +49,17 @@ float exp_sum(float x, float tail) {
 
 float exp_accurate(float x) {
   return exp_sum(x, 0.0);
+}
+
+// e^x - 1. Where 2^n and 2^n - 1 are floats, x = n log 2 + r: 2^n (e^r - 1) + (2^n - 1), in which nothing cancels.
+float expm1_accurate(float x) {
+  if (is_nan(x) || abs(x) < 1e-30) return x;
+  float n = roundEven(x * 1.44269504);
+  if (abs(n) > 23.0) return exp_accurate(x) - 1.0;
+  precise float r = x - n * 0.693359375;
+  r = r + n * 2.1219444e-4;
+  float scale = power_of_two(int(n));
+  return scale * expm1_near_zero(r) + (scale - 1.0);
 }
 
 float log_accurate(float x) {
@@ -75,6 +90,15 @@ float log_accurate(float x) {
   precise float sum = f + low;
   sum = sum + n * 0.693359375;
   return sum;
+}
+
+// log(1 + x): what 1 + x is rounded to has another logarithm, by the quotient of what it and x are above 1.
+float log1p_accurate(float x) {
+  if (is_nan(x) || abs(x) < 1e-9 || floatBitsToUint(x) == 0x7f800000u) return x;
+  precise float sum = 1.0 + x;
+  if (sum <= 0.0) return log_accurate(sum);
+  precise float above = sum - 1.0;
+  return above == 0.0 ? x : log_accurate(sum) * (x / above);
 }
 
 float sigmoid(float x) {

@@ -64,6 +64,13 @@ def test_power_of_a_scalar_base() -> None:
     check([unary_case(UnaryOp.RPOW_SCALAR, x, alpha) for alpha in bases])
 
 
+def test_near_zero_and_one() -> None:
+    """Where e^x - 1 and log(1 + x) by themselves would cancel: magnitudes down to subnormals, and 1 + x near 0."""
+    small = torch.exp2(torch.linspace(-140, 1, 20_011)) * torch.where(torch.arange(20_011) % 2 == 0, 1.0, -1.0)
+    x = torch.cat((small, -1 + small.abs() * 0.5, torch.linspace(-30, 30, 20_011)))
+    check([unary_case(op, x) for op in (UnaryOp.EXPM1, UnaryOp.LOG1P)])
+
+
 def test_angles_near_multiples_of_half_pi() -> None:
     """The worst case of range reduction: the result is what is left after almost everything cancels."""
     multiples = (torch.arange(1, 30011, dtype=torch.float64) * (math.pi / 2)).float()

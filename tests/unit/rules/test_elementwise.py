@@ -35,6 +35,7 @@ def test_functions_of_one_operand() -> None:
             torch.square,
             functional.gelu,
             torch.reciprocal,
+            torch.expm1,
         ]
         more = [
             functional.gelu(x, approximate="tanh"),
@@ -49,7 +50,18 @@ def test_functions_of_one_operand() -> None:
 
 def test_functions_of_positive_operands() -> None:
     def forward(x: Tensor) -> list[Tensor]:
-        return [torch.log(x), torch.sqrt(x), torch.rsqrt(x), x**2, x**0.5, x**-0.5, x**-1, x**3.5, 2.0**x]
+        return [
+            torch.log(x),
+            torch.log1p(x),
+            torch.sqrt(x),
+            torch.rsqrt(x),
+            x**2,
+            x**0.5,
+            x**-0.5,
+            x**-1,
+            x**3.5,
+            2.0**x,
+        ]
 
     check(forward, torch.rand(3, 5) + 0.2)
 
