@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
 
+from tests.op.calls import device_facts
 from tests.op.tolerance import check_close, check_table
+from zeropoint.errors import RuntimeFailure
+from zeropoint.kernels.manifest import MOST_ITERATIONS
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec, find_reference, find_written
 from zeropoint.runtime.player import LoadedProgram
@@ -118,3 +122,19 @@ def check(cases: Sequence[Case]) -> list[torch.Tensor]:
 def bits(x: torch.Tensor) -> torch.Tensor:
     """The bytes of x, so that NaN and the sign of zero count in a comparison."""
     return x.contiguous().view(torch.uint8)
+
+
+def ends_loops_early() -> bool:
+    """Whether the device is one that ends a shader's loops early, and does not say so."""
+    limit = device_facts()["max_loop_iterations"]
+    assert limit in (MOST_ITERATIONS, 2**31 - 1)
+    return limit == MOST_ITERATIONS
+
+
+def right_or_refused(run_it: Callable[[], object], *, refused: bool) -> None:
+    """refused: a device that ends loops early must say so, and only such a one may."""
+    if not (refused and ends_loops_early()):
+        run_it()
+        return
+    with pytest.raises(RuntimeFailure, match=r"max_loop_iterations .this driver ends loops early, Mesa 25 does not"):
+        run_it()

@@ -6,15 +6,13 @@ would need more for is refused there with the reason, and right everywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from tests.op import attention_cases
 from tests.op.blocks import Block
-from tests.op.calls import checked_call, chosen_devices, run_call
-from tests.op.cases import Case, check, out, run
+from tests.op.calls import checked_call, run_call
+from tests.op.cases import Case, check, ends_loops_early, out, right_or_refused, run
 from tests.op.chain import Chain
 from tests.op.test_attention import check as check_attention
 from tests.op.test_fused_rows import check as check_block
@@ -25,22 +23,6 @@ from zeropoint.errors import RuntimeFailure
 from zeropoint.kernels._generated.signatures import ArgReduceOp, ReduceOp
 from zeropoint.kernels.manifest import MOST_ITERATIONS
 from zeropoint.references import OutputSpec
-
-
-def ends_loops_early() -> bool:
-    """Whether the device is one that does."""
-    (limit,) = {device.facts["max_loop_iterations"] for device in chosen_devices()}
-    assert limit in (MOST_ITERATIONS, 2**31 - 1)
-    return limit == MOST_ITERATIONS
-
-
-def right_or_refused(run_it: Callable[[], object], *, refused: bool) -> None:
-    """refused: a device that ends loops early must say so, and only such a one may."""
-    if not (refused and ends_loops_early()):
-        run_it()
-        return
-    with pytest.raises(RuntimeFailure, match=r"max_loop_iterations .this driver ends loops early, Mesa 25 does not"):
-        run_it()
 
 
 def reduced(op: ReduceOp, x: torch.Tensor) -> Case:
@@ -103,13 +85,6 @@ def row_case(kernel: str, n: int) -> Case:
 def test_rows(kernel: str, n: int, refused: bool) -> None:
     """RMS norms of which eight lanes would not see the end go to more lanes."""
     right_or_refused(lambda: check([row_case(kernel, n)]), refused=refused)
-
-
-@pytest.mark.parametrize(("n", "refused"), [(16 * MOST_ITERATIONS, False), (16 * 65_536, True)])
-def test_cumsum(n: int, refused: bool) -> None:
-    x = integers(1, n, low=-100, high=101)
-    case = Case("cumsum_rows", {"x": x}, out(x.shape, x.dtype), dense_rows(n))
-    right_or_refused(lambda: check([case]), refused=refused)
 
 
 @pytest.mark.parametrize(

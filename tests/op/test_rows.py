@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from tests.op.cases import Case, check, out
+from tests.op.cases import Case, check, out, right_or_refused
 from tests.op.tolerance import FUNCTION_UNITS, sum_units
 from tests.op.values import bools, dense_rows, integers, normal
 from zeropoint.kernels._generated.signatures import ArgReduceOp, ReduceOp
+from zeropoint.kernels.manifest import MOST_ITERATIONS
 
 FLOAT_DTYPES = [torch.float32, torch.float16]
 SHAPES = [(1, 1), (3, 2), (1, 127), (5, 128), (2, 129), (7, 1009), (1, 49157)]
@@ -107,6 +108,12 @@ def test_cumsum_of_special_rows_starts_where_they_do(dtype: torch.dtype) -> None
     (y,) = check([cumsum_case(special_rows(300, dtype))])
     assert torch.isfinite(y[1, :150]).all()
     assert torch.isnan(y[1, 150:]).all()
+
+
+@pytest.mark.parametrize(("n", "refused"), [(16 * MOST_ITERATIONS, False), (16 * 65_536, True)])
+def test_cumsum_of_long_rows(n: int, refused: bool) -> None:
+    x = integers(1, n, low=-100, high=101)
+    right_or_refused(lambda: check([cumsum_case(x)]), refused=refused)
 
 
 def test_cumsum_of_integers_wraps_around() -> None:

@@ -24,9 +24,15 @@ from zeropoint.runtime.devices import devices
 LIMITS = Path(__file__).parents[1] / "vulkan_1_1.limits"
 
 
-@pytest.fixture(autouse=True, params=["", "is_cpu"], ids=["cpu", "gpu"])
-def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_LIMITS", str(LIMITS))
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+
+
+@pytest.fixture(params=["", "is_cpu"], ids=["cpu", "gpu"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a kernel has an algorithm for each."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", request.param)
 
 
@@ -55,6 +61,7 @@ def test_scales_of_16_bits(bits: int) -> None:
     check_linear(chain, quantization_rows(768)[:20], rows_at_once=(1, 19))
 
 
+@pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize("prologue", ["plain", "norm", "gated"])
 @pytest.mark.parametrize("rows", [1, 7])
 def test_quantized_rows(prologue: str, rows: int) -> None:
@@ -103,6 +110,7 @@ def test_attention_with_a_mask_of_bytes(queries: int, cache: str, head_dim: int)
     test_attention.check(case, test_attention.run_attention(case, inputs, "gpu"), inputs)
 
 
+@pytest.mark.usefixtures("kind")
 def test_norms() -> None:
     x = normal(3, 1009)
     attrs = {**dense_rows(1009), "eps": 1e-5, "weight_offset": 0.0}
