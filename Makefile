@@ -64,7 +64,7 @@ fuzz: setup ## 10,000 damaged programs against a player built with AddressSaniti
 	.venv/bin/cmake --build build/asan
 	$(TEST_ENV) ZEROPOINT_VALIDATION=0 ZEROPOINT_FUZZ_ROUNDS=$${ZEROPOINT_FUZZ_ROUNDS:-10000} \
 		ZEROPOINT_PLAYER=$(CURDIR)/build/asan/libzeropoint.so ZEROPOINT_PRELOAD=$$(g++ -print-file-name=libasan.so) \
-		$(PY) -m pytest tests/fuzz
+		$(PY) -m pytest tests/fuzz/test_corruptions.py
 
 .PHONY: wheel
 wheel: setup ## dist/: the wheel for a package index, checked in an environment of its own
