@@ -30,7 +30,7 @@ int code_at(uint i) {
 #ifdef TABLE_I4
   return bitfieldExtract(int(table[i >> 3]), int(4u * (i & 7u)), 4);
 #else
-  return bitfieldExtract(int(table[i >> 2]), int(8u * (i & 3u)), 8);
+  return TABLE_AT(i);
 #endif
 }
 
@@ -44,7 +44,7 @@ void main() {
   uint group = uint(near) * groups + d / group_size;
   int code = code_at(uint(near) * row_stride + d);
 #ifndef W_ZP_NONE
-  code -= bitfieldExtract(int(w_zp[group >> 2]), int(8u * (group & 3u)), 8);
+  code -= W_ZP_AT(group);
 #endif
   y[i] = Y_TYPE(float(code) * SCALE_AT(group));
 }

@@ -23,7 +23,8 @@ _REFUSED = "refused: needs "
 def reason_of(error: BaseException) -> str | None:
     """The fact that a refusal names, when the device really lacks it."""
     found = _NEEDS.search(str(error).splitlines()[0]) if isinstance(error, ZeropointError) else None
-    if found is None or found["fact"] in os.environ.get("ZEROPOINT_DISABLE", "") or os.environ.get("ZEROPOINT_LIMITS"):
+    disabled = os.environ.get("ZEROPOINT_DISABLE", "").split(",")
+    if found is None or found["fact"] in disabled or os.environ.get("ZEROPOINT_LIMITS"):
         return None
     return found["fact"] if all(not device.facts.get(found["fact"], 1) for device in devices()) else None
 

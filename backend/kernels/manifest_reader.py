@@ -254,7 +254,7 @@ class _Parser(TomlReader):
         )
 
     def guard(self, key: str, when: object, iterations: Expr | None, scope: Scope) -> Expr | None:
-        """`when`, and that a driver which ends long loops early is given none."""
+        """`when`, and that no loop is longer than the driver runs it. The text is what a refusal shows."""
         asked = None if when is None else self.expr(key, when, scope)
         if iterations is None:
             return asked
@@ -263,7 +263,8 @@ class _Parser(TomlReader):
                 raise self.error(key, f"{iterations.text} iterations; at most {MOST_ITERATIONS}")
             return asked
         limit = f"({iterations.text}) <= device.max_loop_iterations"
-        return self.expr(key, f"({asked.text}) and {limit}" if asked else limit, scope)
+        found = self.expr(key, f"({asked.text}) and {limit}" if asked else limit, scope)
+        return replace(found, text=f"{found.text} (llvmpipe before Mesa 25 ends longer loops early)")
 
     def grid(self, key: str, value: object, scope: Scope) -> tuple[Expr, Expr, Expr]:
         """Three expressions; or one, of which what is more than GRID_FOLD goes into the second dimension."""

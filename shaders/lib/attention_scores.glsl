@@ -5,6 +5,8 @@
 // Needs binding `mask`, MASKED, the push constants or constants queries, keys, group, mask_key, mask_row, mask_head,
 // mask_batch, causal, window, filled, soft_cap and, without PARTIAL_BINDING, nan_rows.
 
+#include "elements.glsl"
+
 const float kHidden = -3.4028235e38;  // score of a key that is not visible; no visible key has it
 const float kLowest = -3.4028232e38;
 
@@ -76,7 +78,7 @@ float finish_score(float dot, uint mask_first, uint t) {
   if (MASKED != 0u) {
     uint index = mask_first + t * mask_key;
 #ifdef MASK_U8
-    if (((mask[index >> 2] >> ((index & 3u) * 8u)) & 0xffu) == 0u) return kHidden;
+    if (MASK_AT(index) == 0u) return kHidden;
 #else
     float added = float(mask[index]);
     if (floatBitsToUint(added) == 0xff800000u) return kHidden;

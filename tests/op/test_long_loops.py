@@ -12,26 +12,17 @@ import torch
 from tests.op import attention_cases
 from tests.op.blocks import Block
 from tests.op.calls import checked_call, run_call
-from tests.op.cases import Case, check, ends_loops_early, out, right_or_refused, run
+from tests.op.cases import check, ends_loops_early, out, right_or_refused, run
 from tests.op.chain import Chain
 from tests.op.test_attention import check as check_attention
 from tests.op.test_fused_rows import check as check_block
 from tests.op.test_matmul import matmul_case
-from tests.op.tolerance import FUNCTION_UNITS, sum_units
-from tests.op.values import dense_rows, integers, normal
+from tests.op.test_rows import layer_norm_case, reduce_cases, rms_norm_case, row_case, softmax_cases
+from tests.op.values import integers, normal
 from zeropoint.errors import RuntimeFailure
 from zeropoint.kernels._generated.signatures import ArgReduceOp, ReduceOp
 from zeropoint.kernels.manifest import MOST_ITERATIONS
 from zeropoint.references import OutputSpec
-
-
-def reduced(op: ReduceOp, x: torch.Tensor) -> Case:
-    total, n = x.double().abs().sum(-1), x.shape[-1]
-    exact = op in (ReduceOp.AMAX, ReduceOp.AMIN)
-    magnitude = None if exact else total if op is ReduceOp.SUM else total / n
-    attrs = {**dense_rows(n), "op": int(op)}
-    y = out(x.shape[:-1], x.dtype)
-    return Case("reduce_rows", {"x": x}, y, attrs, units=0.0 if exact else sum_units(n), magnitude=magnitude)
 
 
 def spiked(n: int) -> torch.Tensor:
@@ -44,30 +35,20 @@ def spiked(n: int) -> torch.Tensor:
 @pytest.mark.parametrize(("n", "refused"), [(128 * MOST_ITERATIONS, False), (128 * 65_536, True)])
 @pytest.mark.parametrize("op", ReduceOp, ids=str)
 def test_reduce(op: ReduceOp, n: int, refused: bool) -> None:
-    right_or_refused(lambda: check([reduced(op, spiked(n))]), refused=refused)
+    right_or_refused(lambda: check([reduce_cases(spiked(n))[op]]), refused=refused)
 
 
 @pytest.mark.parametrize(("n", "refused"), [(128 * MOST_ITERATIONS, False), (128 * 65_536, True)])
 def test_argmax(n: int, refused: bool) -> None:
-    attrs = {**dense_rows(n), "op": int(ArgReduceOp.ARGMAX)}
-    case = Case("argmax_rows", {"x": spiked(n)}, out((1,), torch.int32), attrs)
+    case = row_case("argmax_rows", spiked(n), torch.int32, op=int(ArgReduceOp.ARGMAX))
     right_or_refused(lambda: check([case]), refused=refused)
 
 
-def row_case(kernel: str, n: int) -> Case:
-    x = spiked(n)
-    attrs: dict[str, float] = dense_rows(n)
-    if kernel == "softmax_rows":
-        magnitude = torch.softmax(x.double(), -1) * (1 + x.double().abs().amax() + x.double().abs())
-        attrs["logarithm"] = 0
-    else:
-        magnitude = x.double().abs() * 20 + 1
-        attrs["eps"] = 1e-5
-    if kernel == "rms_norm":
-        attrs["weight_offset"] = 1.0
-    return Case(
-        kernel, {"x": x}, out(x.shape, x.dtype), attrs, units=FUNCTION_UNITS + sum_units(n), magnitude=magnitude
-    )
+CASES = {
+    "softmax_rows": lambda x: softmax_cases(x)[0],
+    "layer_norm": layer_norm_case,
+    "rms_norm": lambda x: rms_norm_case(x, None, 1.0),
+}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +65,7 @@ def row_case(kernel: str, n: int) -> Case:
 )
 def test_rows(kernel: str, n: int, refused: bool) -> None:
     """RMS norms of which eight lanes would not see the end go to more lanes."""
-    right_or_refused(lambda: check([row_case(kernel, n)]), refused=refused)
+    right_or_refused(lambda: check([CASES[kernel](spiked(n))]), refused=refused)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +126,4 @@ def test_quantized_row(prologue: str) -> None:
 def test_one_more_than_a_driver_is_trusted_with() -> None:
     if ends_loops_early():
         with pytest.raises(RuntimeFailure, match=r"reduce_rows: no algorithm .*shared needs"):
-            run([reduced(ReduceOp.SUM, spiked(128 * MOST_ITERATIONS + 1))])
+            run([reduce_cases(spiked(128 * MOST_ITERATIONS + 1))[ReduceOp.SUM]])

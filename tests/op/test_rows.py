@@ -159,6 +159,30 @@ def norm_rows(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
     return x.to(dtype)
 
 
+def rms_norm_case(x: torch.Tensor, weight: torch.Tensor | None, offset: float) -> Case:
+    inputs = {"x": x} if weight is None else {"x": x, "weight": weight}
+    wide = x.double()
+    plain = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)
+    magnitude = plain.abs() * (abs(offset) + (0.0 if weight is None else weight.double().abs()))
+    attrs = {**dense_rows(x.shape[-1]), "eps": 1e-5, "weight_offset": offset}
+    units = FUNCTION_UNITS + sum_units(x.shape[-1])
+    return Case("rms_norm", inputs, out(x.shape, x.dtype), attrs, units=units, magnitude=magnitude)
+
+
+def layer_norm_case(x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None) -> Case:
+    given = {"x": x, "weight": weight, "bias": bias}
+    wide = x.double()
+    deviation = torch.sqrt(wide.var(-1, correction=0, keepdim=True) + 1e-5)
+    # The mean is rounded, so an element is off by the row's size against its deviation.
+    size = (wide.abs() + wide.abs().mean(-1, keepdim=True)) / deviation
+    magnitude = size * (1.0 if weight is None else weight.double().abs())
+    magnitude = magnitude + (0.0 if bias is None else bias.double().abs())
+    attrs = {**dense_rows(x.shape[-1]), "eps": 1e-5}
+    units = FUNCTION_UNITS + sum_units(x.shape[-1])
+    inputs = {slot: value for slot, value in given.items() if value is not None}
+    return Case("layer_norm", inputs, out(x.shape, x.dtype), attrs, units=units, magnitude=magnitude)
+
+
 WEIGHTS = [(torch.float32, None), (torch.float32, torch.float32), (torch.float16, None), (torch.float16, torch.float16),
            (torch.float16, torch.float32)]  # fmt: skip
 
@@ -179,17 +203,8 @@ def test_rms_norm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    x = norm_rows(shape, dtypes[0])
-    inputs = {"x": x} if dtypes[1] is None else {"x": x, "weight": normal(shape[1], seed=7, dtype=dtypes[1])}
-    units = FUNCTION_UNITS + sum_units(shape[1])
-    wide = x.double()
-    plain = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-5)
-    cases = []
-    for offset in (0.0, 1.0):
-        factor = abs(offset) + (inputs["weight"].double().abs() if "weight" in inputs else 0.0)
-        attrs = {**dense_rows(shape[1]), "eps": 1e-5, "weight_offset": offset}
-        cases.append(Case("rms_norm", inputs, out(shape, x.dtype), attrs, units=units, magnitude=plain.abs() * factor))
-    check(cases)
+    weight = None if dtypes[1] is None else normal(shape[1], seed=7, dtype=dtypes[1])
+    check([rms_norm_case(norm_rows(shape, dtypes[0]), weight, offset) for offset in (0.0, 1.0)])
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -197,21 +212,9 @@ def test_rms_norm(
     ("dtypes", "bias"), [*((pair, False) for pair in WEIGHTS), *((pair, True) for pair in WEIGHTS if pair[1])], ids=str
 )
 def test_layer_norm(shape: tuple[int, int], dtypes: tuple[torch.dtype, torch.dtype | None], bias: bool) -> None:
-    x = norm_rows(shape, dtypes[0])
-    inputs = {"x": x}
-    weight, offset = torch.ones(1), torch.zeros(1)
-    if dtypes[1] is not None:
-        weight = inputs["weight"] = normal(shape[1], seed=7, dtype=dtypes[1])
-    if bias:
-        offset = inputs["bias"] = normal(shape[1], seed=8, dtype=dtypes[1] or torch.float32)
-    wide = x.double()
-    deviation = torch.sqrt(wide.var(-1, correction=0, keepdim=True) + 1e-5)
-    # The mean is rounded, so an element is off by the row's size against its deviation.
-    size = (wide.abs() + wide.abs().mean(-1, keepdim=True)) / deviation
-    magnitude = size * weight.double().abs() + offset.double().abs()
-    attrs = {**dense_rows(shape[1]), "eps": 1e-5}
-    units = FUNCTION_UNITS + sum_units(shape[1])
-    check([Case("layer_norm", inputs, out(shape, x.dtype), attrs, units=units, magnitude=magnitude)])
+    weight = None if dtypes[1] is None else normal(shape[1], seed=7, dtype=dtypes[1])
+    added = normal(shape[1], seed=8, dtype=dtypes[1] or torch.float32) if bias else None
+    check([layer_norm_case(norm_rows(shape, dtypes[0]), weight, added)])
 
 
 @pytest.mark.parametrize("dtype", FLOAT_DTYPES, ids=str)

@@ -112,10 +112,7 @@ def test_attention_with_a_mask_of_bytes(queries: int, cache: str, head_dim: int)
 
 @pytest.mark.usefixtures("kind")
 def test_norms() -> None:
-    x = normal(3, 1009)
-    attrs = {**dense_rows(1009), "eps": 1e-5, "weight_offset": 0.0}
-    magnitude = x.double().abs() * 4
-    check([Case("rms_norm", {"x": x}, out(x.shape, x.dtype), attrs, units=16, magnitude=magnitude)])
+    check([test_rows.rms_norm_case(normal(3, 1009), None, 1.0)])
 
 
 def test_halves_are_refused_with_the_reason() -> None:

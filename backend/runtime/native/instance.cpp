@@ -298,9 +298,11 @@ Status restrict_facts(Facts* facts, std::string* asked) {
   const char* path = std::getenv("ZEROPOINT_LIMITS");
   *asked = cat(disabled == nullptr ? "" : disabled, "\n");
   size_t n_disabled = asked->size();
-  std::ifstream file(path == nullptr ? "/dev/null" : path);
-  if (!file) return bad_argument("ZEROPOINT_LIMITS: ", path, ": ", std::strerror(errno));
-  asked->append(std::istreambuf_iterator<char>(file), {});
+  if (path != nullptr && *path != '\0') {
+    std::ifstream file(path);
+    if (!file) return bad_argument("ZEROPOINT_LIMITS: ", path, ": ", std::strerror(errno));
+    asked->append(std::istreambuf_iterator<char>(file), {});
+  }
   for (size_t at = 0, end = 0; at < asked->size(); at = end + 1) {
     end = std::min(asked->find_first_of(",\n", at), asked->size());
     std::string item = asked->substr(at, end - at);

@@ -145,9 +145,7 @@ Status pick(const Call& call, const std::vector<Candidate>& candidates, const st
     int32_t holds = 1;
     if (algorithm.when() != nullptr) ZP_TRY(int32_value(*algorithm.when(), inputs, "when", &holds).in(name));
     if (holds == 0) {
-      std::string text(view(algorithm.when()->text()));
-      bool is_short = context.facts[Fact::max_loop_iterations] < INT32_MAX && text.find("max_loop_it") < text.size();
-      reasons.insert(cat(name, " needs ", text, is_short ? " (this driver ends loops early, Mesa 25 does not)" : ""));
+      reasons.insert(cat(name, " needs ", view(algorithm.when()->text())));
       continue;
     }
     bool fits = false;
