@@ -63,6 +63,8 @@ def read_update(node: Node, lowering: Lowering) -> Update:
     if tensor_of(places).dim() != 1 or tensor_of(places).dtype is torch.bool:
         raise NotApplicable(f"{node.name} writes to places of rank {tensor_of(places).dim()}")
     check_cache(node, cache, new, axis)
+    if (1, 1, 1, *shape_of(new))[axis - 4] == 1 and shape_of(places)[0] != 1:
+        raise NotApplicable(f"{node.name} broadcasts one row to many places")
     return Update(node, node, cache, new, axis, starts_at(read_affine(places, lowering)), places)
 
 

@@ -100,12 +100,14 @@ class Odd(nn.Module):
                 self.cache.index_copy_(3, places, x[..., :2])
             case "broadcast":
                 self.cache[:, :, places] = x[:, :1, :2]
+            case "one row":
+                self.cache[:, :, places] = x[:, :, :1]
             case _:
                 self.cache.index_copy_(2, places, x[:, :, :2])
         return self.cache + 1.0
 
 
-@pytest.mark.parametrize("form", ["axis", "broadcast", "head_dim"])
+@pytest.mark.parametrize("form", ["axis", "broadcast", "one row", "head_dim"])
 def test_what_the_kernel_does_not_take_is_scattered(form: str) -> None:
     x = torch.randn(1, 2, 8, 6 if form == "head_dim" else 4)
     result = lower_and_compare(Odd(form), (x, torch.tensor([1, 3])), dialects=("aten",))
