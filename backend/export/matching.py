@@ -157,10 +157,13 @@ def _drop_unfit(program: ExportedProgram, lowered: dict[Node, Lowered], refused:
 
 
 def _leak(anchor: Node, item: Lowered, lowered: Mapping[Node, Lowered], taken: set[Node]) -> str | None:
-    """Why an anchor cannot consume its inner nodes: someone outside still needs one, or its own source is there."""
+    """Why an anchor cannot consume its inner nodes: someone outside still needs one, or what it needs is there."""
     source = anchor.args[0] if op_name(anchor) == "getitem" else None
     if isinstance(source, Node) and source not in taken:
         return f"{source.name}, whose result it is, stays outside"
+    for node in item.needs:
+        if node not in taken:
+            return f"{node.name}, which would do it, stays outside"
     for node in item.nodes:
         outside = [user for user in node.users if user not in taken]
         if node is not anchor and node not in lowered and outside:

@@ -59,11 +59,15 @@ class NotApplicable(Unsupported):
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """What a rule did with a node: the nodes it consumed, and the kernels it called."""
+    """What a rule did with a node: the nodes it consumed, and the kernels it called.
+
+    needs: nodes whose rules do the rest of it, without which it means nothing.
+    """
 
     nodes: tuple[Node, ...]
     kernels: tuple[str, ...]
     pieces: int = 1
+    needs: tuple[Node, ...] = ()
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from ...errors import Unsupported
 from ...lowering.aten import FUNCTIONALIZED
-from ...lowering.lowering import Lowered, Lowering, NotApplicable
+from ...lowering.lowering import Lowered, Lowering
 from ...lowering.positions import read_start
 from ...lowering.state import updatable
 from ...lowering.view import View
@@ -61,7 +61,7 @@ def read_custom_update(node: Node) -> Update:
     """llama.update_cache as an update of [B, T, H, D]. Raises Unsupported or NotApplicable for anything else."""
     name = str(node.args[0])
     if name not in (_UPDATE, _UPDATE_EACH):
-        raise NotApplicable(f"{node.name} is {name}")
+        raise Unsupported(f"{node.name}: {name} as an int8 cache; offered {_UPDATE}, {_UPDATE_EACH}")
     if any(user.args[1] == 0 for user in node.users):
         raise Unsupported(f"{node.name}: its own result is read, which means nothing")
     return _read(node, "value", "cache")

@@ -51,20 +51,23 @@ def lower_attention(node: Node, lowering: Lowering) -> Lowered:
 
 
 def lower_update(node: Node, lowering: Lowering) -> Lowered:
-    """One of the updates: says where its cache lies."""
+    """One of the updates: says where its cache lies, which the rule of the attention then writes."""
     if lowering.options.kv_cache != "i8":
         raise NotApplicable(f"{node.name}: kv_cache is {lowering.options.kv_cache!r}")
-    update = _read(node, lowering)
-    if mutated_buffer(lowering.program, update.cache) is None:
+    if not any(mutated_buffer(lowering.program, cache) for cache in node.all_input_nodes):
         raise NotApplicable(f"{node.name} updates no state")
-    readers = _readers(update.result, update) if update.result is not None else []
-    if len(readers) != 1 or not is_op(readers[0], *_ATTENTION):
-        raise Unsupported(f"{node.name}: an int8 cache is read by one attention alone; set kv_cache='model'")
-    layer = _layer_of(readers[0], lowering)
-    lower_attention(layer.attention, Lowering(lowering.program, lowering.options, lowering.weights))  # or raises
-    own = next(item for item in layer.updates if item.node is node)
-    _bind(own, lowering)
-    return Lowered(_nodes(own, lowering), (_KERNEL,))
+    try:
+        update = _read(node, lowering)
+        readers = [] if update.result is None else _readers(update.result, node)
+        if len(readers) != 1 or not is_op(readers[0], *_ATTENTION):
+            raise Unsupported(f"{node.name}: an int8 cache is read by one attention alone; set kv_cache='model'")
+        layer = _layer_of(readers[0], lowering)
+    except NotApplicable as error:
+        if not any(is_op(reader, *_ATTENTION) for reader in _readers(node, node)):
+            raise
+        raise Unsupported(f"{error}: such a cache cannot be int8; set kv_cache='model'") from error
+    _bind(next(item for item in layer.updates if item.node is node), lowering)
+    return Lowered(_nodes(update, lowering), (_KERNEL,), needs=(layer.attention,))
 
 
 WHOLE = ()
@@ -89,7 +92,8 @@ def _layer_of(node: Node, lowering: Lowering) -> Layer:
         state = mutated_buffer(lowering.program, update.cache)
         if state is None:
             raise NotApplicable(f"{node.name}: its {name} is no state")
-        if update.result is None or _readers(update.result, update) != [node]:
+        handed_out = lowering.program.graph_signature.user_outputs
+        if update.result is None or update.result.name in handed_out or _readers(update.result, writer) != [node]:
             raise Unsupported(f"{node.name}: others read its {name} cache, which cannot be int8; set kv_cache='model'")
         if list(update.cache.users) != [writer]:
             raise Unsupported(f"{node.name}: others read {update.cache.name} as it was; set kv_cache='model'")
@@ -103,14 +107,14 @@ def _read(node: Node, lowering: Lowering) -> Update:
     return read_custom_update(node) if is_op(node, FUNCTIONALIZED) else read_update(node, lowering)
 
 
-def _readers(node: Node, update: Update) -> list[Node]:
-    """Who reads a value, through whatever views and repetitions of it."""
+def _readers(node: Node, update: Node) -> list[Node]:
+    """Who reads a value but its update, through whatever views and repetitions of it."""
     pending, readers = [node], []
     for item in pending:
         for user in item.users:
             if op_name(user) in SHARING or is_op(user, "aten.repeat_interleave.self_int"):
                 pending.append(user)
-            elif user is not update.node and user not in readers and user.op != "output":
+            elif user is not update and user not in readers and user.op != "output":
                 readers.append(user)
     return readers
 
