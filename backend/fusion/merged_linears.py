@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels._generated.signatures import Prologue
+from ..lowering.view import QUAD
 from ..program import Dim
 from .draft import Draft, Step
 
@@ -22,7 +23,6 @@ _GATED = {"quantize_rows": {"x", "up"}, "gated_activation": {"gate", "up"}}  # o
 _PLACES = {
     slot: (f"{slot}_offset", "x_outer_stride" if slot == "x" else f"{slot}_row_stride") for slot in ("x", "gate", "up")
 }
-_QUAD = 4  # elements that attention reads at once
 Attrs = dict[str, int | float | Dim]
 
 
@@ -70,7 +70,7 @@ def _takes_part(draft: Draft, step: Step, own: dict[int, int], total: int) -> bo
         prod(dim.base for dim in draft.info(tensor).dims[2:]) == _width_of(draft, tensor) for tensor in mine.values()
     )
     places = [total, *(own[draft.root(tensor)] for tensor in mine.values())]
-    aligned = step.call.kernel == "rotary_update_cache" or all(place % _QUAD == 0 for place in places)
+    aligned = step.call.kernel == "rotary_update_cache" or all(place % QUAD == 0 for place in places)
     return mine.keys() <= {"q", "k", "v"} and layouts == {1} and whole and aligned
 
 

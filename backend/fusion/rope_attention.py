@@ -9,12 +9,13 @@ import math
 
 from ..kernels._generated.signatures import SIGNATURES
 from ..kernels.dtypes import DType
+from ..lowering.view import QUAD
 from ..program import Dim
 from .draft import Draft, Step
 
 _FUSED, _ROTARY = "rotary_attention", "rotary_update_cache"
 _ATTENTION, _PARTIAL, _REDUCE = "attention", "attention_decode_partial", "attention_decode_reduce"
-_KEYS_EACH = 128  # that a workgroup takes before another one helps: two tiles of rotary_attention.comp
+_KEYS_EACH = 2 * SIGNATURES[_FUSED].constants["TILE_N"]  # that a workgroup takes before another one helps
 _WORKGROUPS = 128  # that keep a large GPU busy
 
 
@@ -43,7 +44,7 @@ def _takes(draft: Draft, rotary: Step, last: Step) -> bool:
     heads, kv_heads, head_dim = (_number(rotary, name) for name in ("heads", "kv_heads", "head_dim"))
     tokens = draft.info(rotary.args["q_out"]).dims[1 if rotary.attrs["out_layout"] else 2]
     limits = SIGNATURES[_FUSED].constants
-    shape = heads <= limits["MAX_ROWS"] * kv_heads and head_dim % 4 == 0 and head_dim <= limits["MAX_HEAD"]
+    shape = heads <= limits["MAX_ROWS"] * kv_heads and head_dim % QUAD == 0 and head_dim <= limits["MAX_HEAD"]
     same = draft.info(last.args["y"]).dtype is draft.info(rotary.args["q_out"]).dtype
     return shape and same and draft.range(tokens)[0] <= 1
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..errors import Unsupported
 from ..kernels.dtypes import DType
+from ..program import Dim
 from .graph import Constant
 from .lowering import Lowering
 
-_ALIGN = 32
+_ALIGN = 32  # rows of a piece, where there are so many
 _TORCH = {DType.F32: torch.float32, DType.F16: torch.float16}
 
 
@@ -28,6 +31,11 @@ def row_pieces(
     aligned = -(-width // _ALIGN) * _ALIGN
     width = aligned if aligned <= widest else width
     return tuple((start, min(start + width, count)) for start in range(0, count, width))
+
+
+def column_bytes(dtype: DType, lead: Sequence[Dim], lowering: Lowering) -> int:
+    """Bytes of a column of [lead..., n], when there are many: a tensor's own are rounded up."""
+    return -(-lowering.builder.size_bytes(dtype, (*lead, _ALIGN)) // _ALIGN)
 
 
 def table_rows(constant: Constant, dtype: DType, rows: tuple[int, int], axis: int, lowering: Lowering) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..program import Dim
 
 ZERO, ONE = Dim(0), Dim(1)
+QUAD = 4  # elements that the kernels of attention and caches load at once
 Multiply = Callable[[Dim, Dim], Dim]
 
 

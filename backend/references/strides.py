@@ -1,12 +1,13 @@
-"""Strided views as the kernels take them: attributes size0..3, and per slot an offset and stride0..3 in elements."""
+"""Strided views as the kernels take them: attributes size0.., and per slot an offset and strides in elements."""
 
 from __future__ import annotations
 
 import torch
 
+from ..kernels._generated.signatures import SIGNATURES
 from . import Attrs
 
-RANK = 4
+RANK = sum(name.startswith("size") for name in SIGNATURES["strided_copy"].attr_names())
 
 
 def sizes(attrs: Attrs, prefix: str = "size") -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from ..lowering.aten import STILL, TRANSPOSES
 from ..lowering.graph import Constant, arguments, node_argument, op_name, operator_of, tensor_of
 from ..lowering.lowering import Lowered, Lowering, NotApplicable
 from ..lowering.shapes import insert, narrow, permute
-from ..lowering.tables import row_pieces, table_rows
+from ..lowering.tables import column_bytes, row_pieces, table_rows
 from ..lowering.values import broadcast, cast, check_dtype, dense, emit, operand, temporary, whole
 from ..lowering.view import ONE, ZERO, View, collapse
 from ..lowering.view_changes import axes_of
@@ -197,7 +197,7 @@ def _columns(product: _Product, lowering: Lowering) -> Lowered | None:
         return None
     weight, axis = found
     item_bytes, count = dtype.bits // 8, weight.shape[axis]
-    row_bytes = max(weight.shape[1 - axis] * item_bytes, -(-lowering.builder.size_bytes(dtype, (*lead, 32)) // 32))
+    row_bytes = max(weight.shape[1 - axis] * item_bytes, column_bytes(dtype, lead, lowering))
     ranges = row_pieces(node.name, count, row_bytes, lowering)
     if len(ranges) == 1:
         return None

@@ -12,9 +12,9 @@ from ...lowering.lowering import Lowered, Lowering, NotApplicable
 from ...lowering.patterns import is_op, is_tensor, shape_of
 from ...lowering.positions import item_chain, read_affine, starts_at
 from ...lowering.state import updatable
-from ...lowering.view import ONE, ZERO, View
+from ...lowering.view import ONE, QUAD, ZERO, View
 from ...program import Dim
-from .heads import QUAD, check_head_dim, heads_of, index_operand, order, position_tensor
+from .heads import check_head_dim, heads_of, index_operand, order, position_tensor
 
 FROM_FIRST, EACH, EACH_OF_BATCH = 0, 1, 3  # position_mode
 _BY_HEAD, _BY_TOKEN = (0, 1, 2, 3), (0, 2, 1, 3)

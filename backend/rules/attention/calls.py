@@ -12,9 +12,9 @@ from ...kernels._generated.signatures import SIGNATURES
 from ...kernels.dtypes import DType
 from ...lowering.graph import tensor_of
 from ...lowering.lowering import Lowering, NotApplicable
-from ...lowering.view import ONE, ZERO, View, dense_strides, scale
+from ...lowering.view import ONE, QUAD, ZERO, View, dense_strides, scale
 from ...program import Dim
-from .heads import QUAD, check_head_dim, dense_tensor, heads_of, largest, no_mask, pair_of, position_tensor
+from .heads import check_head_dim, dense_tensor, heads_of, largest, no_mask, pair_of, position_tensor
 from .masks import ALL, Seen
 
 _LARGEST_HEAD = SIGNATURES["attention"].constants["MAX_HEAD"]

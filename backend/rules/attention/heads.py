@@ -11,10 +11,8 @@ from torch.fx import Node
 from ...kernels.dtypes import DType
 from ...lowering.lowering import Lowering, NotApplicable
 from ...lowering.patterns import is_tensor
-from ...lowering.view import ONE, ZERO, View, add, dense_strides, is_dense, scale
+from ...lowering.view import ONE, QUAD, ZERO, View, add, dense_strides, is_dense, scale
 from ...program import SIZE_ALIGN, Dim, Memory
-
-QUAD = 4  # elements that the kernels of attention and caches load at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from ...kernels.dtypes import DType
 from ...lowering.graph import Constant, tensor_of
 from ...lowering.lowering import Lowering
 from ...lowering.packing import Layout, pack_sums, pack_terms
+from ...lowering.tables import column_bytes
 from .activation import Activation, zero_point_device_dtype
 from .packed import Packing, QuantizedMatrix, rows_of
 from .weight import Weight
 
-_COLUMNS = 32  # by which a column of y is measured
 _SMALLEST_HALF, _LARGEST_HALF = 2.0**-14, 65504.0
 
 
@@ -52,8 +52,8 @@ def emit_linear(linear: Linear, lowering: Lowering) -> tuple[tuple[int, ...], tu
     y_dtype = lowering.float_dtype(y.dtype)
     lead = lowering.dims(y.shape[:-1])
     matrix = _matrix(linear, y_dtype, lowering)
-    column_bytes = -(-builder.size_bytes(y_dtype, (*lead, _COLUMNS)) // _COLUMNS)
-    columns = matrix.pieces(name, linear.weight.n_outputs, lowering, unit="output column", least=column_bytes)
+    least = column_bytes(y_dtype, lead, lowering)
+    columns = matrix.pieces(name, linear.weight.n_outputs, lowering, unit="output column", least=least)
     x = lowering.operand(linear.x)
     _check_fits(lowering, linear.x.name, builder.tensor_info(x).size_bytes)
     dynamic = linear.activation is not None

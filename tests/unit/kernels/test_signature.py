@@ -146,9 +146,9 @@ def assignments() -> Iterator[tuple[str, str, int]]:
         if "_generated" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Assign):
+            if not isinstance(node, ast.Assign | ast.AnnAssign):
                 continue
-            for target in node.targets:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 pairs = [(target, node.value)]
                 if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                     pairs = list(zip(target.elts, node.value.elts, strict=True))
@@ -157,24 +157,56 @@ def assignments() -> Iterator[tuple[str, str, int]]:
                         yield str(path.relative_to(package)), name.id.lstrip("_"), value.value
 
 
+# What a module that speaks of kernels calls by a number of some manifest and is none of it, with what it is.
+OWN_NUMBERS = {
+    ("fusion/rope_attention.py", "WORKGROUPS"): "a choice: any number is right",
+    ("lowering/packing.py", "CHUNK"): "the layout of packed weights, of docs/design.md",
+    ("lowering/packing.py", "STEP_COST"): "a choice: any number is right",
+    ("lowering/tables.py", "ALIGN"): "a choice: pieces of any width are right",
+    (
+        "lowering/view.py",
+        "QUAD",
+    ): "of slots that are read as vectors, which no signature says; kernels check it by attributes",
+    ("rules/attention/calls.py", "FEW_QUERIES"): "a choice: the kernel takes any number",
+    ("rules/attention/calls.py", "LONG_CACHE"): "a choice: any number is right",
+    ("rules/attention/calls.py", "WORKGROUPS"): "a choice: any number is right",
+    ("rules/rotary/rotations.py", "RANK"): "of a graph's heads",
+    ("rules/rotary/tables.py", "DEPTH"): "of a search in a graph",
+}
+ROOMS = ("rules", "fusion", "lowering", "references")
+
+
 def repeated(found: Iterator[tuple[str, str, int]]) -> list[str]:
-    """Where a manifest's constant is typed again: by its name, or by a value that is nobody else's."""
+    """Where a manifest's constant is typed again: by its name, by a value that is nobody else's, or, in a room that
+    speaks of kernels, by any value but 1 and 2."""
     constants = {item for manifest in MANIFESTS for item in manifest.macros()}
     names, large = {name for name, _ in constants}, {value for _, value in constants if value > 256}
+    small = {
+        value
+        for item in MANIFESTS
+        for source in (item.constants, *(a.defines for a in item.algorithms))
+        for _, value in source
+    }
     members = {(member, i) for item in SIGNATURES.values() for m in item.members.values() for i, member in enumerate(m)}
     return [
         f"{path}: {name} = {value}"
         for path, name, value in found
-        if name in names or value in large or (name, value) in members
+        if name in names
+        or value in large
+        or (name, value) in members
+        or (path.split("/")[0] in ROOMS and value in small - {1, 2} and (path, name) not in OWN_NUMBERS)
     ]
 
 
 def test_no_python_file_repeats_a_manifest() -> None:
     assert repeated(assignments()) == []
-    assert repeated(iter([("a.py", "MAX_K", 7), ("b.py", "LONGEST", 16384), ("c.py", "GELU", 1)])) == [
+    typed = [("a.py", "MAX_K", 7), ("b.py", "LONGEST", 16384), ("c.py", "GELU", 1), ("rules/d.py", "MANY", 64)]
+    assert repeated(iter(typed)) == [
         "a.py: MAX_K = 7",
         "b.py: LONGEST = 16384",
         "c.py: GELU = 1",
+        "rules/d.py: MANY = 64",
     ]
+    assert OWN_NUMBERS.keys() <= {(path, name) for path, name, _ in assignments()}
     rules = [path.read_text() for path in (Path(zeropoint.__file__).parent / "rules").rglob("*.py")]
     assert not any("writes=" in text or ".toml" in text for text in rules)
