@@ -1,8 +1,10 @@
 """How the time of an export grows with the layers: CPU seconds of each step, and its growth from one depth to the next.
 
     python bench/export.py [--layers 16 32] [--hidden 256]
+    python bench/export.py --model smollm2-135m
 
 A Llama of random weights, 8da4w, one thread. Each depth runs in a process of its own, so that its memory is its own.
+Or a whole `zeropoint export`, of what is named as there, with the steps that it shows.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import json
 import resource
 import subprocess
 import sys
-import time
+import tempfile
+from pathlib import Path
+from time import process_time
 
 STEPS = ("quantize", "torch.export", "lower", "fusion", "to_executorch")
 
@@ -21,10 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--model")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure is not None:
         print(json.dumps(measure(given.measure, given.hidden)))
+        return
+    if given.model is not None:
+        measure_whole(given.model)
         return
     print(f"{'layers':>8}" + "".join(f"{step:>16}" for step in (*STEPS, "peak MB")))
     before: dict[str, float] = {}
@@ -39,6 +47,19 @@ def main() -> None:
 
 def _cell(seconds: float, before: float | None) -> str:
     return f"{seconds:.2f} s" if not before else f"{seconds:.2f} s x{seconds / before:.2f}"
+
+
+def measure_whole(model: str) -> None:
+    """Prints CPU seconds, those of all threads, by step of an export, imports first; then their sum, and the peak."""
+    from zeropoint.llm.export import export_text_model
+
+    laps = [("imports", 0.0)]
+    with tempfile.TemporaryDirectory() as folder:
+        export_text_model(model, Path(folder, "model.pte"), progress=lambda step: laps.append((step, process_time())))
+    ends = [start for _, start in laps[1:]] + [process_time()]
+    for (step, start), end in zip(laps, ends, strict=True):
+        print(f"{step:>16} {end - start:8.1f} s")
+    print(f"{'all':>16} {ends[-1]:8.1f} s, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 def measure(n_layers: int, hidden: int) -> dict[str, float]:
@@ -58,11 +79,11 @@ def measure(n_layers: int, hidden: int) -> dict[str, float]:
     options = TextExportOptions(recipe="8da4w")
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     seconds = {}
-    start = time.process_time()
+    start = process_time()
 
     def lap(step: str) -> None:
         nonlocal start
-        now = time.process_time()
+        now = process_time()
         seconds[step], start = now - start, now
 
     quantize_text_model(model, options)
@@ -74,9 +95,9 @@ def measure(n_layers: int, hidden: int) -> dict[str, float]:
         fuse = preprocess.fuse
 
         def timed(*args: object) -> object:
-            begun = time.process_time()
+            begun = process_time()
             draft = fuse(*args)
-            seconds["fusion"] += time.process_time() - begun
+            seconds["fusion"] += process_time() - begun
             return draft
 
         preprocess.fuse = timed
