@@ -52,25 +52,58 @@ find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
 # The one pin of executorch stands in pyproject.toml.
 file(STRINGS "${CMAKE_CURRENT_SOURCE_DIR}/pyproject.toml" line REGEX "\"executorch==" LIMIT_COUNT 1)
 string(REGEX MATCH "[0-9]+\\.[0-9]+\\.[0-9]+" ZEROPOINT_EXECUTORCH_VERSION "${line}")
-set(ZEROPOINT_EXECUTORCH "" CACHE PATH "ExecuTorch for the target: executorch/ of its wheel. Default: this Python's")
+set(ZEROPOINT_EXECUTORCH "" CACHE PATH
+  "ExecuTorch for the target: executorch/ of its wheel, or where ExecuTorch's own CMake installed. Default: this Python's")
+execute_process(
+  COMMAND "${Python_EXECUTABLE}" -c "import importlib.metadata as m; print(m.distribution('executorch').locate_file('executorch'))"
+  OUTPUT_VARIABLE zeropoint_host_executorch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
 set(zeropoint_executorch "${ZEROPOINT_EXECUTORCH}")
 if(NOT zeropoint_executorch)
-  execute_process(
-    COMMAND "${Python_EXECUTABLE}" -c "import importlib.metadata as m; print(m.distribution('executorch').locate_file('executorch'))"
-    OUTPUT_VARIABLE zeropoint_executorch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  set(zeropoint_executorch "${zeropoint_host_executorch}")
 endif()
-find_package(executorch ${ZEROPOINT_EXECUTORCH_VERSION} EXACT QUIET CONFIG
-  PATHS "${zeropoint_executorch}/share/cmake" "${zeropoint_executorch}/lib/cmake/executorch" NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
-if(NOT executorch_FOUND)
-  message(FATAL_ERROR "zeropoint: ${Python_EXECUTABLE} has no executorch ${ZEROPOINT_EXECUTORCH_VERSION} (got "
-    "'${zeropoint_executorch}' ${executorch_CONSIDERED_VERSIONS}); pip install executorch==${ZEROPOINT_EXECUTORCH_VERSION}, "
-    "or set -DZEROPOINT_EXECUTORCH= to the folder executorch/ of its wheel")
-endif()
-# Its targets add run paths with this machine's absolute paths, ahead of ours; Packaging.cmake sets the run path.
-foreach(name runtime threadpool kernels_optimized etdump)
-  get_target_property(options executorch::${name} INTERFACE_LINK_OPTIONS)
-  if(options)
-    list(FILTER options EXCLUDE REGEX "rpath")
-    set_target_properties(executorch::${name} PROPERTIES INTERFACE_LINK_OPTIONS "${options}")
+set(zeropoint_player SHARED) # a plugin
+set(zeropoint_whole_player zeropoint)
+set(zeropoint_installed "${zeropoint_executorch}/lib/cmake/ExecuTorch")
+if(EXISTS "${zeropoint_installed}/executorch-config.cmake")
+  # Static libraries, for which a plugin would have a registry of its own: the player is one more of them. They say no
+  # version, and backends' headers are not among what is installed: those are the wheel's, of the pinned version.
+  set(zeropoint_player STATIC)
+  set(zeropoint_whole_player $<LINK_LIBRARY:WHOLE_ARCHIVE,zeropoint>) # nothing calls what registers it
+  find_package(executorch QUIET CONFIG PATHS "${zeropoint_installed}" NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+  foreach(name executorch extension_module_static extension_tensor)
+    if(NOT TARGET ${name})
+      message(FATAL_ERROR "zeropoint: ${zeropoint_executorch} has no ${name}; install ExecuTorch ${ZEROPOINT_EXECUTORCH_VERSION} "
+        "there, built with EXECUTORCH_BUILD_EXTENSION_MODULE and EXECUTORCH_BUILD_EXTENSION_TENSOR")
+    endif()
+  endforeach()
+  if(NOT EXISTS "${zeropoint_host_executorch}/include")
+    message(FATAL_ERROR "zeropoint: ${Python_EXECUTABLE} has no executorch, whose headers are needed; "
+      "pip install executorch==${ZEROPOINT_EXECUTORCH_VERSION}")
   endif()
-endforeach()
+  add_library(executorch::runtime INTERFACE IMPORTED)
+  target_link_libraries(executorch::runtime INTERFACE extension_module_static extension_tensor executorch)
+  target_include_directories(executorch::runtime INTERFACE "${zeropoint_host_executorch}/include")
+  add_library(executorch::kernels_optimized INTERFACE IMPORTED)
+  foreach(name optimized_native_cpu_ops_lib portable_ops_lib)
+    if(TARGET ${name})
+      target_link_libraries(executorch::kernels_optimized INTERFACE ${name})
+      break()
+    endif()
+  endforeach()
+else()
+  find_package(executorch ${ZEROPOINT_EXECUTORCH_VERSION} EXACT QUIET CONFIG
+    PATHS "${zeropoint_executorch}/share/cmake" "${zeropoint_executorch}/lib/cmake/executorch" NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+  if(NOT executorch_FOUND)
+    message(FATAL_ERROR "zeropoint: ${Python_EXECUTABLE} has no executorch ${ZEROPOINT_EXECUTORCH_VERSION} (got "
+      "'${zeropoint_executorch}' ${executorch_CONSIDERED_VERSIONS}); pip install executorch==${ZEROPOINT_EXECUTORCH_VERSION}, "
+      "or set -DZEROPOINT_EXECUTORCH= to the folder executorch/ of its wheel, or to where its CMake installed it")
+  endif()
+  # Its targets add run paths with this machine's absolute paths, ahead of ours; Packaging.cmake sets the run path.
+  foreach(name runtime threadpool kernels_optimized etdump)
+    get_target_property(options executorch::${name} INTERFACE_LINK_OPTIONS)
+    if(options)
+      list(FILTER options EXCLUDE REGEX "rpath")
+      set_target_properties(executorch::${name} PROPERTIES INTERFACE_LINK_OPTIONS "${options}")
+    endif()
+  endforeach()
+endif()

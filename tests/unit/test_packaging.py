@@ -73,16 +73,20 @@ def test_ci_runs_the_readme_command() -> None:
     assert (REPO / ".ci" / "run").read_text().splitlines()[-1] == "exec make test"
 
 
-def configure(folder: Path, *defines: str, env: dict[str, str] | None = None) -> str:
-    """CMake's error text of a configure that is to fail; everything on one line."""
-    cmake = Path(sys.executable).with_name("cmake")
-    done = subprocess.run(
-        [cmake, "-S", REPO, "-B", folder, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}", *defines],
+def cmake(folder: Path, *defines: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("cmake")
+    return subprocess.run(
+        [program, "-S", REPO, "-B", folder, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}", *defines],
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def configure(folder: Path, *defines: str, env: dict[str, str] | None = None) -> str:
+    """CMake's error text of a configure that is to fail; everything on one line."""
+    done = cmake(folder, *defines, env=env)
     assert done.returncode != 0, done.stdout
     return " ".join(done.stderr.split())
 
@@ -137,6 +141,38 @@ def test_other_executorch_is_refused(tmp_path: Path) -> None:
     version = PROJECT["project"]["dependencies"][0].removeprefix("executorch==")
     assert f"zeropoint: {python} has no executorch {version}" in text
     assert f"pip install executorch=={version}" in text
+
+
+def installed_by_cmake(prefix: Path, *names: str) -> Path:
+    """What ExecuTorch's own CMake installs, as far as our CMake sees it: bare names of static libraries."""
+    config = prefix / "lib" / "cmake" / "ExecuTorch" / "executorch-config.cmake"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        "".join(
+            f"add_library({name} STATIC IMPORTED)\n"
+            f"set_target_properties({name} PROPERTIES IMPORTED_LOCATION {prefix}/lib/lib{name}.a)\n"
+            for name in names
+        )
+    )
+    return prefix
+
+
+def test_beside_static_libraries_the_player_is_one_that_is_linked_whole(tmp_path: Path) -> None:
+    names = ("executorch", "extension_module_static", "extension_tensor", "portable_ops_lib")
+    prefix = installed_by_cmake(tmp_path / "prefix", *names)
+    done = cmake(tmp_path / "build", f"-DZEROPOINT_EXECUTORCH={prefix}")
+    assert done.returncode == 0, done.stderr
+    rules = (tmp_path / "build" / "build.ninja").read_text()
+    assert re.search(r"--whole-archive\s+libzeropoint\.a", rules)
+    assert "libzeropoint.so" not in rules
+    assert f"{prefix}/lib/libportable_ops_lib.a" in rules
+
+
+def test_static_libraries_without_modules_are_refused(tmp_path: Path) -> None:
+    prefix = installed_by_cmake(tmp_path / "prefix", "executorch")
+    text = configure(tmp_path / "build", f"-DZEROPOINT_EXECUTORCH={prefix}")
+    assert f"zeropoint: {prefix} has no extension_module_static; install ExecuTorch " in text
+    assert "built with EXECUTORCH_BUILD_EXTENSION_MODULE and EXECUTORCH_BUILD_EXTENSION_TENSOR" in text
 
 
 def test_requirements_script_refuses_an_unknown_group() -> None:
