@@ -16,14 +16,19 @@ demo: setup ## Export SmolLM2-135M as 8da4w and let it answer a question through
 	$(PY) examples/02_smollm2.py
 
 .PHONY: test
-test: setup ## All tests but those marked slow, on the software device
+test: setup layers ## All tests but those marked slow, on the software device
 	$(TEST_ENV) $(PYTEST) -m "not slow"
 
 .PHONY: test-all
-test-all: ## All tests, and the backend suite; installs the models that they need
+test-all: layers ## All tests, and the backend suite; installs the models that they need
 	@scripts/setup.sh --test-models
 	$(TEST_ENV) $(PYTEST)
 	@$(MAKE) backend-suite
+
+# Validation layers that some tests need (9 MB of packages).
+.PHONY: layers
+layers:
+	@scripts/newer_layers.sh
 
 .PHONY: test-versions
 test-versions: ## What depends on them, at the lowest and the newest torch and transformers (5 GB of packages)
@@ -58,13 +63,8 @@ format: setup ## Rewrite Python and C++ in the house format
 	.venv/bin/clang-format -i $(NATIVE)
 
 .PHONY: fuzz
-fuzz: setup ## 10,000 damaged programs against a player built with AddressSanitizer
-	.venv/bin/cmake -S . -B build/asan -G Ninja -DZEROPOINT_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
-		-DCMAKE_MAKE_PROGRAM=$(CURDIR)/.venv/bin/ninja
-	.venv/bin/cmake --build build/asan
-	$(TEST_ENV) ZEROPOINT_VALIDATION=0 ZEROPOINT_FUZZ_ROUNDS=$${ZEROPOINT_FUZZ_ROUNDS:-10000} \
-		ZEROPOINT_PLAYER=$(CURDIR)/build/asan/libzeropoint.so ZEROPOINT_PRELOAD=$$(g++ -print-file-name=libasan.so) \
-		$(PY) -m pytest tests/fuzz/test_corruptions.py
+fuzz: setup ## 1,000,000 damaged Programs and kernel libraries through the readers, 10,000 loads, with sanitizers
+	scripts/fuzz.sh
 
 .PHONY: wheel
 wheel: setup ## dist/: the wheel for a package index, checked in an environment of its own

@@ -6,35 +6,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-CACHE=$PWD/.cache/drivers
+. scripts/unpack.sh
+
 ALL=(lavapipe lavapipe-4 lavapipe-16 lavapipe-25 swiftshader)
 TESTS=(tests/op tests/e2e/test_linear.py tests/e2e/test_smollm2.py)
 RESULTS=$PWD/build/drivers
-
-say() { printf '\n==> [%3ds] %s\n' "$SECONDS" "$*"; }
-fail() {
-  printf 'test_drivers: %s\n' "$*" >&2
-  exit 1
-}
-
-# unpack FOLDER SUITE PACKAGE...: Debian packages of a suite, with their files under .cache/drivers/FOLDER.
-unpack() {
-  local folder=$CACHE/$1 suite=$2
-  shift 2
-  [[ -d $folder ]] && return
-  command -v apt-get >/dev/null || fail "no apt-get here; Debian is needed"
-  say "$folder: $* of $suite"
-  rm -rf "$folder.part"
-  mkdir -p "$folder.part/apt/lists/partial" "$folder.part/debs"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $suite main" >"$folder.part/apt/list"
-  local -a options=(-o "Dir::Etc::sourcelist=$folder.part/apt/list" -o Dir::Etc::sourceparts=/dev/null
-    -o "Dir::State::Lists=$folder.part/apt/lists" -o APT::Sandbox::User=root)
-  apt-get "${options[@]}" update >/dev/null
-  (cd "$folder.part/debs" && apt-get "${options[@]}" download "$@")
-  for package in "$folder.part"/debs/*.deb; do dpkg-deb -x "$package" "$folder.part"; done
-  rm -rf "$folder.part/debs" "$folder.part/apt"
-  mv "$folder.part" "$folder"
-}
 
 # Prints the environment that a driver needs; fetches it first.
 environment_of() {

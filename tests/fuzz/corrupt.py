@@ -1,4 +1,6 @@
-"""Loads damaged Program blobs: `corrupt.py ROUNDS SEED`. Prints as JSON how many loaded and how many were refused.
+"""Loads damaged Program blobs: `corrupt.py ROUNDS SEED [CORPUS]`. Prints as JSON how many loaded and how many not.
+
+CORPUS is a folder of libFuzzer's: blobs that went different ways through the reader. All of them are loaded, too.
 
 A crash ends the process, a hang outlives the caller's patience, an error without a text or of another class ends it
 with a traceback, and what is not given back shows in the counts.
@@ -6,10 +8,12 @@ with a traceback, and what is not given back shows in the counts.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -122,13 +126,13 @@ def use(loaded: LoadedProgram) -> None:
     loaded.reset()
 
 
-def fuzz(rounds: int, chance: random.Random) -> dict[str, int]:
+def fuzz(rounds: int, chance: random.Random, corpus: Sequence[Path]) -> dict[str, int]:
     blob, constants = sample()
     with LoadedProgram(blob, constants) as loaded:
         loaded.execute([np.ones((7, 64), np.float32), np.arange(7)])
     before = counters()["device_bytes"]
-    counts = {"loaded": 0, "refused": 0, "without_text": 0}
-    for data in damaged(blob, rounds, chance):
+    counts = {"loaded": 0, "refused": 0, "without_text": 0, "files": len(corpus)}
+    for data in itertools.chain(damaged(blob, rounds, chance), (path.read_bytes() for path in corpus)):
         try:
             with LoadedProgram(data, constants) as loaded:
                 use(loaded)
@@ -139,4 +143,5 @@ def fuzz(rounds: int, chance: random.Random) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuzz(int(sys.argv[1]), random.Random(int(sys.argv[2])))))
+    files = [path for folder in sys.argv[3:] for path in sorted(Path(folder).iterdir())]
+    print(json.dumps(fuzz(int(sys.argv[1]), random.Random(int(sys.argv[2])), files)))

@@ -1,4 +1,4 @@
-"""Damaged blobs give an error or a correct load. `make fuzz` runs 10,000 against a player with AddressSanitizer."""
+"""Damaged blobs give an error or a correct load. `make fuzz` runs more against a player with AddressSanitizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 ROUNDS = int(os.environ.get("ZEROPOINT_FUZZ_ROUNDS", "2000"))
 SEED = int(os.environ.get("ZEROPOINT_FUZZ_SEED", "1"))
-SECONDS = 60 + ROUNDS // 5
+CORPUS = [os.environ["ZEROPOINT_FUZZ_CORPUS"]] if "ZEROPOINT_FUZZ_CORPUS" in os.environ else []
+N_FILES = sum(len(os.listdir(folder)) for folder in CORPUS)
+SECONDS = 60 + (ROUNDS + N_FILES) // 5
 
 
 def our_leaks(report: str) -> list[str]:
@@ -25,7 +27,7 @@ def test_damaged_blobs() -> None:
     asan = {"ASAN_OPTIONS": "detect_leaks=1:halt_on_error=1", "LSAN_OPTIONS": "exitcode=0"}
     preload = os.environ.get("ZEROPOINT_PRELOAD")  # the sanitizer's library must come first in a process of Python's
     done = subprocess.run(
-        [sys.executable, script, str(ROUNDS), str(SEED)],
+        [sys.executable, script, str(ROUNDS), str(SEED), *CORPUS],
         capture_output=True,
         text=True,
         check=False,
@@ -37,7 +39,8 @@ def test_damaged_blobs() -> None:
     assert "runtime error:" not in done.stderr, done.stderr[-4000:]
     assert our_leaks(done.stderr) == []
     counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["loaded"] + counts["refused"] == ROUNDS
+    assert counts["files"] == N_FILES
+    assert counts["loaded"] + counts["refused"] == ROUNDS + N_FILES
     assert counts["loaded"] > ROUNDS // 50, "the damage is too coarse to reach past the verifier"
     assert counts["refused"] > ROUNDS // 2
     assert (counts["without_text"], counts["programs"], counts["device_bytes"]) == (0, 0, 0)

@@ -1,10 +1,12 @@
 """What test_faults.py runs in a process of its own, behind faulty_loader.c: every Vulkan call fails once, by itself.
 
-Prints one JSON object: of each function its number of calls in a run, and what went wrong.
+First among those of a whole run, then among those of the first shape of a program that stays loaded. Prints one JSON
+object: of each function its numbers of calls, and what went wrong.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 
@@ -36,6 +38,8 @@ PAIRS = {
     "vkAllocateCommandBuffers": "vkFreeCommandBuffers",
     "vkCreateShaderModule": "vkDestroyShaderModule",
 }
+# After these fail nobody knows what the device has done.
+LOSING = ("vkQueueSubmit", "vkWaitForFences", "vkResetFences")
 x = np.random.default_rng(0).standard_normal((7, 64), np.float32)
 
 
@@ -82,39 +86,85 @@ def alive(since: dict[str, int], failed: str) -> dict[str, int]:
     return {name: made[name] - (now[end] - since[end]) for name, end in PAIRS.items()}
 
 
-def main() -> None:
-    made = program()
+def results_of(name: str) -> tuple[int, ...]:
+    return (OUT_OF_MEMORY, LOST) if name in ("vkQueueSubmit", "vkWaitForFences") else (OUT_OF_MEMORY,)
+
+
+def whole_runs(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], list[str]]:
+    """Calls of opening a device, loading, executing twice and unloading. What is made is given back."""
     run(made, 0)
     before = calls()
     wanted = run(made, 1)
     counts = {name: count - before[name] for name, count in calls().items() if name in FUNCTIONS}
     kept = alive(before, "")
     memory = {name: counters()[name] for name in ("programs", "device_allocations", "device_bytes")}
-    wrong, device = [], 1
+    wrong, device = list[str](), 1
     for name in FUNCTIONS:
-        for call in range(1, counts[name] + 1):
-            for result in (OUT_OF_MEMORY, LOST) if name in ("vkQueueSubmit", "vkWaitForFences") else (OUT_OF_MEMORY,):
-                device, what, since = device + 1, f"{name} {call}", calls()
-                loader.zp_arm(name.encode(), call, result)
-                try:
-                    found = run(made, device)
-                    if name not in DISPENSABLE or not np.array_equal(found, wanted):
-                        wrong.append(f"{what}: no error")
-                except RuntimeFailure as error:
-                    if f"{name}: {NAMES[result]}" not in str(error):
-                        wrong.append(f"{what}: {error}")
-                loader.zp_disarm()
-                if not np.array_equal(run(made, device), wanted):
-                    wrong.append(f"{what}: another result afterwards")
-                now = {key: counters()[key] for key in memory}
-                if now != memory:
-                    wrong.append(f"{what}: {memory} before, {now} after")
-                    memory = now
-                lost = name in ("vkQueueSubmit", "vkWaitForFences", "vkResetFences")  # and its device is kept
-                for key, count in alive(since, name).items():
-                    if count > kept[key] + (lost and kept[key] > 0):  # fewer: what was never made is given back, too
-                        wrong.append(f"{what}: {key}: {count} alive, {kept[key]} expected")
-    print(json.dumps({"calls": counts, "wrong": wrong}))
+        for call, result in itertools.product(range(1, counts[name] + 1), results_of(name)):
+            device, what, since = device + 1, f"{name} {call}", calls()
+            loader.zp_arm(name.encode(), call, result)
+            try:
+                found = run(made, device)
+                if name not in DISPENSABLE or not np.array_equal(found, wanted):
+                    wrong.append(f"{what}: no error")
+            except RuntimeFailure as error:
+                if f"{name}: {NAMES[result]}" not in str(error):
+                    wrong.append(f"{what}: {error}")
+            loader.zp_disarm()
+            if not np.array_equal(run(made, device), wanted):
+                wrong.append(f"{what}: another result afterwards")
+            now = {key: counters()[key] for key in memory}
+            if now != memory:
+                wrong.append(f"{what}: {memory} before, {now} after")
+                memory = now
+            lost = name in LOSING  # and its device is kept
+            for key, count in alive(since, name).items():
+                if count > kept[key] + (lost and kept[key] > 0):  # fewer: what was never made is given back, too
+                    wrong.append(f"{what}: {key}: {count} alive, {kept[key]} expected")
+    return counts, wrong
 
 
-main()
+def new_shape(made: tuple[Program, dict[str, bytes]], device: int, name: str, call: int, result: int) -> list[str]:
+    """What a loaded program says whose first shape fails, and then it and another one on its device."""
+    wanted = run(made, 0)[:7]
+    os.environ["ZEROPOINT_DISABLE"] = f"max_push_bytes={10_000 + device}"
+    said = []
+    with LoadedProgram(*made, profile=True) as loaded, LoadedProgram(*made) as other:
+        if name:
+            loader.zp_arm(name.encode(), call, result)
+        for program, rows in ((loaded, 3), (loaded, 3), (loaded, 7), (other, 3), (other, 7)):
+            try:
+                right = np.array_equal(program.execute([x[:rows]])[0], wanted[:rows])
+                said.append("right" if right else "wrong")
+            except RuntimeFailure as error:
+                said.append(str(error))
+            loader.zp_disarm()
+    return said
+
+
+def new_shapes(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], list[str]]:
+    """Calls of a shape that is recorded and run for the first time. Its program goes on where the device does."""
+    assert new_shape(made, 10_000, "", 0, 0) == ["right"] * 5
+    wrong, counts = list[str](), dict[str, int]()
+    devices = itertools.count(10_001)
+    for name, result in [(function, result) for function in FUNCTIONS for result in results_of(function)]:
+        for call in itertools.count(1):
+            first, *after = new_shape(made, next(devices), name, call, result)
+            if f"{name}: {NAMES[result]}" not in first:
+                break  # no such call
+            counts[name] = counts.get(name, 0) + 1
+            lost = "the device was lost by an earlier call; load the program again"
+            if after != [lost if name in LOSING else "right"] * 4:
+                wrong.append(f"{name} {call} of a new shape: {after}")
+    return counts, wrong
+
+
+def main() -> None:
+    made = program()
+    counts, wrong = whole_runs(made)
+    of_a_shape, also_wrong = new_shapes(made)
+    print(json.dumps({"calls": counts, "of_a_shape": of_a_shape, "wrong": wrong + also_wrong}))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.misaligned import misaligned
 from tests.signatures import signature
 from tests.unit.kernels.tiny import write_tree
 from zeropoint.errors import RuntimeFailure
@@ -106,3 +107,12 @@ def test_pipelines_that_nobody_holds_are_few(library: bytes, monkeypatch: pytest
         assert run(first) == [1, 2, 3, 4]
     with LoadedProgram(tiny(2), library=library) as again:
         assert run(again) == [1, 3, 4, 6]
+
+
+def test_operations_that_may_not_be_read_where_they_lie(library: bytes) -> None:
+    expression = fb.Library.GetRootAs(library).Kernels(0).Algorithms(0).Grid(0)
+    moved = misaligned(library, expression, field=0, item_bytes=16)
+    with pytest.raises(
+        RuntimeFailure, match=r"^kernel library: .*: operations at an address that is no multiple of 8$"
+    ):
+        verify_blob(write_program(tiny(1)), library=moved)

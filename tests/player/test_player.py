@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -362,23 +363,20 @@ def _with_id(program_id: int) -> LoadedProgram:
 
 
 def test_threads_share_programs_and_the_device() -> None:
-    """Four threads load, run and drop programs, two of them on one shared program."""
+    """Sixteen threads load, run and drop programs, half of them on one shared program."""
     shared = LoadedProgram(quantize())
     failures: list[str] = []
 
     def work(seed: int) -> None:
-        for step in range(6):
+        for step in range(4):
             n = 1 + (seed * 7 + step) % 30
             x = rows_of(n, seed=seed * 100 + step)
             program = shared if seed % 2 else LoadedProgram(quantize())
             if not np.allclose(program.execute([x])[1], qparams_of(x)[0], rtol=1e-6):
                 failures.append(f"seed {seed} step {step}")
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
     assert failures == []
 
 
@@ -390,25 +388,51 @@ print(LoadedProgram(quantize()).execute([rows_of(3)])[0].sum())
 """
 
 
-def test_the_pipeline_cache_is_written_used_and_never_trusted(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    def run() -> str:
-        done = subprocess.run([sys.executable, "-c", RUN_ONCE], capture_output=True, text=True, check=True)
-        return done.stdout
+def run_once(most_bytes: int = resource.RLIM_INFINITY) -> str:
+    """In a process of its own, whose files may have most_bytes: beyond, writing fails as on a full disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ONCE],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes)),
+    )
+    assert done.stderr == ""
+    return done.stdout
 
+
+def test_the_pipeline_cache_is_written_used_and_never_trusted(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path / "new" / "cache"
     monkeypatch.setenv("ZEROPOINT_CACHE_DIR", str(folder))
-    first = run()
+    first = run_once()
     (path,) = folder.glob("*.pipelines")
     good = path.read_bytes()
-    assert run() == first
-    for damaged in (good[:10], b"", good[:-1], bytes(b ^ 0xFF for b in good), good[:24] + b"\0" * (len(good) - 24)):
+    assert run_once() == first
+    for damaged in (good[:10], b"", good[:-1], bytes(b ^ 0xFF for b in good), good[:38] + b"\0" * (len(good) - 38)):
         path.write_bytes(damaged)
-        assert run() == first
-        assert path.read_bytes()[:8] == good[:8]
+        assert run_once() == first
+        assert path.read_bytes()[:6] == good[:6]
     monkeypatch.setenv("ZEROPOINT_CACHE_DIR", "")
     path.unlink()
-    assert run() == first
+    assert run_once() == first
     assert list(folder.iterdir()) == []
+
+
+def test_a_pipeline_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """A full disk, a folder in the file's place, a file in the folder's, a folder that nobody may write."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("ZEROPOINT_CACHE_DIR", str(folder))
+    first = run_once()
+    (path,) = folder.iterdir()
+    path.unlink()
+    assert run_once(most_bytes=20) == first
+    assert list(folder.iterdir()) == []
+    path.mkdir()
+    assert run_once() == first
+    assert list(folder.iterdir()) == [path]
+    for place in (__file__, "/proc/zeropoint"):
+        monkeypatch.setenv("ZEROPOINT_CACHE_DIR", place)
+        assert run_once() == first
 
 
 def test_devices_with_memory_of_their_own_give_the_same_results() -> None:

@@ -70,6 +70,7 @@ const char* leaf(const fb::Op& op, const ExprInputs& inputs, int64_t* value) {
 
 Status check_expr(const Ops* ops, size_t n_slots, const std::vector<bool>& attr_is_integer, size_t n_facts) {
   if (ops == nullptr || ops->size() == 0) return fail(Code::kInvalidProgram, "no operations");
+  if (!aligned(ops)) return fail(Code::kInvalidProgram, "operations at an address that is no multiple of 8");
   int depth = 0;
   for (uint32_t i = 0; i < ops->size(); ++i) {
     const fb::Op& op = *ops->Get(i);

@@ -23,6 +23,9 @@ struct ExprInputs {
   const int64_t* facts = nullptr;  // in the library's order
 };
 
+// Whether structs of a vector lie where they may be read: flatbuffers' verifier does not look.
+template <typename T> bool aligned(const T* v) { return !v || reinterpret_cast<uintptr_t>(v->Data()) % 8 == 0; }
+
 // Checks operands and stack depth once, so that evaluate() may trust them. Safe on untrusted operations.
 Status check_expr(const Ops* ops, size_t n_slots, const std::vector<bool>& attr_is_integer, size_t n_facts);
 

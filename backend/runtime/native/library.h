@@ -82,6 +82,8 @@ class Library {
   // A library from memory, for tests. Kept for the life of the process; equal bytes give the same object.
   static Status from_bytes(const void* data, size_t size, const Library** library);
   static std::string_view embedded_bytes();
+  // Verifies a library and keeps a copy of its bytes, for those above. Once; what failed is of no use.
+  Status decode(std::string_view bytes);
 
   // After verification every kernel has slots, attrs and algorithms; every algorithm three grid expressions and local
   // sizes, specs, push constants and variants; every variant a key over all slots, bindings and capabilities.
@@ -94,7 +96,6 @@ class Library {
   std::vector<int64_t> ordered(const Facts& facts) const;
 
  private:
-  Status decode(std::string_view bytes);
   Status decoded(const fb::Module& module, std::vector<uint32_t>* words) const;
 
   std::vector<uint64_t> bytes_;  // a copy, aligned

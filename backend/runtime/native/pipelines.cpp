@@ -11,16 +11,10 @@
 namespace zeropoint {
 namespace {
 
-constexpr uint64_t kMagic = 0x314350'5a50'0001;  // "ZPPC1"
-using Header = std::array<uint64_t, 3>;          // magic, bytes that follow, their FNV-1a
+constexpr std::string_view kMagic = "ZPPC2\n";
+constexpr size_t kHeaderBytes = kMagic.size() + 32;  // with the content key of what follows
 constexpr size_t kMaxCacheBytes = 256 << 20;
 constexpr size_t kMaxPipelines = 64;  // with those that no recording holds; a software device takes megabytes for each
-
-uint64_t fnv1a(std::string_view data) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (char c : data) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return hash;
-}
 
 // The directory for cache files, made when missing; empty when the cache is off or no directory can be made.
 std::string cache_directory() {
@@ -40,14 +34,14 @@ std::string read_cache(const std::string& path, const uint8_t* uuid) {
   struct stat info{};
   bool ours = lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid();
   if (!ours || static_cast<uint64_t>(info.st_size) > kMaxCacheBytes) return "";
-  Header header{};
   std::ifstream file(path, std::ios::binary);
-  file.read(reinterpret_cast<char*>(&header), sizeof(header));
   std::string data{std::istreambuf_iterator<char>(file), {}};
+  std::string header = data.substr(0, kHeaderBytes);
+  data.erase(0, kHeaderBytes);
   VkPipelineCacheHeaderVersionOne driver{};
-  if (header[0] != kMagic || header[1] != data.size() || data.size() < sizeof(driver)) return "";
+  if (data.size() < sizeof(driver) || header != cat(kMagic, content_key(data))) return "";
   std::memcpy(&driver, data.data(), sizeof(driver));
-  bool good = header[2] == fnv1a(data) && driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
+  bool good = driver.headerVersion == VK_PIPELINE_CACHE_HEADER_VERSION_ONE &&
               std::memcmp(driver.pipelineCacheUUID, uuid, VK_UUID_SIZE) == 0;
   return good ? data : "";
 }
@@ -83,9 +77,8 @@ void Context::save_pipelines() {
   std::string data(size, '\0');
   if (vkGetPipelineCacheData(device, pipeline_cache_, &size, data.data()) != VK_SUCCESS) return;
   data.resize(size);
-  Header header{kMagic, size, fnv1a(data)};
   // The next process makes the pipelines again where this does not succeed.
-  (void)replace_file(path, {{reinterpret_cast<const char*>(&header), sizeof(header)}, data});
+  (void)replace_file(path, {cat(kMagic, content_key(data)), data});
 }
 
 Pipeline::~Pipeline() {

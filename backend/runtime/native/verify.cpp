@@ -153,6 +153,7 @@ class Decoder {
   // range: the smallest and the largest value; of a dimension or (signed) of an attribute.
   Status dim(const fb::Dim& source, Dim* target, int64_t range[2], bool is_signed = false) const {
     ZP_TRY(limit("term", source.terms(), kMaxTerms));
+    if (!aligned(source.terms())) return bad("terms at an address that is no multiple of 8");
     target->base = range[0] = range[1] = source.base();
     bool overflow = false;
     for (const fb::Term* term : items(source.terms())) {

@@ -9,6 +9,7 @@ from typing import Any
 import flatbuffers
 import pytest
 
+from tests.misaligned import misaligned
 from zeropoint.errors import RuntimeFailure
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.program.io import write_program
@@ -211,3 +212,12 @@ def test_every_cut_is_refused() -> None:
 def test_a_damaged_kernel_library_is_refused(library: bytes) -> None:
     with pytest.raises(RuntimeFailure, match=r"^kernel library: not a valid ZPL1 flatbuffer$"):
         verify_blob(blob(), library=library)
+
+
+def test_terms_that_may_not_be_read_where_they_lie() -> None:
+    whole = blob()
+    moved = misaligned(whole, fb.Program.GetRootAs(whole).Tensors(0).Dims(0), field=1, item_bytes=16)
+    with pytest.raises(
+        RuntimeFailure, match=r"^program: tensor\[0\] x: .*terms at an address that is no multiple of 8$"
+    ):
+        verify_blob(moved)
