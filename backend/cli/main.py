@@ -1,4 +1,4 @@
-"""The command `zeropoint`. What goes wrong is one line on stderr and exit code 2.
+"""The command `zeropoint`. What goes wrong is one line on stderr and exit code 2; after Ctrl-C it is 130.
 
 Nothing heavy is imported before a command needs it: `zeropoint devices` and `zeropoint kernels` run without torch.
 """
@@ -21,14 +21,20 @@ class _Failure(click.ClickException):
     exit_code = 2
 
 
+class _Interrupted(click.ClickException):
+    exit_code = 130  # what a shell makes of a command that Ctrl-C ended
+
+
 class _Commands(click.Group):
-    """Our own errors and the file system's become one line."""
+    """Our own errors, the file system's and Ctrl-C become one line."""
 
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
         except (ZeropointError, OSError) as error:
             raise _Failure(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise _Interrupted("interrupted; no file is half-written") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

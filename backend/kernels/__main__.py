@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ZeropointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; no file is half-written", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from executorch.exir import (
@@ -294,11 +295,14 @@ def write_program(
     summary: QuantizationSummary,
     kept: KeptTable | None = None,
 ) -> ExportedText:
-    """Writes a program and, beside it, its tokenizer if it has one."""
-    words = None
-    if tokenizer is not None:
-        words = tokenizer_path(output)
-        text = tokenizer.backend_tokenizer.to_str(pretty=True)
-        replace_file(words, lambda file: file.write(text.encode()))
-    replace_file(output, program.write_to_file)
+    """Writes a program and, beside it, its tokenizer if it has one: both or, when it is interrupted, neither."""
+    words = None if tokenizer is None else tokenizer_path(output)
+
+    def write(file: BinaryIO) -> None:
+        program.write_to_file(file)
+        if tokenizer is not None:
+            text = tokenizer.backend_tokenizer.to_str(pretty=True)
+            replace_file(tokenizer_path(output), lambda file: file.write(text.encode()))
+
+    replace_file(output, write)
     return ExportedText(output, words, output.stat().st_size, n_linears, summary, kept)
