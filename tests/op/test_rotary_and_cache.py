@@ -227,6 +227,36 @@ def test_rotary_update_cache(
     assert 0 < int(untouched.sum()) < untouched.numel()
 
 
+OUTSIDE = [(-1, 39), (-40, 0), (-41, 0), (40, 39), (2**31 - 1, 39), (-(2**31), 0)]  # of 40 rows, and the nearest one
+
+
+@pytest.mark.parametrize(("place", "row"), OUTSIDE)
+def test_a_position_outside_the_tables_has_the_nearest_row(place: int, row: int) -> None:
+    """Negative ones count from the end. Fused with the caches of 30 places, it is written there, or not at all."""
+    inputs = {"x": noise(1, 2, 1, 8), **tables(40, 8, torch.float32)}
+    attrs = rope_attrs(8, 8, interleaved=0, table_rows=0, mode=0)
+    separate = attrs | {"heads": 2, "x_layout": 0, "x_first": 0, "y_layout": 0}
+    outputs = {"y": OutputSpec((1, 2, 1, 8), torch.float32)}
+    at = {key: {"position": torch.tensor([key], dtype=torch.int32)} for key in (place, row)}
+    found, there = (run_call("rotary_embedding", inputs | at[key], outputs, separate)[0]["y"] for key in (place, row))
+    assert torch.equal(found, there)
+
+    x = inputs.pop("x")
+    norms = {"q_norm": torch.ones(1), "k_norm": torch.ones(1)}
+    caches = {slot: noise(1, 2, 30, 8, seed=seed) for seed, slot in enumerate(("k_cache", "v_cache"))}
+    outputs = {"q_out": OutputSpec((1, 2, 1, 8), torch.float32)}
+    outputs |= {slot: OutputSpec((1, 2, 30, 8), torch.float32) for slot in caches}
+    fused = attrs | {"heads": 2, "kv_heads": 2, "out_layout": 0, "cache_layout": 0, "normed": 0, "eps": 1e-6}
+    fused |= {"q_layout": 0, "kv_layout": 0, "q_first": 0, "k_first": 0, "v_first": 0}
+    given = {"q": x, "k": x, "v": x, **norms, **inputs, **caches, **at[place]}
+    actual, _ = checked_call("rotary_update_cache", given, outputs, fused)
+    assert torch.equal(actual["q_out"], there)
+    cache = caches["v_cache"].clone()
+    if place == -1:
+        cache[:, :, -1] = x[:, :, 0]
+    assert torch.equal(actual["v_cache"], cache)
+
+
 @pytest.mark.parametrize(
     ("kernel", "source", "old", "new"),
     [
