@@ -42,6 +42,10 @@ test-arm: setup ## The player cross-built for arm64 and run by qemu: linears and
 test-drivers: setup ## Operators, linears and a small model on five software drivers, and a table (80 MB of packages)
 	scripts/test_drivers.sh
 
+.PHONY: test-compilers
+test-compilers: setup ## Every shader variant through RADV for six GPUs, to MSL and HLSL: worse than recorded fails (90 MB of packages)
+	scripts/test_compilers.sh
+
 .PHONY: backend-suite
 backend-suite: setup ## ExecuTorch's backend test suite, its operator tests, through our partitioner; prints the counts
 	$(TEST_ENV) $(PYTEST) -p tests.backend_suite.plugin -c pyproject.toml --rootdir . --dist worksteal -r fE \

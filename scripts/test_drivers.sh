@@ -33,7 +33,7 @@ environment_of() {
     ;;
   *) fail "$1: no such driver; offered ${ALL[*]}" ;;
   esac
-  printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$library" >"$icd"
+  describe_driver "$icd" "$library"
   echo "VK_DRIVER_FILES=$icd" # the loader's name of it, and the one before
   echo "VK_ICD_FILENAMES=$icd"
 }

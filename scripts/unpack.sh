@@ -26,3 +26,8 @@ unpack() {
   rm -rf "$folder.part/debs" "$folder.part/apt"
   mv "$folder.part" "$folder"
 }
+
+# describe_driver FILE LIBRARY: a driver's file for the loader.
+describe_driver() {
+  printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$2" >"$1"
+}
