@@ -51,9 +51,9 @@ class Inspection:
         """
         names = {
             tensor.constant: f"{delegate.method} delegate {delegate.index}: constant {tensor.name}"
-            for delegate in self.delegates
-            for tensor in delegate.program.tensors
-            if tensor.constant and delegate.program.version >= 4
+            for delegate, program in zip(self.delegates, self.programs, strict=True)
+            for tensor in program.tensors
+            if tensor.constant and program.version >= 4
         }
         for key, data in self.constants.items():
             if key in names and xxhash.xxh3_128_hexdigest(data) != key:

@@ -11,6 +11,8 @@ import xxhash
 from tests.e2e.models import Activations, Linears, Weights
 from tests.e2e.running import export, lower
 from zeropoint import ProgramError, inspect
+from zeropoint.export import inspection
+from zeropoint.program.io import read_program
 
 
 def test_programs_and_constants(tmp_path: Path) -> None:
@@ -40,6 +42,16 @@ def test_constants_are_read_and_compared_with_their_keys() -> None:
             ProgramError, match=rf"^forward delegate 0: constant \S+: .* its key {key}; the file is damaged$"
         ):
             inspect(bytes(damaged)).check_constants()
+
+
+def test_constants_are_compared_by_one_reading_of_each_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reading for each constant takes minutes for a model of thirty layers."""
+    weights = tuple(Weights(n=8, group_size=32, bias=True) for _ in range(3))
+    found = inspect(lower(export(Linears(32, Activations(), weights), torch.randn(2, 32)))[0])
+    readings = []
+    monkeypatch.setattr(inspection, "read_program", lambda blob: readings.append(blob) or read_program(blob))
+    found.check_constants()
+    assert readings == [item.blob for item in found.delegates]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
