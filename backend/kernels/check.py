@@ -8,7 +8,7 @@ from .dtypes import DType, Storage
 from .facts import FACTS
 from .keys import SlotKey, VariantKey
 from .manifest import Algorithm, Io, Manifest, Slot
-from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type, puts_bytes
+from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type, puts_parts
 from .reflect import Binding, Interface, reflect
 from .spirv import Module, Opcode
 from .usage import Usage, usage
@@ -85,14 +85,14 @@ class _Check:
         declared = self.declared(slot, choice)
         if f"{found.kind} of {found.element}" != declared:
             raise self.error(f"{where}: {declared} declared; found {found.kind} of {found.element}")
-        self.check_direction(index, slot, found, puts_bytes(slot, choice))
+        self.check_direction(index, slot, found, puts_parts(slot, choice))
 
     def declared(self, slot: Slot, choice: SlotKey) -> str:
         if choice.storage is Storage.IMAGE:
             return f"image of {IMAGE_FORMATS[choice.dtype]} of {IMAGE_SAMPLED[choice.dtype]}"
         return f"buffer of {element_type(slot, choice)}"
 
-    def check_direction(self, index: int, slot: Slot, found: Binding, puts_bytes: bool) -> None:
+    def check_direction(self, index: int, slot: Slot, found: Binding, puts_parts: bool) -> None:
         where = f"slot {slot.name}"
         if slot.io is Io.IN:
             if found.writable or index in self.used.written:
@@ -105,9 +105,9 @@ class _Check:
         if slot.io is Io.INOUT:
             self.check_both_directions(index, slot, found)
             return
-        if puts_bytes and index in self.used.loaded:
+        if puts_parts and index in self.used.loaded:
             raise self.error(f"{where}: io out declared; found a binding that more than atomics read")
-        if not puts_bytes and (found.readable or index in self.used.read):
+        if not puts_parts and (found.readable or index in self.used.read):
             raise self.error(f"{where}: io out declared; found a binding that may be read; make it writeonly")
         if not found.writable or index not in self.used.written:
             raise self.error(

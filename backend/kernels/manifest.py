@@ -39,7 +39,7 @@ class Slot:
     optional: bool = False
     view: str | None = None
     views: tuple[tuple[DType, str], ...] = ()
-    atomic: bool = False  # bytes are put into the words of its view by atomics
+    atomic: bool = False  # elements are put into the words of its view by atomics
 
     def element(self, dtype: DType) -> str:
         """What a buffer of this dtype is read as: the dtype's own view, the slot's view, or the dtype."""

@@ -41,7 +41,7 @@ def element_type(slot: Slot, choice: SlotKey) -> str:
     return slot.element(choice.dtype)
 
 
-def puts_bytes(slot: Slot, choice: SlotKey) -> bool:
+def puts_parts(slot: Slot, choice: SlotKey) -> bool:
     """Whether an output's elements are put into words by atomics, which read what they change."""
     return slot.atomic and choice.storage is Storage.BUFFER and element_type(slot, choice) != choice.dtype.value
 
@@ -55,7 +55,7 @@ def _slot_macros(index: int, slot: Slot, choice: SlotKey) -> list[tuple[str, str
         at = "{0}[i]" if element == choice.dtype.value else _ELEMENT.get(choice.dtype) if element == "u32" else None
         macros += [(f"{name}_AT(i)", at.format(slot.name))] if at and slot.io is not Io.OUT else []
         if slot.atomic:
-            macros += [(f"{name}_ACCESS", "" if puts_bytes(slot, choice) else "writeonly")]
+            macros += [(f"{name}_ACCESS", "" if puts_parts(slot, choice) else "writeonly")]
     elif choice.storage is Storage.IMAGE:
         image = "iimage2D" if IMAGE_SAMPLED[choice.dtype] == "i32" else "image2D"
         macros += [(f"{name}_IMAGE", "1"), (f"{name}_FORMAT", IMAGE_FORMATS[choice.dtype])]

@@ -13,10 +13,13 @@ float half_of(uint word, uint i) {
   return unpackHalf2x16(word >> (16u * (i & 1u))).x;
 }
 
-// Element i of bytes that lie in `words`; invocations may write bytes of one word at once.
-#define PUT_BYTE(words, i, value)                                               \
-  {                                                                             \
-    uint put_at = uint(i);                                                      \
-    atomicAnd(words[put_at >> 2], ~(0xffu << (8u * (put_at & 3u))));            \
-    atomicOr(words[put_at >> 2], (uint(value) & 0xffu) << (8u * (put_at & 3u))); \
+// Element i of bytes, or of halves, that lie in `words`; invocations may write parts of one word at once.
+#define PUT_BYTE(words, i, value) PUT_BITS(words[uint(i) >> 2], 8u * (uint(i) & 3u), 0xffu, uint(value))
+#define PUT_HALF(words, i, value) \
+  PUT_BITS(words[uint(i) >> 1], 16u * (uint(i) & 1u), 0xffffu, packHalf2x16(vec2(value, 0.0)))
+#define PUT_BITS(word, first, mask, value)        \
+  {                                               \
+    uint put_first = first;                       \
+    atomicAnd(word, ~(mask << put_first));        \
+    atomicOr(word, (value & mask) << put_first);  \
   }

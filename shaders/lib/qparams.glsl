@@ -49,6 +49,8 @@ void store_zero_point(uint token, int value) {
   PUT_BYTE(zp, token, value)
 #elif defined(ZP_I32)
   zp[token] = ZP_TYPE(value);
+#elif defined(ZP_F16)
+  PUT_HALF(zp, token, float(value))
 #else
   zp[token] = ZP_TYPE(float(value));
 #endif

@@ -46,11 +46,11 @@ def test_facts_are_at_most_the_limits() -> None:
 
 
 @pytest.mark.parametrize("storage", ["buffer", "image"])
-@pytest.mark.parametrize("zp", ["i8", "i32", "f32"])
+@pytest.mark.parametrize("zp", ["i8", "i32", "f32", "f16"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("asymmetric", [False, True], ids=["sym", "asym"])
 def test_linear(zp: str, storage: str, bits: int, asymmetric: bool) -> None:
-    """A zero point of one byte is taken out of its word and put into it, by every row of a word at once."""
+    """A zero point of 8 or 16 bits is taken out of its word and put into it, by every row of a word at once."""
     chain = Chain(k=96, n=37, group_size=32, bits=bits, zp=zp, storage=storage, asymmetric=asymmetric, bias=True)
     check_linear(chain, quantization_rows(96)[:40], rows_at_once=(1, 3, 19))
 
