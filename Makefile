@@ -39,7 +39,7 @@ test-arm: setup ## The player cross-built for arm64 and run by qemu: linears and
 	scripts/test_arm64.sh
 
 .PHONY: test-drivers
-test-drivers: setup ## Operators, linears and a small model on five software drivers, and a table (80 MB of packages)
+test-drivers: setup ## Operators, linears, a small model and the demo on software drivers, and a table (80 MB of packages)
 	scripts/test_drivers.sh
 
 .PHONY: test-compilers

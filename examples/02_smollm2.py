@@ -12,7 +12,9 @@ from zeropoint.cli import main as cli
 from zeropoint.llm.chat import ask
 
 PROGRAM = Path("smollm2.pte")
-QUESTION = "What is the capital of France?"
+# One whose answer is decided: the order of a driver's float sums moves the logits by up to one in this model, and where
+# two tokens are closer (as "The" and "L'" are for the capital of France), the driver chooses.
+QUESTION, ANSWER = "What is the capital of Japan?", "tokyo"
 
 
 def up_to_date() -> bool:
@@ -36,5 +38,5 @@ print(f"\n\n{answer}")
 run = answer.delegation
 if run.n_delegated != run.n_linears:
     sys.exit(f"{run.n_linears - run.n_delegated} linears did not run on the device; zeropoint inspect {PROGRAM}")
-if "paris" not in answer.text.lower():
+if ANSWER not in answer.text.lower():
     sys.exit("The answer is wrong.")

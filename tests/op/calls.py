@@ -29,23 +29,30 @@ DEVICE_DTYPES = {
     torch.int8: "i8",
     torch.uint8: "u8",
 }
+KINDS = ("discrete", "integrated", "virtual", "cpu")  # of devices, the first preferred
 
 
-def chosen_devices() -> list[Device]:
-    """The devices that ZEROPOINT_DEVICE may mean."""
-    wanted = os.environ.get("ZEROPOINT_DEVICE", "")
-    found = [device for device in devices() if not device.unusable]
-    return [device for device in found if wanted == "cpu" and device.type == "cpu"] or found[:1]
+def chosen_device() -> Device:
+    """The device that the player takes for ZEROPOINT_DEVICE."""
+    wanted = os.environ.get("ZEROPOINT_DEVICE", "").lower()
+
+    def is_meant(device: Device) -> bool:
+        if wanted.isdigit():
+            return device.index == int(wanted)
+        return device.type == "cpu" if wanted == "cpu" else wanted in device.name.lower()
+
+    found = [device for device in devices() if device.type in KINDS and not device.unusable and is_meant(device)]
+    return min(found, key=lambda device: KINDS.index(device.type))
 
 
-def runs_on_cpu() -> bool:
-    """Whether the software device was asked for."""
-    return os.environ.get("ZEROPOINT_DEVICE") == "cpu"
+def is_software() -> bool:
+    """Whether the device that runs now is the processor, whatever ZEROPOINT_DISABLE says."""
+    return chosen_device().type == "cpu"
 
 
 def device_facts() -> Mapping[str, int]:
     """Of the device that runs now, after ZEROPOINT_DISABLE and ZEROPOINT_LIMITS."""
-    return chosen_devices()[0].facts
+    return chosen_device().facts
 
 
 def lanes_are_a_vector() -> bool:

@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.op import integers
 from tests.op.blocks import MAX_ROWS, Block
-from tests.op.calls import device_facts, runs_on_cpu
-from tests.op.chain import Chain
+from tests.op.calls import device_facts, is_software
+from tests.op.chain import Chain, expected, read_back
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.kernels._generated.signatures import GateOp
 from zeropoint.runtime.player import LoadedProgram
@@ -28,10 +29,10 @@ def run(block: Block, fusions: str, inputs: list[torch.Tensor]) -> tuple[torch.T
 
 
 def assert_same(fused: torch.Tensor, plain: torch.Tensor) -> None:
-    """Bit for bit on the software device. Another driver may contract one of the two to fused multiply-adds."""
+    """Bit for bit on a software device. Another driver may contract one of the two to fused multiply-adds."""
     assert torch.equal(fused.isnan(), plain.isnan())
     fused, plain = fused.nan_to_num(7.0), plain.nan_to_num(7.0)
-    if runs_on_cpu():
+    if is_software():
         assert torch.equal(fused, plain)
     else:
         assert float((fused - plain).norm()) <= 1e-6 * float(plain.norm())
@@ -66,6 +67,23 @@ def test_every_zero_point(
         Chain(k=96, n=5, group_size=32, zp=zp, storage=storage, compute=compute, asymmetric=asymmetric), prologue
     )
     check(block, block.inputs(7), ["quantize_rows", "linear_dq8ca"])
+
+
+@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["default", "gpu"])
+@pytest.mark.parametrize(("zp", "storage"), ZERO_POINTS)
+def test_integers_of_every_zero_point(zp: str, storage: str, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that nothing comes before: torch's, bit for bit."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    block = Block(Chain(k=96, n=5, group_size=32, zp=zp, storage=storage, asymmetric=True))
+    program, constants = block.build("quantize")
+    with LoadedProgram(program, constants, keep_all=True) as loaded:
+        for part in quantization_rows(96).split(MAX_ROWS):
+            loaded.execute([part.numpy()])
+            slots = read_back(loaded, program, 0, len(part))
+            for slot, wanted in expected(program, 0, slots, {"scale", "zp", "q", "group_sums"}).items():
+                assert torch.equal(slots[slot], wanted), slot
+            integers.note(slots)
+        assert loaded.picks()[0].kernel == "quantize_rows"
 
 
 @pytest.mark.parametrize(("mapping", "rounding", "eps"), FORMULAS)

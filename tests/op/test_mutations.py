@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.op.blocks import Block
+from tests.op.calls import device_facts, lanes_are_a_vector
 from tests.op.chain import Chain
 from tests.op.mutated import library
 from tests.op.rows import quantization_rows
@@ -36,8 +36,9 @@ TIERS = [
     ("quantize_and_pack", "blocks", 19, "is_cpu"),
 ]
 FUSED_TIERS = [("rows", "is_cpu")]
-if os.environ.get("ZEROPOINT_DEVICE") == "cpu":
+if lanes_are_a_vector():
     TIERS += [("linear_dq8ca", "broadcast_gemv", 1, ""), ("linear_dq8ca", "broadcast_tiled", 19, "")]
+if device_facts()["is_cpu"]:
     FUSED_TIERS += [("few_lanes", "")]
 
 # The first token of an i32 buffer reads the same as i8 on a little-endian machine, and this tier has one token.
