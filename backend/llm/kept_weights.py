@@ -84,7 +84,6 @@ class Kept:
     source: str
     types: str
     how: str = ""
-    n_groups: int = 0
     n_rounded: int = 0
     why: str | None = None
 
@@ -155,7 +154,7 @@ def _keep(name: str, module: nn.Linear | nn.Embedding, rows: _Rows) -> Kept:
         dynamic=not is_table,
     )
     module.weight = nn.Parameter(weight, requires_grad=False)
-    return Kept(name, source, types, found[0].how, made.scales.size, made.n_rounded)
+    return Kept(name, source, types, found[0].how, made.n_rounded)
 
 
 class _Rows:

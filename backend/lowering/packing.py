@@ -111,11 +111,6 @@ def pack_sums(codes: Int8, zeros: Int32, layout: Layout) -> Int32:
     return np.ascontiguousarray(sums.T)
 
 
-def pack_steps(codes: Int8, zeros: Int32, layout: Layout) -> tuple[Int32, Int32]:
-    """(w_sum, w_zp)."""
-    return pack_sums(codes, zeros, layout), pack_zeros(zeros, layout)
-
-
 def _per_step(values: npt.NDArray[_Scalar], layout: Layout) -> npt.NDArray[_Scalar]:
     repeated: npt.NDArray[_Scalar] = np.repeat(values, layout.group_padded // layout.step, axis=1)
     transposed: npt.NDArray[_Scalar] = np.transpose(repeated)

@@ -48,16 +48,6 @@ def lower_rms_norm(node: Node, lowering: Lowering) -> Lowered:
     return _call(node, norm, lowering.dense_view(lowering.operand(x, dims)), length, lowering)
 
 
-def read_norm(node: Node, lowering: Lowering) -> Norm:
-    """The norm over the last dimension that ends in a node. Raises NotApplicable when there is none."""
-    if not is_op(node, _WHOLE):
-        return _read(node, lowering)
-    shape = arguments(node)["normalized_shape"]
-    if not isinstance(shape, (list, tuple)) or len(shape) != 1:
-        raise NotApplicable(f"{node.name} is a norm over {shape}")
-    return _read_whole(node)
-
-
 def lower_decomposed(node: Node, lowering: Lowering) -> Lowered:
     """The last multiplication of a norm."""
     return _emit(node, _read(node, lowering), lowering)

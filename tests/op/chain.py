@@ -13,7 +13,7 @@ import torch
 
 from tests.op.tolerance import check_table
 from zeropoint.kernels.dtypes import DType
-from zeropoint.lowering.packing import Layout, pack_scales, pack_steps, pack_terms, pack_weight
+from zeropoint.lowering.packing import Layout, pack_scales, pack_sums, pack_terms, pack_weight, pack_zeros
 from zeropoint.program import Dim, Program
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec, find_reference
@@ -137,7 +137,7 @@ def weight_constants(b: ProgramBuilder, chain: Chain, weights: Weights, layout: 
     chunk = 128 // chain.bits
     steps = [layout.steps, chain.n]
     integers = np.zeros_like(zeros, np.int32) if chain.terms else zeros
-    w_sum, w_zp = pack_steps(codes, integers, layout)
+    w_sum, w_zp = pack_sums(codes, integers, layout), pack_zeros(integers, layout)
     terms = pack_terms((weights.scales.double() * weights.zeros).float().numpy(), layout) if chain.terms else w_zp
     w = pack_weight(codes, layout, bits=chain.bits)
     scales = pack_scales(weights.scales.numpy(), layout).astype(np.float16 if chain.w_scale == "f16" else np.float32)

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from zeropoint.lowering.packing import STEPS, Layout, pack_scales, pack_steps, pack_sums, pack_weight, unpack_weight
+from zeropoint.lowering.packing import STEPS, Layout, pack_scales, pack_sums, pack_weight, pack_zeros, unpack_weight
 
 SIZES = [(64, 32), (96, 12), (30, 30), (1000, 1000), (40, 40), (576, 576), (100, 20), (256, 256), (36, 9), (7, 1)]
 
@@ -53,7 +53,7 @@ def test_sums_and_scales_add_up_to_the_groups(k: int, group_size: int) -> None:
     generator = np.random.default_rng(1)
     zeros = generator.integers(-8, 8, (5, k // group_size)).astype(np.int32)
     scales = generator.random((5, k // group_size)).astype(np.float32)
-    sums, per_step = pack_steps(codes, zeros, layout)
+    sums, per_step = pack_sums(codes, zeros, layout), pack_zeros(zeros, layout)
     wanted = (codes.reshape(5, -1, group_size).astype(np.int64) - zeros[:, :, None]).sum(2)
     np.testing.assert_array_equal(sums.T.reshape(5, k // group_size, -1).sum(2), wanted)
     parts = layout.group_padded // layout.step
