@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch._export.utils
+import torch.export.decomp_utils
+from torch._ops import OperatorBase
 
+Key, Kernel = object, Callable[..., object]
 GOLDEN = Path(__file__).parent / "golden" / "text"
 os.environ.setdefault("ZEROPOINT_VALIDATION", "1")
 collect_ignore = [] if "ZEROPOINT_ARM64" in os.environ else ["arm64"]  # scripts/test_arm64.sh builds what it tests
@@ -33,22 +36,48 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_once() -> Iterator[None]:
-    """Half of the time of a small lowering.
+    """More than half of the time of a small lowering.
 
-    torch.export looks up every composite operator of the dispatcher, once for each namespace and decomposition, so that
-    Python knows them. Here it does so when there are other ones than the last time, which is all that it is good for.
+    At each decomposition torch.export looks for the composite operators of all namespaces, has the dispatcher tell
+    Python of them, once for each namespace, and gives each of them a dozen kernels. Here it looks when others are
+    registered than the last times, which is all that it is good for, and a kernel is given without the making of two
+    types for annotations that nobody reads (torch 2.13).
     """
-    look_up, known = torch._export.utils._materialize_cpp_cia_ops, set[str]()
+    utils, answers, known = torch._export.utils, dict[frozenset[str], set[OperatorBase]](), set[str]()
+    look_up, collect, give = utils._materialize_cpp_cia_ops, utils._collect_all_valid_cia_ops, OperatorBase.py_impl
+
+    def registered() -> frozenset[str]:
+        return frozenset(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"))
 
     def look_up_others() -> None:
-        found = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
-        if set(found) != known:
+        found = registered()
+        if found != known:
             look_up()
             known.clear()
             known.update(found)
 
+    def collect_others() -> set[OperatorBase]:
+        found = registered()
+        if found not in answers:
+            answers[found] = collect()
+        return answers[found]
+
+    def give_quickly(self: OperatorBase, key: Key) -> Callable[[Kernel], Kernel]:
+        if not isinstance(key, torch._C.DispatchKey) or key == torch._C.DispatchKey.Python or key in self.py_kernels:
+            return give(self, key)
+
+        def give_kernel(kernel: Kernel) -> Kernel:
+            self.py_kernels[key] = kernel
+            self._dispatch_cache.clear()
+            return kernel
+
+        return give_kernel
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch._export.utils, "_materialize_cpp_cia_ops", look_up_others)
+        patch.setattr(utils, "_materialize_cpp_cia_ops", look_up_others)
+        for module in (torch.export.exported_program, torch.export.decomp_utils):
+            patch.setattr(module, "_collect_all_valid_cia_ops", collect_others)
+        patch.setattr(OperatorBase, "py_impl", give_quickly)
         yield
 
 
