@@ -50,16 +50,21 @@ def _cell(seconds: float, before: float | None) -> str:
 
 
 def measure_whole(model: str) -> None:
-    """Prints CPU seconds, those of all threads, by step of an export, imports first; then their sum, and the peak."""
+    """Prints by step of an export the CPU seconds of all threads, and the peak of the memory so far; imports first."""
     from zeropoint.llm.export import export_text_model
 
-    laps = [("imports", 0.0)]
+    names, ends = ["imports"], list[tuple[float, float]]()
+
+    def begin(step: str) -> None:
+        ends.append((process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        names.append(step)
+
     with tempfile.TemporaryDirectory() as folder:
-        export_text_model(model, Path(folder, "model.pte"), progress=lambda step: laps.append((step, process_time())))
-    ends = [start for _, start in laps[1:]] + [process_time()]
-    for (step, start), end in zip(laps, ends, strict=True):
-        print(f"{step:>16} {end - start:8.1f} s")
-    print(f"{'all':>16} {ends[-1]:8.1f} s, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+        export_text_model(model, Path(folder, "model.pte"), progress=begin)
+        begin("all")
+    for step, start, (end, peak) in zip(names, [0.0, *(end for end, _ in ends)], ends, strict=False):
+        print(f"{step:>16} {end - start:8.1f} s {peak:8.0f} MB")
+    print(f"{'all':>16} {ends[-1][0]:8.1f} s {ends[-1][1]:8.0f} MB")
 
 
 def measure(n_layers: int, hidden: int) -> dict[str, float]:
