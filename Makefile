@@ -43,7 +43,7 @@ test-drivers: setup ## Operators, linears, a small model and the demo on softwar
 	scripts/test_drivers.sh
 
 .PHONY: test-compilers
-test-compilers: setup ## Every shader variant through RADV for six GPUs, to MSL and HLSL: worse than recorded fails (90 MB of packages)
+test-compilers: setup ## Every shader variant through RADV for eight GPUs, to MSL and HLSL: worse than recorded fails (90 MB of packages)
 	scripts/test_compilers.sh
 
 .PHONY: backend-suite

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every shader variant through compilers whose devices are not here, and whether their answers have become worse: RADV's for
-# six AMD GPUs (Mesa's null device), spirv-val, and SPIRV-Cross to MSL and HLSL. Packages are unpacked into .cache/drivers,
+# eight AMD GPUs (Mesa's null device), spirv-val, and SPIRV-Cross to MSL and HLSL. Packages are unpacked into .cache/drivers,
 # nothing is installed; answers are kept in .cache/compilers. Needs scripts/setup.sh first.
 #   scripts/test_compilers.sh [--update] [FAMILY...]      --update writes tests/compilers/*.txt anew
 set -euo pipefail

@@ -33,6 +33,8 @@ FAMILIES = (
     Family("navi10", "Radeon RX 5700", "installed"),
     Family("navi21", "Radeon RX 6800", "installed"),
     Family("gfx1100", "Radeon RX 7900", "installed"),
+    Family("vangogh", "Steam Deck", "mesa-25"),
+    Family("navi31", "Radeon RX 7900", "mesa-25"),
     Family("gfx1201", "Radeon RX 9070", "mesa-25"),
 )
 CPUS_WITH = "navi21"  # the one that compiles what guards give to software devices alone
