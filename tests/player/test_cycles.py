@@ -60,7 +60,7 @@ def quiet_layers() -> None:
 
 @pytest.mark.parametrize(
     ("cycles", "way"),
-    [(50, "player"), *(pytest.param(1000, way, marks=pytest.mark.slow) for way in ("player", "executorch"))],
+    [(300, "player"), *(pytest.param(1000, way, marks=pytest.mark.slow) for way in ("player", "executorch"))],
 )
 def test_cycles(way: str, cycles: int) -> None:
     done = subprocess.run(
