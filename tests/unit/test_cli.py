@@ -164,3 +164,12 @@ def test_a_failure_is_not_blamed_on_an_older_one(linear: Path, monkeypatch: pyte
     assert "ZEROPOINT_DEVICE" in refused("run", linear / "linear.pte", "-i", linear / "x.npy")
     monkeypatch.delenv("ZEROPOINT_DEVICE")
     assert "Invalid number of inputs" in refused("run", linear / "linear.pte")
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zeropoint.runtime.devices.devices", interrupted)
+    result = CliRunner().invoke(main, ["devices"])
+    assert (result.exit_code, result.output) == (130, "Error: interrupted; no file is half-written\n")
