@@ -87,7 +87,7 @@ for name in "${names[@]}"; do
   say "$name"
   # shellcheck disable=SC2086 # words of NAME=VALUE
   env ZEROPOINT_VALIDATION=1 ZEROPOINT_DEVICE=cpu ZEROPOINT_TABLE="$RESULTS/$name.md" $variables \
-    .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -q -p tests.driver_report -m "not slow" "${TESTS[@]}" "$@" ||
+    .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -q -p tests.driver_report -m "not slow" --ignore tests/op/test_bounds.py "${TESTS[@]}" "$@" ||
     failed=1
   [[ $# -eq 0 ]] || continue
   # shellcheck disable=SC2086
