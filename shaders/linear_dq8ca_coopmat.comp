@@ -178,20 +178,21 @@ void put(uint buffer_index, uint set) {
 void multiply(uint current, uint slice, uint down, uint across) {
   uint left_base = current * TILE_SIZE + down * TILE_STRIDE + slice * 4u;
   uint right_base = current * TILE_SIZE + (TILE_M + across) * TILE_STRIDE + slice * 4u;
-  LEFT_MATRIX left[2 * kDown];
-  [[unroll]] for (uint i = 0; i < 2 * kDown; ++i) {
-    LOAD_LEFT(left[i], left_base + i / 2 * (16 * TILE_STRIDE) + i % 2 * 2);
-  }
+  RIGHT_MATRIX right[2 * kAcross];
+  SUM_MATRIX step_scale[kAcross];
   [[unroll]] for (uint j = 0; j < kAcross; ++j) {
-    RIGHT_MATRIX right[2];
-    LOAD_RIGHT(right[0], right_base + j * (16 * TILE_STRIDE));
-    LOAD_RIGHT(right[1], right_base + j * (16 * TILE_STRIDE) + 2);
-    SUM_MATRIX step_scale;
-    LOAD_ROWS(step_scale, tile_scale, (current * SLICES + slice) * TILE_N + across + j * 16);
-    [[unroll]] for (uint i = 0; i < kDown; ++i) {
-      SUM_MATRIX chunk = MULTIPLY_ADD(left[2 * i], right[0], ZERO_SUM);
-      chunk = MULTIPLY_ADD(left[2 * i + 1], right[1], chunk);
-      ADD_PRODUCT(sums[i * kAcross + j], chunk, step_scale);
+    LOAD_RIGHT(right[2 * j], right_base + j * (16 * TILE_STRIDE));
+    LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * TILE_STRIDE) + 2);
+    LOAD_ROWS(step_scale[j], tile_scale, (current * SLICES + slice) * TILE_N + across + j * 16);
+  }
+  [[unroll]] for (uint i = 0; i < kDown; ++i) {
+    LEFT_MATRIX left[2];
+    LOAD_LEFT(left[0], left_base + i * (16 * TILE_STRIDE));
+    LOAD_LEFT(left[1], left_base + i * (16 * TILE_STRIDE) + 2);
+    [[unroll]] for (uint j = 0; j < kAcross; ++j) {
+      SUM_MATRIX chunk = MULTIPLY_ADD(left[0], right[2 * j], ZERO_SUM);
+      chunk = MULTIPLY_ADD(left[1], right[2 * j + 1], chunk);
+      ADD_PRODUCT(sums[i * kAcross + j], chunk, step_scale[j]);
     }
   }
 }
