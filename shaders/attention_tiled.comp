@@ -3,22 +3,33 @@
 // A workgroup owns TILE_M rows of a KV head and walks its keys in tiles of TILE_N; heads are cut into chunks of 8
 // quads, so that one chunk of the queries and one of the keys (or values) are in shared memory at a time.
 // 64 invocations as 8 x 8: invocation (y, x) scores rows y * R .. of keys 4x .. 4x + 3, and then sums the same rows
-// of values for quad x of every chunk. Sums are f32 and in key order. Source: Dao et al. 2022, algorithm 1.
+// of values for quad x of every chunk. SLICES such groups share the tiles of keys by turns, as 64 invocations a workgroup
+// leave a large device idle; their sums are added up in order. Source: Dao et al. 2022, algorithm 1.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "attention.glsl"
 
-layout(local_size_x = 64) in;
+layout(local_size_x = 64 * SLICES) in;
 
 const uint kChunk = 8u;                   // quads
 const uint kRows = TILE_M / 8u;           // rows of an invocation
 const uint kStride = kChunk + 1u;         // keeps eight keys' reads in different banks
 const uint kChunks = MAX_QUADS / kChunk;
 
-shared vec4 query[TILE_M * kChunk];
-shared vec4 tile_quads[TILE_N * kStride];  // keys in the order that slot_of gives, or values
-shared vec4 weights[TILE_M * (TILE_N / 4)];
-shared float part_largest[TILE_M * 8];
+const uint kQuery = TILE_M * kChunk;
+const uint kTile = TILE_N * kStride;
+const uint kWeights = TILE_M * (TILE_N / 4);
+const uint kParts = TILE_M * 8u;
+
+// Of each slice, one part after the other.
+shared vec4 query[SLICES * kQuery];
+shared vec4 tile_quads[SLICES * kTile];  // keys in the order that slot_of gives, or values
+shared vec4 weights[SLICES * kWeights];
+shared float part_largest[SLICES * kParts];
+
+uint slice() {
+  return SLICES == 1 ? 0u : gl_LocalInvocationIndex / 64u;
+}
 
 // Invocation x scores keys 4x + j, and reads shared row 8j + x.
 uint slot_of(uint n) {
@@ -69,21 +80,25 @@ void put_scores(uint chunk, uint y_lane, uint x) {
   float factor = chunk * kChunk + x < QUADS ? scale : 0.0;
   barrier();
   [[unroll]] for (uint u = 0; u < kRows; ++u) {
-    query[(y_lane + 8u * u) * kChunk + x] = decode_query(next_query[u]) * factor;
+    query[slice() * kQuery + (y_lane + 8u * u) * kChunk + x] = decode_query(next_query[u]) * factor;
   }
-  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[slot_of(y_lane + 8u * u) * kStride + x] = next_quad(u);
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) {
+    tile_quads[slice() * kTile + slot_of(y_lane + 8u * u) * kStride + x] = next_quad(u);
+  }
   barrier();
 }
 
 void put_values(uint y_lane, uint x) {
   barrier();
-  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) tile_quads[(y_lane + 8u * u) * kStride + x] = next_quad(u);
+  [[unroll]] for (uint u = 0; u < TILE_N / 8; ++u) {
+    tile_quads[slice() * kTile + (y_lane + 8u * u) * kStride + x] = next_quad(u);
+  }
   barrier();
 }
 
 void main() {
   uint x = gl_LocalInvocationIndex % 8u;
-  uint y_lane = gl_LocalInvocationIndex / 8u;
+  uint y_lane = gl_LocalInvocationIndex / 8u % 8u;
   uint y_rows = y_lane * kRows;  // first of this invocation's rows in the tile
   uint rows = queries * group;
   uint first_row = gl_WorkGroupID.x * TILE_M;
@@ -100,9 +115,10 @@ void main() {
     query_rows[r] = query_quad(min(first_row + y_lane + 8u * r, rows - 1u));
   }
   uint chunks = (QUADS + kChunk - 1u) / kChunk;
-  if (begin < end) fetch_scores(begin, end, 0u, y_lane, x);
+  if (begin < end) fetch_scores(begin + slice() * TILE_N, end, 0u, y_lane, x);
 
-  for (uint tile = begin; tile < end; tile += TILE_N) {
+  for (uint turn = begin; turn < end; turn += SLICES * TILE_N) {
+    uint tile = turn + slice() * TILE_N;  // perhaps past the end: nothing is visible there
     vec4 scores[kRows];
     [[unroll]] for (uint r = 0; r < kRows; ++r) scores[r] = vec4(0.0);
     for (uint chunk = 0; chunk < chunks; ++chunk) {
@@ -114,9 +130,9 @@ void main() {
       }
       [[unroll]] for (uint i = 0; i < kChunk; ++i) {
         vec4 keys4[4];
-        [[unroll]] for (uint j = 0; j < 4u; ++j) keys4[j] = tile_quads[(j * 8u + x) * kStride + i];
+        [[unroll]] for (uint j = 0; j < 4u; ++j) keys4[j] = tile_quads[slice() * kTile + (j * 8u + x) * kStride + i];
         [[unroll]] for (uint r = 0; r < kRows; ++r) {
-          vec4 q4 = query[(y_rows + r) * kChunk + i];
+          vec4 q4 = query[slice() * kQuery + (y_rows + r) * kChunk + i];
           [[unroll]] for (uint j = 0; j < 4u; ++j) scores[r][j] += dot(q4, keys4[j]);
         }
       }
@@ -132,19 +148,19 @@ void main() {
         scores[r][j] = t >= my_begin && t < my_end ? finish_score(scores[r][j], mask_first, t) : kHidden;
       }
       vec4 four = scores[r];
-      part_largest[(y_rows + r) * 8u + x] = max(max(four.x, four.y), max(four.z, four.w));
+      part_largest[slice() * kParts + (y_rows + r) * 8u + x] = max(max(four.x, four.y), max(four.z, four.w));
     }
     barrier();
     float change[kRows];
     [[unroll]] for (uint r = 0; r < kRows; ++r) {
       float now = largest[r];
-      [[unroll]] for (uint i = 0; i < 8u; ++i) now = max(now, part_largest[(y_rows + r) * 8u + i]);
+      [[unroll]] for (uint i = 0; i < 8u; ++i) now = max(now, part_largest[slice() * kParts + (y_rows + r) * 8u + i]);
       change[r] = exp(largest[r] - now);
       largest[r] = now;
       vec4 four;
       [[unroll]] for (uint j = 0; j < 4u; ++j) four[j] = scores[r][j] == kHidden ? 0.0 : exp(scores[r][j] - now);
       weight_sum[r] = weight_sum[r] * change[r] + ((four.x + four.y) + (four.z + four.w));
-      weights[(y_rows + r) * (TILE_N / 4) + x] = four;
+      weights[slice() * kWeights + (y_rows + r) * (TILE_N / 4) + x] = four;
     }
 
     [[unroll]] for (uint c = 0; c < kChunks; ++c) {
@@ -152,15 +168,15 @@ void main() {
         put_values(y_lane, x);
         if (c + 1u < chunks) {
           fetch_values(tile, end, c + 1u, y_lane, x);
-        } else if (tile + TILE_N < end) {
-          fetch_scores(tile + TILE_N, end, 0u, y_lane, x);
+        } else if (turn + SLICES * TILE_N < end) {
+          fetch_scores(tile + SLICES * TILE_N, end, 0u, y_lane, x);
         }
         [[unroll]] for (uint r = 0; r < kRows; ++r) sums[c][r] *= change[r];
         [[unroll]] for (uint i = 0; i < TILE_N / 4; ++i) {
           vec4 values[4];
-          [[unroll]] for (uint j = 0; j < 4u; ++j) values[j] = tile_quads[(4u * i + j) * kStride + x];
+          [[unroll]] for (uint j = 0; j < 4u; ++j) values[j] = tile_quads[slice() * kTile + (4u * i + j) * kStride + x];
           [[unroll]] for (uint r = 0; r < kRows; ++r) {
-            vec4 four = weights[(y_rows + r) * (TILE_N / 4) + i];
+            vec4 four = weights[slice() * kWeights + (y_rows + r) * (TILE_N / 4) + i];
             sums[c][r] += (four.x * values[0] + four.y * values[1]) + (four.z * values[2] + four.w * values[3]);
           }
         }
@@ -168,13 +184,47 @@ void main() {
     }
   }
 
+#if SLICES > 1
+  // All slices' sums as if they had the same largest score.
   barrier();
-  [[unroll]] for (uint r = 0; r < kRows; ++r) part_largest[(y_rows + r) * 8u + x] = weight_sum[r];
+  if (x == 0u) {
+    [[unroll]] for (uint r = 0; r < kRows; ++r) part_largest[slice() * TILE_M + y_rows + r] = largest[r];
+  }
   barrier();
+  [[unroll]] for (uint r = 0; r < kRows; ++r) {
+    float now = kHidden;
+    [[unroll]] for (uint s = 0; s < SLICES; ++s) now = max(now, part_largest[s * TILE_M + y_rows + r]);
+    float change = exp(largest[r] - now);
+    weight_sum[r] *= change;
+    [[unroll]] for (uint c = 0; c < kChunks; ++c) sums[c][r] *= change;
+  }
+#endif
+  barrier();
+  [[unroll]] for (uint r = 0; r < kRows; ++r) {
+    part_largest[slice() * kParts + (y_rows + r) * 8u + x] = weight_sum[r];
+  }
+#if SLICES > 1
+  // Chunk by chunk through `query`, which has a chunk's place for every slice.
+  [[unroll]] for (uint c = 0; c < kChunks; ++c) {
+    [[unroll]] for (uint r = 0; r < kRows; ++r) query[slice() * kQuery + (y_rows + r) * kChunk + x] = sums[c][r];
+    barrier();
+    if (slice() == 0u) {
+      [[unroll]] for (uint s = 1; s < SLICES; ++s) {
+        [[unroll]] for (uint r = 0; r < kRows; ++r) sums[c][r] += query[s * kQuery + (y_rows + r) * kChunk + x];
+      }
+    }
+    barrier();
+  }
+  if (slice() > 0u) return;
+#else
+  barrier();
+#endif
   [[unroll]] for (uint r = 0; r < kRows; ++r) {
     uint row = first_row + y_rows + r;
     float total = 0.0;
-    [[unroll]] for (uint i = 0; i < 8u; ++i) total += part_largest[(y_rows + r) * 8u + i];
+    [[unroll]] for (uint s = 0; s < SLICES; ++s) {
+      [[unroll]] for (uint i = 0; i < 8u; ++i) total += part_largest[s * kParts + (y_rows + r) * 8u + i];
+    }
     float row_scale = row_factor(total);
     [[unroll]] for (uint c = 0; c < kChunks; ++c) {
       uint quad = c * kChunk + x;

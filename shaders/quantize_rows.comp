@@ -16,14 +16,18 @@ layout(local_size_x = LANES) in;
 layout(constant_id = 0) const uint PROLOGUE = 0;
 layout(constant_id = 1) const uint OP = 0;
 layout(constant_id = 2) const int ROUNDING = 0;
-layout(constant_id = 3) const uint STEP = 32;
-layout(constant_id = 4) const uint GROUP_SIZE = 32;
-layout(constant_id = 5) const uint GROUP_PADDED = 32;
+layout(constant_id = 3) const uint GROUP_SIZE = 32;
+layout(constant_id = 4) const uint GROUP_PADDED = 32;
+layout(constant_id = 5) const uint ROW_LENGTH = 64;  // known lengths let the driver unroll, and load ahead
+layout(constant_id = 6) const uint PACKED_LENGTH = 64;
+#if defined(GROUP_SUMS_NONE) && LANES > 8
+#define KEPT_ROW  // in registers; no group is added up
+#else
+layout(constant_id = 7) const uint STEP = 32;
+#endif
 
 layout(push_constant) uniform Push {
   uint rows;
-  uint row_length;
-  uint packed_length;
   int x_offset;
   int x_inner_rows;
   int x_outer_stride;
@@ -37,6 +41,8 @@ layout(push_constant) uniform Push {
   int qmax;
   float eps;
 };
+
+#define row_length ROW_LENGTH
 
 layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
 layout(std430, binding = WEIGHT_BINDING) readonly buffer Weight { WEIGHT_TYPE weight[]; };
@@ -66,43 +72,44 @@ layout(std430, binding = GROUP_SUMS_BINDING) writeonly buffer GroupSums { GROUP_
 #include "row_values.glsl"
 #include "rows.glsl"
 
-uint value_bits(uint row, uint start, uint k, float factor) {
-  if (PROLOGUE != 3u) return row_value_bits(start, k, factor);
-  return floatBitsToUint(activate(load_x(start + k)) * float(up[up_offset + row * up_row_stride + k]));
+#ifdef KEPT_ROW
+#include "kept_row.glsl"
+
+uint first_word;  // of the row, in q
+
+void store_word(uint at, uint word) {
+  q[first_word + at] = word;
 }
 
-void main() {
-  uint group = group_index();
-  uint row = min(group, rows - 1u);
+void quantize(uint row, uint start, out float scale_value, out int zero_point) {
+  first_word = row * (PACKED_LENGTH / 4u);
+  load_row(start);
+  quantize_row(start, scale_value, zero_point);
+}
+#else
+// Blocks of neighbours for each lane, so that it has whole steps to add up.
+void quantize(uint row, uint start, out float scale_value, out int zero_point) {
   uint lane = gl_LocalInvocationIndex;
-  uint start = row_start(row);
   float factor = row_factor(start);
   int lo = 0;
   int hi = 0;
-  for (uint k = lane; k < row_length; k += LANES) include_value(value_bits(row, start, k, factor), lo, hi);
-  float scale_value;
-  int zero_point;
+  for (uint k = lane; k < row_length; k += LANES) include_value(row_value_bits(start, k, factor), lo, hi);
   choose_for_row(lo, hi, scale_value, zero_point);
-  if (group >= rows) return;
-  if (lane == 0u) {
-    store_scale(row, scale_value);
-    store_zero_point(row, zero_point);
-  }
   float inverse = exact_div(1.0, scale_value);
 #ifdef GROUP_SUMS_NONE
   const uint block = clamp(STEP, 16u, 32u);
 #else
   const uint block = max(32u, STEP);
 #endif
-  for (uint first = lane * block; first < packed_length; first += LANES * block) {
+  for (uint first = lane * block; first < PACKED_LENGTH; first += LANES * block) {
     int sum = 0;
-    for (uint p = first; p < min(first + block, packed_length); p += 16u) {
-      uvec4 words = uvec4(0u);
-      [[unroll]] for (uint i = 0; i < 16u; ++i) {
+    for (uint p = first; p < min(first + block, PACKED_LENGTH); p += 4u) {
+      uint word = 0u;
+      [[unroll]] for (uint i = 0; i < 4u; ++i) {
         uint k = source_index(p + i);
         int value = 0;
-        if (k < row_length) value = quantized(value_bits(row, start, k, factor), scale_value, inverse, zero_point);
-        words[i / 4u] |= (uint(value) & 0xffu) << (8u * (i % 4u));
+        if (k < row_length) value = quantized(row_value_bits(start, k, factor), scale_value, inverse, zero_point);
+        word |= (uint(value) & 0xffu) << (8u * i);
 #ifndef GROUP_SUMS_NONE
         sum += value;
         uint done = p + i + 1u;
@@ -113,7 +120,21 @@ void main() {
         }
 #endif
       }
-      q[(row * packed_length + p) / 16u] = words;
+      q[(row * PACKED_LENGTH + p) / 4u] = word;
     }
+  }
+}
+#endif
+
+void main() {
+  uint row = group_index();
+  if (row >= rows) return;
+  up_start = up_offset + row * up_row_stride;
+  float scale_value;
+  int zero_point;
+  quantize(row, row_start(row), scale_value, zero_point);
+  if (gl_LocalInvocationIndex == 0u) {
+    store_scale(row, scale_value);
+    store_zero_point(row, zero_point);
   }
 }

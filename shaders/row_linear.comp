@@ -68,6 +68,7 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #include "quantize.glsl"
 #include "row_qparams.glsl"
 #include "row_values.glsl"
+#include "kept_row.glsl"
 
 #ifdef W_I4
 const int kWeightShift = 4;
@@ -80,9 +81,6 @@ const uint kChunks = PACKED_LENGTH / 32u;
 const uint kSteps = (kChunks + kStepChunks - 1u) / kStepChunks;                  // or chunks, where a step is shorter
 const uint kSliceChunks = (kSteps + SPLIT_K - 1u) / SPLIT_K * kStepChunks;       // that an invocation works on
 const uint kRounds = (kSliceChunks + BATCH - 1u) / BATCH;
-const uint kWords = (PACKED_LENGTH / 4u + LANES - 1u) / LANES;  // of codes that an invocation makes
-const uint kKeptWords = 8u;                                     // of them, those whose elements stay in registers
-const uint kKeptSquares = 16u;                                  // elements that it squares, likewise
 
 shared uvec4 codes[MAX_K / 16];
 shared float partial[2][2][SPLIT_K][TILE_N];  // by turns
@@ -93,95 +91,10 @@ float sums[2];
 float totals[2];  // of whole blocks of 16 steps, as in linear_dq8ca.comp
 int dots[2];
 int weight_dots[2];  // with ones, where w_sum is not given
-uint kept[kKeptWords][4];  // bits of elements, then of the row's values
-float kept_weights[kKeptWords][4];
-float kept_squares[kKeptSquares];
 int code_sum;  // of the step; only beside weights with zero points
 
-// Element of byte j of this invocation's word i; ROW_LENGTH in the padding.
-uint element_of(uint i, uint j) {
-  return source_index(4u * (gl_LocalInvocationIndex + i * LANES) + j);
-}
-
-// Asks for the elements that an invocation keeps: all of a row of usual length at once, as a first read waits long.
-void load_row() {
-  if (PROLOGUE != 0u) {
-    [[unroll]] for (uint i = 0; i < kKeptSquares; ++i) {
-      if (i * LANES < ROW_LENGTH) kept_squares[i] = load_x(X_OFFSET + min(gl_LocalInvocationIndex + i * LANES, ROW_LENGTH - 1u));
-    }
-  }
-  [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
-    if (i >= kWords) break;
-    [[unroll]] for (uint j = 0; j < 4u; ++j) {
-      uint k = min(element_of(i, j), ROW_LENGTH - 1u);
-      kept[i][j] = load_x_bits(X_OFFSET + k);
-      kept_weights[i][j] = weight_at(k);
-    }
-  }
-}
-
-// As row_factor.
-float kept_factor() {
-  if (PROLOGUE == 0u) return 1.0;
-  float squares = 0.0;
-  [[unroll]] for (uint i = 0; i < kKeptSquares; ++i) {
-    if (gl_LocalInvocationIndex + i * LANES < ROW_LENGTH) squares = add_square(squares, kept_squares[i]);
-  }
-  for (uint k = gl_LocalInvocationIndex + kKeptSquares * LANES; k < ROW_LENGTH; k += LANES) {
-    squares = add_square(squares, load_x(X_OFFSET + k));
-  }
-  return inverse_rms(squares, ROW_LENGTH, norm_eps);
-}
-
-void store_word(uint i, uint word) {
-  uint at = gl_LocalInvocationIndex + i * LANES;
-  if (at < PACKED_LENGTH / 4u) codes[at / 4u][at % 4u] = word;
-}
-
-// Fills `codes` and gives the row's scale and zero point. What runs once should be short: its instructions are waited for.
-void quantize_row(out float scale_value, out int row_zero_point) {
-  float factor = kept_factor();
-  int lo = 0;
-  int hi = 0;
-  [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
-    if (i >= kWords) break;
-    [[unroll]] for (uint j = 0; j < 4u; ++j) {
-      kept[i][j] = value_of(kept[i][j], kept_weights[i][j], factor);
-      if (element_of(i, j) < ROW_LENGTH) include_value(kept[i][j], lo, hi);
-    }
-  }
-  for (uint i = kKeptWords; i < kWords; ++i) {
-    [[unroll]] for (uint j = 0; j < 4u; ++j) {
-      uint k = element_of(i, j);
-      if (k < ROW_LENGTH) include_value(row_value_bits(X_OFFSET, k, factor), lo, hi);
-    }
-  }
-  choose_for_row(lo, hi, scale_value, row_zero_point);
-  float inverse = exact_div(1.0, scale_value);
-  uint done = 0u;
-  if (is_easy_scale(scale_value)) {
-    [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
-      if (i >= kWords) break;
-      uint word = 0u;
-      [[unroll]] for (uint j = 0; j < 4u; ++j) {
-        int code = element_of(i, j) < ROW_LENGTH ? quantized_easily(kept[i][j], inverse, row_zero_point) : 0;
-        word |= (uint(code) & 0xffu) << (8u * j);
-      }
-      store_word(i, word);
-    }
-    done = kKeptWords;
-  }
-  for (uint i = done; i < kWords; ++i) {
-    uint word = 0u;
-    for (uint j = 0; j < 4u; ++j) {
-      uint k = element_of(i, j);
-      int code = 0;
-      if (k < ROW_LENGTH) code = quantized(row_value_bits(X_OFFSET, k, factor), scale_value, inverse, row_zero_point);
-      word |= (uint(code) & 0xffu) << (8u * j);
-    }
-    store_word(i, word);
-  }
-  barrier();
+void store_word(uint at, uint word) {
+  codes[at / 4u][at % 4u] = word;
 }
 
 // What an invocation reads of a chunk.
@@ -338,10 +251,11 @@ float output_value(uint turn, uint c, float bias_value, float scale_value) {
 }
 
 void main() {
-  load_row();
+  load_row(X_OFFSET);
   [[unroll]] for (uint i = 0; i < BATCH; ++i) load_chunk(0u, i, i);
   float scale_value;
-  quantize_row(scale_value, zero_point);
+  quantize_row(X_OFFSET, scale_value, zero_point);
+  barrier();
   for (uint tile = 0; tile < TILES; ++tile) {
     uint n = column_of(tile);
     if (n - gl_LocalInvocationID.x >= outputs) break;

@@ -3,7 +3,7 @@
 
 shared int keys_of[2 * LANES];  // the smallest, then the largest turned round, so that both are minima
 #if LANES > 16
-const uint kEnds = 16u;
+const uint kEnds = LANES > 256 ? 32u : 16u;
 shared int ends[2 * kEnds];
 #endif
 

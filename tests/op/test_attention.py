@@ -273,21 +273,29 @@ def test_position_moves_without_recording(tier: str) -> None:
 
 
 MUTATIONS = {
-    "causal": ("cpu", 2, "lib/attention_scores.glsl", "first + int(s) + 1, 0", "first + int(s) + 2, 0"),
-    "rescale": ("gpu", 2, "lib/attention_few.glsl", "sums[r] *= row_change[r];", ""),
-    "max": ("gpu", 19, "attention_tiled.comp", "now = max(now, part_largest", "now = min(now, part_largest"),
+    "causal": ("cpu", 2, 64, "lib/attention_scores.glsl", "first + int(s) + 1, 0", "first + int(s) + 2, 0"),
+    "rescale": ("gpu", 2, 64, "lib/attention_few.glsl", "sums[r] *= row_change[r];", ""),
+    "slices": ("gpu", 19, 128, "attention_tiled.comp", "weight_sum[r] *= change;", ""),
+    "max": (
+        "gpu",
+        19,
+        64,
+        "attention_tiled.comp",
+        "now = max(now, part_largest[slice",
+        "now = min(now, part_largest[slice",
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    ("tier_name", "queries", "source", "old", "new"),
+    ("tier_name", "queries", "head_dim", "source", "old", "new"),
     [pytest.param(*case, id=name) for name, case in MUTATIONS.items() if case[0] in TIERS],
 )
 def test_a_wrong_shader_is_noticed(
-    tier_name: str, queries: int, source: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
+    tier_name: str, queries: int, head_dim: int, source: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_tier(monkeypatch, tier_name)
-    case = Case(queries=queries, keys=200, start=150)
+    case = Case(queries=queries, head_dim=head_dim, keys=200, start=150)
     inputs = case.inputs()
     library = mutated_library("attention", source, old, new)
     outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
