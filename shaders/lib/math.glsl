@@ -92,13 +92,15 @@ float log_accurate(float x) {
   return sum;
 }
 
-// log(1 + x): what 1 + x is rounded to has another logarithm, by the quotient of what it and x are above 1.
+// log(1 + x): what 1 + x is rounded to has another logarithm, by the quotient of what it and x are above 1. Of a large x that
+// is 1, and a driver that divides by way of a reciprocal may flush it.
 float log1p_accurate(float x) {
   if (is_nan(x) || abs(x) < 1e-9 || floatBitsToUint(x) == 0x7f800000u) return x;
   precise float sum = 1.0 + x;
   if (sum <= 0.0) return log_accurate(sum);
   precise float above = sum - 1.0;
-  return above == 0.0 ? x : log_accurate(sum) * (x / above);
+  if (above == 0.0) return x;
+  return x > 1e9 ? log_accurate(sum) : log_accurate(sum) * (x / above);
 }
 
 float sigmoid(float x) {
