@@ -31,8 +31,15 @@ def library(chain: Chain, *, kernel: str, algorithm: str, read_as: str | None) -
     cache = default_cache_dir(SHADERS)
     compiled = compile_variants(mutated, find_toolchain(), cache_dir=cache)
     variants = {job.key: replace(variant, key=job.key) for job, variant in zip(jobs, compiled, strict=True)}
-    kernels = {job.key.kernel for job in jobs}
-    return write_library([manifest for manifest in manifests if manifest.name in kernels], variants)
+    served = {(job.key.kernel, job.key.algorithm) for job in jobs}
+    narrowed = [
+        replace(
+            manifest, algorithms=tuple(item for item in manifest.algorithms if (manifest.name, item.name) in served)
+        )
+        for manifest in manifests
+        if manifest.name in {name for name, _ in served}
+    ]
+    return write_library(narrowed, variants)
 
 
 def is_target(job: Job, kernel: str, algorithm: str) -> bool:
