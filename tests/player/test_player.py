@@ -257,8 +257,13 @@ def test_a_zero_point_of_another_dtype_or_storage_is_refused_at_load(
 
 def test_a_missing_fact_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "storage_16bit, float16")
-    with pytest.raises(RuntimeFailure, match=r"choose_qparams_per_row: .* cannot run it: \w+ needs storage_16bit$"):
-        LoadedProgram(quantize(zp="f16"))
+    b = ProgramBuilder()
+    x, y = b.tensor("x", "f16", [4]), b.tensor("y", "f16", [4])
+    b.input(x)
+    b.call("elementwise_unary", {"x": x, "y": y}, {"op": 0, "alpha": 0.0, "beta": 0.0})
+    b.output(y)
+    with pytest.raises(RuntimeFailure, match=r"elementwise_unary: .* cannot run it: \w+ needs storage_16bit$"):
+        LoadedProgram(*b.build())
     assert devices()[0].facts["storage_16bit"] == 0
 
 
