@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import product
 
 from ..errors import Unsupported
-from ..kernels._generated.signatures import SIGNATURES
 from ..program import Dim
 from ..program.builder import ProgramBuilder
+from ..references.strides import RANK
 from .view import ONE, ZERO, Multiply, View, add, collapse, scale
 
-KERNEL_RANK = sum(name.startswith("size") for name in SIGNATURES["strided_copy"].attr_names())
+KERNEL_RANK = RANK
 
 
 def emit_copy(builder: ProgramBuilder, source: View, target: View, *, multiply: Multiply, name: str) -> None:
