@@ -114,7 +114,7 @@ class ZeropointPartitioner(Partitioner):
         _tag_states(exported_program, states)
         tagged = [node for node in exported_program.graph.nodes if "delegation_tag" in node.meta]
         outside = _outside(exported_program, matching)
-        note_method(tagged, self._methods, Method(exported_program, outside))
+        note_method(tagged, self._methods, Method(exported_program, outside, self._buffers.places))
         return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
 
     def _take_weights(self, program: ExportedProgram) -> dict[str, torch.Tensor]:

@@ -36,10 +36,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method as the partitioner left it. outside: buffers that no delegate owns -> the node and why, in words."""
+    """A method as the partitioner left it. outside: buffers that no delegate owns -> the node and why, in words.
+
+    places: of the buffers of all methods when the lowering began (Buffers.places).
+    """
 
     program: ExportedProgram
     outside: Mapping[str, str]
+    places: Mapping[str, set[Hashable]]
 
 
 @dataclass(slots=True)
@@ -97,7 +101,7 @@ def give_keys(partitions: Mapping[str, Sequence[ExportedProgram]], names: Sequen
     names: of buffers that are shared although they are not the same ones. Raises OptionError where no method has such
     a buffer, and Unsupported where methods cannot share what they must.
     """
-    uses = list(_uses(partitions))
+    uses, places = _uses(partitions)
     for name in names:
         if all(use.name != name for use in uses):
             have = ", ".join(sorted({use.name for use in uses})) or "no buffer"
@@ -105,7 +109,7 @@ def give_keys(partitions: Mapping[str, Sequence[ExportedProgram]], names: Sequen
     for use in uses:
         if use.placeholder is not None:
             use.placeholder.meta.pop(STATE_KEY, None)
-    for number, group in enumerate(_groups(uses, names)):
+    for number, group in enumerate(_groups(uses, names, places)):
         if all(use.outside for use in group):
             continue  # ExecuTorch's, in every method
         _check(group)
@@ -144,17 +148,18 @@ def _identity(name: str, tensor: torch.Tensor, names: Sequence[str]) -> Hashable
     return name if name in names else place_of(tensor)
 
 
-def _uses(partitions: Mapping[str, Sequence[ExportedProgram]]) -> Iterator[_Use]:
-    """Every use of a buffer in a method of the lowering."""
+def _uses(partitions: Mapping[str, Sequence[ExportedProgram]]) -> tuple[list[_Use], dict[str, set[Hashable]]]:
+    """Every use of a buffer in a method of the lowering; where the buffers lay when it began."""
     own: dict[int, str] = {}
     methods: list[Method] = []
+    uses = []
     for method, programs in partitions.items():
         for program in programs:
             tensors, mutated = dict(_buffers(program)), set(program.graph_signature.buffers_to_mutate.values())
             for node in program.graph.nodes:
                 name = program.graph_signature.inputs_to_buffers.get(node.name, "")
                 if node.op == "placeholder" and name in tensors:
-                    yield _Use(method, name, tensors[name], name in mutated, node)
+                    uses.append(_Use(method, name, tensors[name], name in mutated, node))
                 if _METHODS in node.meta:
                     methods, index = node.meta[_METHODS]
                     own[index] = method
@@ -162,18 +167,22 @@ def _uses(partitions: Mapping[str, Sequence[ExportedProgram]]) -> Iterator[_Use]
         tensors, mutated = dict(_buffers(item.program)), set(item.program.graph_signature.buffers_to_mutate.values())
         for name, reason in item.outside.items():
             method = own.get(index, f"number {index + 1} (which has no delegate)")
-            yield _Use(method, name, tensors[name], name in mutated, outside=reason)
+            uses.append(_Use(method, name, tensors[name], name in mutated, outside=reason))
+    places = dict(methods[0].places) if methods else {}
     methods.clear()  # the lowering is over: its programs may go, and a partitioner may serve another one
+    return uses, places
 
 
-def _groups(uses: Sequence[_Use], names: Sequence[str]) -> list[list[_Use]]:
+def _groups(uses: Sequence[_Use], names: Sequence[str], places: Mapping[str, set[Hashable]]) -> list[list[_Use]]:
     """The uses of one buffer by several methods, of which one writes it. In the order of the methods."""
     found: dict[Hashable, list[_Use]] = {}
     storages: dict[int, dict[Hashable, None]] = {}
     renamed = {place_of(use.tensor): use.name for use in uses if use.name in names}
     for use in uses:
         place = place_of(use.tensor)
-        identity = use.name if use.name in names else renamed.get(place, place)
+        identity: Hashable = use.name if use.name in names else renamed.get(place, place)
+        if identity is not None and identity is place:
+            identity = _first_place(use, place, places.get(use.name, {place}))
         if identity is not None:
             found.setdefault(identity, []).append(use)
         if place is not None:
@@ -186,6 +195,22 @@ def _groups(uses: Sequence[_Use], names: Sequence[str]) -> list[list[_Use]]:
     return [
         group for group in found.values() if any(use.writes for use in group) and len({use.method for use in group}) > 1
     ]
+
+
+def _first_place(use: _Use, place: Hashable, known: set[Hashable]) -> Hashable:
+    """Where a buffer lay when the lowering began: ExecuTorch copies whole methods that its transform_passes leave out.
+
+    known: the places of the buffers of that name. Raises Unsupported where it may have been any of them.
+    """
+    if place in known:
+        return place
+    if len(known) > 1:
+        raise Unsupported(
+            f"state {use.name}: method {use.method} was copied on its way here, and methods have several buffers of "
+            "this name; transform_passes as a dict must name every method, with [] for those without passes"
+        )
+    (first,) = known
+    return first
 
 
 def _check(group: Sequence[_Use]) -> None:

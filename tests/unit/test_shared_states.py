@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from executorch.exir.pass_base import ExportPass
 
 import zeropoint
 from tests.player.test_shared_states import Log, Reader, made
@@ -48,6 +49,16 @@ def test_a_state_that_another_method_writes_on_the_cpu_is_refused() -> None:
     text = r"^state log: method one keeps it on the device, but method scan writes it on the CPU: node aten_fmod"
     with pytest.raises(Unsupported, match=text):
         made(scan=scan, one=log)
+
+
+def test_a_copy_of_one_of_several_buffers_is_refused() -> None:
+    log, other = Log(), Log()
+    methods = {"one": log, "two": log, "three": other}
+    with pytest.raises(
+        Unsupported, match=r"^state log: method three was copied on its way here, and .* must name every"
+    ):
+        made(passes={"one": [ExportPass()], "two": [ExportPass()]}, **methods)
+    made(passes={"one": [ExportPass()], "two": [ExportPass()], "three": []}, **methods)
 
 
 def test_views_of_one_buffer_are_refused() -> None:

@@ -17,7 +17,10 @@ _COPY = "aten.copy.default"  # copy(self, src) reads nothing of self but its sha
 
 
 class DropUnreadBuffers(ExportedProgramPassBase):
-    """For `to_edge_transform_and_lower(..., transform_passes=[DropUnreadBuffers()])`, of a program of one method."""
+    """For `to_edge_transform_and_lower(..., transform_passes=[DropUnreadBuffers()])`, of a program of one method.
+
+    Of several: in a dict, for methods whose buffers no other one reads, with [] for the rest.
+    """
 
     def call(self, exported_program: ExportedProgram) -> ExportedProgramPassResult:
         """Changes the program in place."""
