@@ -44,6 +44,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--layers", type=click.IntRange(min=1), help="Keep the first ones only. Default: all.")
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", type=int, help="Tokens of the prompt, or text, in one call. Default: 128, or all.")
+@click.option("--max-source", type=int, help="Tokens that an encoder with a decoder reads. Default: --max-context.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
 @click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
@@ -67,6 +68,7 @@ def export(
     layers: int | None,
     max_context: int,
     max_prefill: int | None,
+    max_source: int | None,
     compute_dtype: str,
     qparams_storage: str,
     float_zero_point: str,
@@ -98,7 +100,8 @@ def export(
     encoder = find_encoder_source(model, task, pooling)
     if encoder is not None:
         name = encoder.name
-        unused = ["lm_head", "embedding", "weight_scales", "adapter", "max_context", "kv_cache", "dry_run"]
+        unused = ["lm_head", "embedding", "weight_scales", "adapter", "max_context", "max_source", "kv_cache"]
+        unused += ["dry_run"]
         _refuse_given(context, unused + ["max_prefill"] * (not encoder.reads_text), f"{model} is an encoder")
         encoding = EncoderExportOptions(
             recipe=recipe or DEFAULT_RECIPE,
@@ -120,6 +123,7 @@ def export(
             adapter=adapter,
             max_context=max_context,
             max_prefill=min(DEFAULT_PREFILL, max_context) if max_prefill is None else max_prefill,
+            max_source=max_source,
             program=compiled,
         )
         source = find_source(model)
@@ -194,14 +198,18 @@ def _read_text(path: Path | None) -> str:
 
 @click.command()
 @click.argument("program", type=FILE)
-@click.option("-p", "--prompt", required=True, help="What to say to the model.")
+@click.option("-p", "--prompt", help="What to say to the model.")
+@click.option("--features", type=FILE, help="A .npy of speech for its encoder: f32 [1, mels, frames].")
+@click.option("--start", default="", help="What the decoder behind an encoder begins with. Default: the model's own.")
 @click.option("-n", "--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
 @click.option("--tokenizer", type=FILE, help="Default: PROGRAM's name with .tokenizer.json")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @_sampling_options
 def generate(
     program: Path,
-    prompt: str,
+    prompt: str | None,
+    features: Path | None,
+    start: str,
     max_new_tokens: int,
     tokenizer: Path | None,
     raw: bool,
@@ -211,19 +219,26 @@ def generate(
 ) -> None:
     """Streams the model's answer to stdout, and what it took to stderr."""
     quiet()
+    import torch
+
     from ..llm.chat import ask
     from ..llm.sampling import Sampling
+    from ..runtime.running import read_array
+
+    if (prompt is None) == (features is None):
+        raise OptionError("generate: give either a --prompt or, to a model of speech, --features")
 
     def write(piece: str) -> None:
         click.echo(piece, nl=False)
 
     answer = ask(
         program,
-        prompt,
+        torch.from_numpy(read_array(features)) if features is not None else prompt or "",
         write=write,
         tokenizer=tokenizer,
         max_new_tokens=max_new_tokens,
         raw=raw,
+        start=start,
         sampling=Sampling(**sampling),
         json_schema=_read_text(json_schema),
         grammar=_read_text(grammar),

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..runtime.running import peak_bytes
 from .generation import Delegation, TextProgram
 from .sampling import Sampling
@@ -39,27 +41,33 @@ class Answer:
 
 def ask(
     program: Path,
-    prompt: str,
+    prompt: str | torch.Tensor,
     *,
     write: Callable[[str], None],
     tokenizer: Path | None = None,
     max_new_tokens: int = 128,
     raw: bool = False,
+    start: str = "",
     sampling: Sampling | None = None,
     json_schema: str = "",
     grammar: str = "",
 ) -> Answer:
     """Loads a program and lets it answer; write gets each piece of text as soon as it is known.
 
-    tokenizer: a tokenizer.json; by default the one beside the program. raw: continue the prompt instead of putting it
-    into the chat template. sampling: None for the likeliest tokens. json_schema, grammar: see Constraint.
+    prompt: a text, or features of speech for an encoder that reads them; see TextModel.generate. tokenizer: a
+    tokenizer.json; by default the one beside the program. raw: continue the prompt instead of putting it
+    into the chat template. start: of the answer of an
+    encoder's decoder, else the model's own. sampling: None for the likeliest tokens. json_schema, grammar: see
+    Constraint.
     Raises OptionError on files or a prompt that do not fit.
     """
     text = TextProgram(program)
     words = load_words(program, text.metadata, tokenizer)
     session, pieces = Session(text, words), []
-    found = session.continue_tokens(
-        words.encode(prompt) if raw else words.chat(prompt),
+    found = session.respond(
+        prompt,
+        raw=raw,
+        start=start,
         max_new_tokens=max_new_tokens,
         sampling=sampling or Sampling(),
         constraint=session.constraint(json_schema, grammar),

@@ -18,19 +18,26 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
+)
 from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from ..errors import OptionError
 from .kept_weights import Matrix
 from .packed_checkpoints import PackedMatrix, check_settings, read_packed
+from .seq2seq import check_seq2seq, is_seq2seq, reads_speech
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a hub
 TORCHAO = "torchao"  # as quantization_config calls it; transformers loads its weights
@@ -138,9 +145,9 @@ class Checkpoint:
         return found
 
     def load(self, *, n_layers: int | None = None) -> PreTrainedModel:
-        """The decoder in float32. Raises OptionError on files that do not make one."""
+        """The model in float32. Raises OptionError on files of one that generates no text."""
         config = self.config(n_layers=n_layers)
-        check_decoder(config, self.place)
+        check_generates(config, self.place)
         packed = self._packed()
         options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **exportable(config)}
         options["ignore_mismatched_sizes"] = True
@@ -150,9 +157,9 @@ class Checkpoint:
             else:
                 linears = {name: torch.from_numpy(matrix.values()) for name, matrix in packed[1].items()}
                 source = {"pretrained_model_name_or_path": None, "state_dict": packed[0] | linears}
-            kind: Any = AutoModelForCausalLM if packed is None else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            kind, kinds = classes_of(config)
             model: PreTrainedModel
-            model, info = kind.from_pretrained(**source, **options)
+            model, info = (kind if packed is None else kinds[type(config)]).from_pretrained(**source, **options)
             if packed is not None and ((Path(self.place) / GENERATION_CONFIG_NAME).is_file() or not self.is_local):
                 model.generation_config = GenerationConfig.from_pretrained(self.place)
         check_complete(self.place, info)
@@ -185,11 +192,21 @@ def one_line(place: str) -> Iterator[None]:
         raise OptionError(f"export: {place}: {text[:_LONGEST]}") from error
 
 
-def check_decoder(config: PreTrainedConfig, place: str) -> None:
-    """Raises OptionError on a model that does not continue a text."""
+def classes_of(config: PreTrainedConfig) -> tuple[Any, Any]:
+    """transformers' class that loads a model which generates text, and its models' classes by their configurations'."""
+    if not is_seq2seq(config):
+        return AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING
+    if reads_speech(config):
+        return AutoModelForSpeechSeq2Seq, MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    return AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+
+def check_generates(config: PreTrainedConfig, place: str) -> None:
+    """Raises OptionError on a model that generates no text."""
+    if is_seq2seq(config):
+        check_seq2seq(config, place)
+        return
     names = ", ".join(config.architectures or [type(config).__name__])
-    if getattr(config, "is_encoder_decoder", False):
-        raise OptionError(f"export: {place}: {names} is an encoder with a decoder; offered decoders, and encoders")
     is_other = config.architectures and not any(
         name.endswith(("CausalLM", "LMHeadModel")) for name in config.architectures
     )
@@ -211,8 +228,10 @@ def check_complete(place: str, info: Mapping[str, Iterable[Any]]) -> None:
 
 
 def keep_layers(config: PreTrainedConfig, n_layers: int) -> None:
-    """Cuts a configuration to its first layers."""
-    config.num_hidden_layers = min(n_layers, config.num_hidden_layers)
+    """Cuts a configuration to its first layers, of the encoder and of the decoder."""
+    for name in ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers"):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, min(n_layers, getattr(config, name)))
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = config.layer_types[:n_layers]
 
@@ -258,5 +277,6 @@ def untie(model: PreTrainedModel) -> PreTrainedModel:
     embedding = model.get_input_embeddings()
     if isinstance(head, nn.Linear) and head.weight is getattr(embedding, "weight", None):
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    model.config.tie_word_embeddings = False
+    if not is_seq2seq(model.config):  # of which some, UMT5 say, scale what goes into the last linear by this setting
+        model.config.tie_word_embeddings = False
     return model

@@ -145,7 +145,7 @@ class EncoderCheckpoint:
         config = self.files.config(n_layers=n_layers, floats=True)
         names = ", ".join(config.architectures or [type(config).__name__])
         if getattr(config, "is_encoder_decoder", False):
-            raise OptionError(f"export: {self.place}: {names} is an encoder with a decoder; offered one or the other")
+            raise OptionError(f"export: {self.place}: {names} is an encoder with a decoder; leave --task encode out")
         if any(name.endswith(("CausalLM", "LMHeadModel")) for name in config.architectures or ()):
             raise OptionError(f"export: {self.place}: {names} is a decoder; leave --task encode out")
         return config

@@ -9,7 +9,8 @@ Rejected: logits of all positions, 25 MB for 128 tokens of a 49,152-word vocabul
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,7 @@ from executorch.exir import (
     to_edge_transform_and_lower,
 )
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
@@ -39,12 +41,14 @@ from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights
 from .models import Source, find_source, load_tokenizer, load_weights, quantized_matrices
+from .seq2seq import export_seq2seq, is_seq2seq, reads_speech, start_tokens
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
 DEFAULT_RECIPE = "8da4w"
 DEFAULT_PREFILL = 128
 WEIGHT_SCALES = ("model", "f16")
+_LONGEST = 300  # characters of another library's message
 FLOAT_TABLE = "model"  # an embedding that stays as the model has it
 Metadata = dict[str, int | bool | str | list[int]]
 
@@ -59,7 +63,8 @@ class TextExportOptions:
     IntxWeightOnlyConfig, or `model` for float; beside `8da4w` it is `8w` unless given, and tied to a last linear of
     8 bits it is stored once. weight_scales: `f16` rounds those of quantized weights (half_weight_scales). adapter: the
     folder or id of a LoRA adapter, which is merged into the weights first. max_context: positions in the KV cache.
-    max_prefill: tokens in one call. program: how the delegates are compiled.
+    max_prefill: tokens in one call. max_source: tokens that the encoder of an encoder with a decoder reads, None for
+    max_context. program: how the delegates are compiled.
     """
 
     recipe: str | None = None
@@ -71,6 +76,7 @@ class TextExportOptions:
     adapter: str | None = None
     max_context: int = 512
     max_prefill: int = DEFAULT_PREFILL
+    max_source: int | None = None
     program: CompileOptions = field(default_factory=CompileOptions)
 
     def __post_init__(self) -> None:
@@ -84,6 +90,8 @@ class TextExportOptions:
             raise OptionError(
                 f"export: max_prefill {self.max_prefill}; need 2 to max_context, which is {self.max_context}"
             )
+        if self.max_source is not None and not 2 <= self.max_source <= 1 << 20:
+            raise OptionError(f"export: max_source {self.max_source}; need 2 to {1 << 20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,7 @@ def export_text_model(
     tokenizer, weights = load_tokenizer(source), load_weights(source, n_layers=n_layers)
     if chosen.adapter is not None:
         weights = merge_adapter(weights, chosen.adapter, all_layers=n_layers is None)
-    check_positions(weights.config, chosen.max_context)
+    check_positions(weights.config, chosen)
     if chosen.recipe is not None and quantization_summary(weights).quantized:
         raise OptionError(f"export: recipe {chosen.recipe}: the weights are quantized already; leave the recipe out")
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
@@ -136,13 +144,32 @@ def export_text_model(
     summary = quantization_summary(weights)
     metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
     lengths = {"max_context": chosen.max_context, "max_prefill": chosen.max_prefill}
+    exported: ExportedProgram | dict[str, ExportedProgram]
     with quick_shapes():
         progress("torch.export")
-        exported = export_decoder(weights, **lengths, reads_embeddings=source.reads_embeddings)
+        with _traced(source.name):
+            if is_seq2seq(weights.config):
+                exported = export_seq2seq(weights, **lengths, max_source=chosen.max_source or chosen.max_context)
+            else:
+                exported = export_decoder(weights, **lengths, reads_embeddings=source.reads_embeddings)
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
     return replace(write_program(output, program, tokenizer, n_linears, summary, kept), scales=scales)
+
+
+@contextmanager
+def _traced(name: str) -> Iterator[None]:
+    """What torch.export finds in a model that it cannot trace is one line of ours."""
+    try:
+        yield
+    except TorchDynamoException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        code = [line for line in lines if line.startswith("File ")]
+        raise OptionError(
+            f"export: {name}: torch.export cannot trace the model: {' '.join(lines[:2])[:_LONGEST]}"
+            + (f" ({code[-1]})" if code else "")
+        ) from error
 
 
 def keep_quantized(model: PreTrainedModel, source: Source, options: TextExportOptions) -> KeptTable | None:
@@ -175,13 +202,19 @@ def embedding_recipe(recipe: str, options: TextExportOptions) -> str:
     return options.embedding or ("8w" if recipe == "8da4w" else FLOAT_TABLE)
 
 
+def tables_of(model: PreTrainedModel) -> list[nn.Module]:
+    """The table of the words; an encoder and its decoder may each have it, tied, in a module of its own."""
+    weight = model.get_input_embeddings().weight
+    return [module for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is weight]
+
+
 def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
     """Quantizes every linear and the table of the words in place."""
     recipe = options.recipe or DEFAULT_RECIPE
     head, embedding = head_recipe(recipe, options), embedding_recipe(recipe, options)
     last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if embedding != FLOAT_TABLE:
-        table = nn.ModuleList([model.get_input_embeddings()])  # by the last linear's algorithm: tied, they stay equal
+        table = nn.ModuleList(tables_of(model))  # by the last linear's algorithm: tied, they stay equal
         algorithm = options.algorithm if head == recipe else "affine"
         quantize(table, embedding=embedding, group_size=options.group_size, algorithm=algorithm)
     if head != recipe and isinstance(last, nn.Linear):
@@ -229,17 +262,23 @@ def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(whole.__name__, (whole,), {"forward": forward})
 
 
-def lower_decoder(exported: ExportedProgram, options: CompileOptions, metadata: Metadata) -> EdgeProgramManager:
-    """The edge program with our delegates, by the documented call.
+def lower_decoder(
+    exported: ExportedProgram | dict[str, ExportedProgram], options: CompileOptions, metadata: Metadata
+) -> EdgeProgramManager:
+    """The edge program with our delegates, of one method or several, by the documented call.
 
-    Without the verifier's runs of the whole graph, and without each node's history, which every pass copies.
+    Without the verifier's runs of the whole graph, and without each node's history, which every pass copies. What other
+    methods write and do not read, `forward` does.
     """
-    for node in exported.graph.nodes:
-        node.meta.pop("from_node", None)
+    methods = exported if isinstance(exported, dict) else {"forward": exported}
+    for program in methods.values():
+        for node in program.graph.nodes:
+            node.meta.pop("from_node", None)
+    partitioner = [ZeropointPartitioner(options)]
     return to_edge_transform_and_lower(
-        exported,
-        transform_passes=[DropUnreadBuffers()],
-        partitioner=[ZeropointPartitioner(options)],
+        methods,
+        transform_passes={name: [DropUnreadBuffers()] if name == "forward" else [] for name in methods},
+        partitioner=dict.fromkeys(methods, partitioner),
         constant_methods=metadata,
         compile_config=EdgeCompileConfig(_check_ir_validity=False),
     )
@@ -250,8 +289,9 @@ def text_metadata(
 ) -> Metadata:
     """Constant methods. All but the chat template are ExecuTorch's own names."""
     ends = _end_tokens(model, tokenizer)
-    begin = model.config.bos_token_id if tokenizer is None else tokenizer.bos_token_id
-    return {
+    begin = getattr(model.config if tokenizer is None else tokenizer, "bos_token_id", None)
+    starts: Metadata = {"get_decoder_start_ids": start_tokens(model)} if is_seq2seq(model.config) else {}
+    return starts | {
         "get_vocab_size": int(model.config.vocab_size),
         "get_max_seq_len": options.max_prefill,
         "get_max_context_len": options.max_context,
@@ -280,11 +320,19 @@ def _chat_template(tokenizer: PreTrainedTokenizerFast) -> str:
     return str(template or "")
 
 
-def check_positions(config: PreTrainedConfig, max_context: int) -> None:
-    """Raises OptionError where a cache would be longer than the model has positions."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if isinstance(limit, int) and max_context > limit:
-        raise OptionError(f"export: max_context {max_context}; the model has {limit} positions; lower --max-context")
+def check_positions(config: PreTrainedConfig, options: TextExportOptions) -> None:
+    """Raises OptionError where a cache would be longer than the model has positions, or be of no use."""
+    lengths = {"max_context": options.max_context}
+    if is_seq2seq(config) and not reads_speech(config):
+        lengths["max_source"] = options.max_source or options.max_context
+    elif options.max_source is not None:
+        what = "an encoder whose source has one length" if is_seq2seq(config) else "no encoder"
+        raise OptionError(f"export: max_source {options.max_source}: the model has {what}; leave --max-source out")
+    limit = getattr(config, "max_position_embeddings", getattr(config, "max_target_positions", None))
+    for name, length in lengths.items():
+        if isinstance(limit, int) and length > limit:
+            option = "--" + name.replace("_", "-")
+            raise OptionError(f"export: {name} {length}; the model has {limit} positions; lower {option}")
 
 
 def write_program(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ..errors import OptionError
 
+ENCODE = "encode"  # the method of an encoder with a decoder that reads what the answer is about
+
 
 def tokenizer_path(program: Path) -> Path:
     """smollm2.pte -> smollm2.tokenizer.json"""

@@ -18,11 +18,15 @@ from ..program import Call, Program
 from ..runtime import player
 from ..runtime.pte import reported
 from ..runtime.running import open_program
+from .files import ENCODE
 
 
 @dataclass(frozen=True, slots=True)
 class TextMetadata:
-    """The constant methods of export.text_metadata. max_prefill: tokens in one call. n_linears: those of the model."""
+    """The constant methods of export.text_metadata. max_prefill: tokens in one call. n_linears: those of the model.
+
+    start_ids: what the decoder behind an encoder begins with; none of a model without an encoder.
+    """
 
     vocab_size: int
     max_prefill: int
@@ -31,6 +35,7 @@ class TextMetadata:
     eos_ids: tuple[int, ...]
     chat_template: str
     n_linears: int
+    start_ids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -74,25 +79,52 @@ def linears_that_ran(program: Program, ran: Collection[int]) -> list[Call]:
 
 
 class TextProgram:
-    """A loaded model with its KV cache. Not for several threads."""
+    """A loaded model with its KV cache. Not for several threads.
+
+    live: the player's names of its delegates, those of `encode` first, each method's in the file's order.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises OptionError when path is no text model of ours, RuntimeFailure when it does not load."""
         self._path = path
         self._program = open_program(path)
-        before = {live.id for live in player.programs()}
         self.metadata = self._read_metadata(path)
-        self._forward = self._method(path, "forward")
-        # The player's names of the delegates, in the file's order.
-        self.live = tuple(sorted(live.id for live in player.programs() if live.id not in before))
+        self._load()
 
     def again(self) -> TextProgram:
-        """The same program with KV caches of its own; constants on the device are shared."""
+        """The same program with KV caches of its own; constants on the device are shared.
+
+        Opened once more: ExecuTorch's Program gives the method that it has loaded before.
+        """
         other = copy(self)
-        before = {live.id for live in player.programs()}
-        other._forward = self._method(self._path, "forward")
-        other.live = tuple(sorted(live.id for live in player.programs() if live.id not in before))
+        other._program = open_program(self._path)
+        other._load()
         return other
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether answers are about a source that encode() reads."""
+        return ENCODE in self._program.method_names
+
+    def encode(self, source: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Reads the tokens of a text, or features f32 [1, mels, frames] of speech: f32 [1, S, hidden].
+
+        From then on logits() are about it. Raises OptionError on another kind of source, or one of another size.
+        """
+        if self._encode is None:
+            raise OptionError(f"{self._path}: no method {ENCODE}: the model has no encoder; give it a prompt")
+        given = source if isinstance(source, torch.Tensor) else torch.tensor([source], dtype=torch.long)
+        wanted = self._encode.metadata.input_tensor_meta(0)
+        sizes, is_text = list(wanted.sizes()), len(wanted.sizes()) == 2
+        shape, what = list(given.shape), "tokens" if is_text else "features f32"
+        fits = shape == sizes if not is_text else len(shape) == 2 and shape[0] == 1 and 0 < shape[1] <= sizes[1]
+        if not fits or given.is_floating_point() == is_text:
+            limit = f"1 to {sizes[1]} tokens" if is_text else f"{what} {sizes}"
+            raise OptionError(f"generate: source: {given.dtype} {shape}; the encoder reads {limit}")
+        encoder = self._encode
+        (hidden,) = reported(ENCODE, lambda: encoder.execute([given]))
+        result: torch.Tensor = hidden.clone()
+        return result
 
     def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
         """Puts up to max_prefill tokens into the cache from position on; the last one's logits, [vocabulary]."""
@@ -127,7 +159,8 @@ class TextProgram:
 
     def programs(self) -> tuple[Program, ...]:
         """What the delegates hold, in the order of `live`."""
-        return tuple(item.program for item in inspect(self._path).delegates if item.method == "forward")
+        delegates = inspect(self._path).delegates
+        return tuple(item.program for method in _METHODS for item in delegates if item.method == method)
 
     def delegation(self) -> Delegation:
         """Which linears the last call ran on the device."""
@@ -153,12 +186,23 @@ class TextProgram:
                 started = time.perf_counter()
                 logits = self.logits([token], position)
 
+    def _load(self) -> None:
+        self.live: tuple[int, ...] = ()
+        loaded: dict[str, Method] = {}
+        for name in _METHODS:
+            if name in self._program.method_names:
+                before = {live.id for live in player.programs()}
+                loaded[name] = self._method(self._path, name)
+                self.live += tuple(sorted(live.id for live in player.programs() if live.id not in before))
+        self._encode, self._forward = loaded.get(ENCODE), loaded["forward"]
+
     def _read_metadata(self, path: Path) -> TextMetadata:
         names = self._program.method_names
-        missing = sorted({*_METADATA, "forward"} - names)
+        needed = (*_METADATA, *([_START] if self.has_encoder else []))
+        missing = sorted({*needed, "forward"} - names)
         if missing:
             raise OptionError(f"{path}: no method {missing[0]}; need a text model that `zeropoint export` wrote")
-        values = {name: self._constants(path, name) for name in _METADATA}
+        values = {name: self._constants(path, name) for name in needed}
         found = TextMetadata(
             vocab_size=values["get_vocab_size"][0],
             max_prefill=values["get_max_seq_len"][0],
@@ -167,8 +211,10 @@ class TextProgram:
             eos_ids=tuple(values["get_eos_ids"]),
             chat_template=values["get_chat_template"][0],
             n_linears=values["get_n_linears"][0],
+            start_ids=tuple(values.get(_START, ())),
         )
-        sizes = (found.vocab_size, found.max_prefill, found.max_context, *(end + 1 for end in found.eos_ids))
+        sizes = [found.vocab_size, found.max_prefill, found.max_context]
+        sizes += [token + 1 for token in (*found.eos_ids, *found.start_ids)]
         if not all(0 < size < 1 << 31 for size in sizes) or not 0 <= found.bos_id < found.vocab_size:
             raise OptionError(f"{path}: {found}: numbers that no text model has; export it again")
         return found
@@ -187,6 +233,8 @@ class TextProgram:
         return method
 
 
+_METHODS = (ENCODE, "forward")  # in this order, as far as a model has them
+_START = "get_decoder_start_ids"
 _METADATA = (
     "get_vocab_size",
     "get_max_seq_len",

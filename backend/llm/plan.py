@@ -10,15 +10,24 @@ import torch
 from safetensors import safe_open
 from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ..lowering.packing import Layout
 from ..quantization.gguf_blocks import TYPES
-from .checkpoints import Checkpoint, check_decoder, exportable, one_line, plain_linears
-from .export import DEFAULT_RECIPE, FLOAT_TABLE, TextExportOptions, check_positions, embedding_recipe, head_recipe
+from .checkpoints import Checkpoint, check_generates, classes_of, exportable, one_line, plain_linears
+from .export import (
+    DEFAULT_RECIPE,
+    FLOAT_TABLE,
+    TextExportOptions,
+    check_positions,
+    embedding_recipe,
+    head_recipe,
+    tables_of,
+)
 from .gguf_files import GgufFile
 from .models import Source, TextModel, gguf_of
 from .packed_checkpoints import PackedMatrix
+from .seq2seq import is_seq2seq, source_positions
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
@@ -50,11 +59,14 @@ class ExportPlan:
 
 
 def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int | None = None) -> ExportPlan:
-    """Of a decoder. Raises OptionError on what the export itself would refuse before it reads weights."""
+    """Of a model that generates text.
+
+    Raises OptionError on what the export itself would refuse before it reads weights.
+    """
     file = gguf_of(source)
     if isinstance(source, Checkpoint):
         config = source.config(n_layers=n_layers)
-        check_decoder(config, source.place)
+        check_generates(config, source.place)
         reads = files_read(source)
     elif file is not None:
         config = file.config(n_layers=n_layers)
@@ -65,16 +77,15 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
         config, reads = source.read_config(n_layers), source.weights
     if options.adapter is not None:
         reads += f"; adapter {options.adapter}"
-    check_positions(config, options.max_context)
+    check_positions(config, options)
     if isinstance(source, Checkpoint) and getattr(config, "quantization_config", None):
         model = source.load(n_layers=n_layers)  # only its weights tell what torchao made of them
     else:
         with one_line(source.name), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, **exportable(config))  # type: ignore[no-untyped-call]
+            model = classes_of(config)[0].from_config(config, **exportable(config))
+            model.tie_weights()
     if file is not None and options.recipe is None and source.recipe is None:
-        return ExportPlan(
-            reads, _rows_of_file(file, config.num_hidden_layers, options), _cache_bytes(config, options.max_context)
-        )
+        return ExportPlan(reads, _rows_of_file(file, config.num_hidden_layers, options), _cache_bytes(config, options))
     plain_linears(model)
     recipe = options.recipe or source.recipe or DEFAULT_RECIPE
     last, table = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
@@ -82,11 +93,14 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
     tied = bits[0] == bits[1] and getattr(last, "weight", None) is table.weight
     packed = source.matrices() if isinstance(source, Checkpoint) and options.recipe is None else {}
     groups: dict[tuple[str, str], list[int]] = {}
+    tables = tables_of(model)
     for name, module in model.named_modules():
+        if module in tables and module is not tables[0]:
+            continue  # its integers are the first one's
         matrix = packed.get(f"{name}.weight") if module is not last or options.lm_head is None else None
         own = head_recipe(recipe, options) if module is last else recipe
         if isinstance(module, nn.Embedding):
-            own = embedding_recipe(recipe, options) if module is table else FLOAT_TABLE
+            own = embedding_recipe(recipe, options) if module in tables else FLOAT_TABLE
         parts = list(_sizes(module, options, own, tied=tied and module is last))
         if isinstance(matrix, PackedMatrix):
             parts[0] = _size_of_packed(matrix)
@@ -95,7 +109,7 @@ def plan_text_model(source: Source, options: TextExportOptions, *, n_layers: int
             total[0] += count
             total[1] += size
     rows = tuple((what, how, count, size) for (what, how), (count, size) in groups.items())
-    return ExportPlan(reads, rows, _cache_bytes(config, options.max_context))
+    return ExportPlan(reads, rows, _cache_bytes(config, options))
 
 
 def _rows_of_file(file: GgufFile, n_layers: int, options: TextExportOptions) -> tuple[tuple[str, str, int, int], ...]:
@@ -211,10 +225,15 @@ def _size_of_integers(weight: IntxUnpackedToInt8Tensor) -> tuple[int, str, str]:
     return size, "weights", f"torchao's integers kept exactly, int{bits}, groups of {group}"
 
 
-def _cache_bytes(config: PreTrainedConfig, max_context: int) -> int:
+def _cache_bytes(config: PreTrainedConfig, options: TextExportOptions) -> int:
+    length = options.max_context
+    if is_seq2seq(config):  # whose decoder's heads are as many as its encoder's in all models that there are
+        length += source_positions(config, options.max_source or options.max_context)
+        layers = getattr(config, "num_decoder_layers", None) or config.decoder_layers
+        heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
+        width = getattr(config, "d_kv", None) or config.hidden_size // heads
+        return int(2 * layers * heads * width * length * 4)
     text = config.get_text_config()
     heads = text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return int(
-        2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width * max_context * 4
-    )
+    return int(2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", None) or heads) * width * length * 4)

@@ -70,6 +70,7 @@ class Session:
     statistics: Statistics = field(default_factory=Statistics)
     computed: int = 0
     _held: list[int] = field(default_factory=list)  # tokens in the cache, from position 0 on
+    _encoded: tuple[int, float] = (0, 0.0)  # positions and seconds of a source that no answer has counted yet
 
     def send(
         self,
@@ -124,6 +125,32 @@ class Session:
             )
         return self._stream(prompt, max_new_tokens, sampling, constraint)
 
+    def respond(
+        self,
+        prompt: str | Sequence[Message] | torch.Tensor,
+        *,
+        raw: bool = False,
+        start: str | Sequence[int] = (),
+        max_new_tokens: int = 512,
+        sampling: Sampling = _GREEDY,
+        constraint: Constraint | None = None,
+    ) -> Iterator[str]:
+        """The answer to a prompt beside what the session has heard; see TextModel.generate."""
+        found: Sequence[int] | torch.Tensor
+        if isinstance(prompt, torch.Tensor):
+            found = prompt
+        else:
+            found = self.words.encode(prompt) if raw and isinstance(prompt, str) else self.words.chat(prompt)
+        metadata = self.program.metadata
+        if self.program.has_encoder or isinstance(found, torch.Tensor):
+            started = time.perf_counter()
+            self._held.clear()
+            self._encoded = self.program.encode(found).shape[1], time.perf_counter() - started
+            found = (self.words.encode(start) if isinstance(start, str) else list(start)) or metadata.start_ids
+        elif start:
+            raise OptionError("generate: start: the model has no encoder; put it at the end of the prompt, with raw")
+        return self.continue_tokens(found, max_new_tokens=max_new_tokens, sampling=sampling, constraint=constraint)
+
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """f32 [vocabulary] after these tokens; the first ones that the cache holds are not computed again.
 
@@ -158,11 +185,13 @@ class Session:
     def _stream(
         self, prompt: list[int], max_new_tokens: int, sampling: Sampling, constraint: Constraint | None
     ) -> Iterator[str]:
-        stats = self.statistics = Statistics(prompt=len(prompt))
+        (n_encoded, encoding_s), self._encoded = self._encoded, (0, 0.0)
+        stats = self.statistics = Statistics(prompt=n_encoded + len(prompt))
         before, started = self.computed, time.perf_counter()
         tokens, sampler, stop, stream = prompt, Sampler(sampling), StopText(sampling.stop), self.words.stream()
         logits = self.logits(tokens)
-        stats.computed, stats.first_s = self.computed - before, time.perf_counter() - started
+        stats.computed = n_encoded + self.computed - before
+        stats.first_s = encoding_s + time.perf_counter() - started
         metadata, started = self.program.metadata, time.perf_counter()
         while True:
             token = sampler.choose(logits if constraint is None else constraint.allow(logits), tokens)
@@ -219,16 +248,22 @@ class TextModel:
         self._own = Session(self._program, self._words)
 
     def session(self, system: str = "") -> Session:
-        """A conversation with a cache of its own; the weights on the device are shared."""
+        """A conversation with a cache of its own; the weights on the device are shared.
+
+        Raises OptionError where a model has an encoder, which reads one source for one answer.
+        """
+        if self._program.has_encoder:
+            raise OptionError(f"{self.path}: an encoder with a decoder holds no conversation; use zeropoint generate")
         made = Session(self._program.again(), self._words)
         made.reset(system)
         return made
 
     def generate(
         self,
-        prompt: str | Sequence[Message],
+        prompt: str | Sequence[Message] | torch.Tensor,
         *,
         raw: bool = False,
+        start: str | Sequence[int] = (),
         max_new_tokens: int = 512,
         sampling: Sampling = _GREEDY,
         json_schema: str = "",
@@ -237,19 +272,24 @@ class TextModel:
         """The answer to a prompt, or to messages with `role` and `content`, piece by piece.
 
         raw: continue the prompt as it is, without the chat template. A schema or a grammar (llguidance's Lark syntax)
-        is followed to the letter. Raises OptionError at once on what leaves the context no room.
+        is followed to the letter. An encoder reads the prompt, or features f32 [1, mels, frames] of speech, and the
+        decoder begins with `start`, tokens or their text (Whisper's language and task, say), else with what the model's
+        configuration says. Raises OptionError at once on what leaves the context no room.
 
         >>> "".join(TextModel(path).generate([{"role": "user", "content": "w1"}], max_new_tokens=1)) != ""
         True
         """
-        tokens = self._words.encode(prompt) if raw and isinstance(prompt, str) else self._words.chat(prompt)
-        constraint = self._own.constraint(json_schema, grammar)
-        return self._own.continue_tokens(
-            tokens, max_new_tokens=max_new_tokens, sampling=sampling, constraint=constraint
+        return self._own.respond(
+            prompt,
+            raw=raw,
+            start=start,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            constraint=self._own.constraint(json_schema, grammar),
         )
 
     def logits(self, text: str | Sequence[int]) -> torch.Tensor:
-        """f32 [vocabulary]: of the token after a text, taken as it is, or after tokens.
+        """f32 [vocabulary]: of the token after a text, taken as it is, or after tokens, in the decoder.
 
         >>> TextModel(path).logits([5, 6, 7]).dim()
         1

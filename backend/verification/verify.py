@@ -66,7 +66,7 @@ def verify(
         if method not in program.method_names:
             raise OptionError(f"{path}: method {method!r}; offered {', '.join(sorted(program.method_names))}")
         where = f"{path}: method {method}"
-        delegates, loaded = _loaded(path, method, lambda: reported(where, lambda: program.load_method(method)))
+        delegates, loaded = _loaded(path, (method,), lambda: reported(where, lambda: program.load_method(method)))
     given = _made_up(path, loaded.metadata) if inputs is None else [_tensor(value) for value in inputs]
     reported(where, lambda: loaded.execute(given))
     return Verification(tuple(run for item in delegates for run in item.verified(method)))
@@ -79,21 +79,31 @@ def verify_program(
     with player.LoadedProgram(program, constants, keep_all=True, library=library) as loaded:
         arrays = [value if isinstance(value, int) else _array(torch.as_tensor(value)) for value in inputs]
         loaded.execute(arrays)
-        delegate = _Delegate(0, loaded._id, program, constants, read_library(library or player.kernel_library()))
+        delegate = _Delegate(
+            "program", 0, loaded._id, program, constants, read_library(library or player.kernel_library())
+        )
         return Verification(tuple(delegate.verified("program")))
 
 
 def _verify_prompt(path: Path, prompt: str, tokenizer: Path | None) -> Verification:
+    from ..llm.files import ENCODE
     from ..llm.generation import TextProgram
     from ..llm.tokenizer import load_words
 
     with player.load_flags(keep_all=True):
-        delegates, text = _loaded(path, "forward", lambda: TextProgram(path))
+        delegates, text = _loaded(path, (ENCODE, "forward"), lambda: TextProgram(path))
     tokens = load_words(path, text.metadata, tokenizer).chat(prompt)
+    runs: list[Run] = []
+    if text.has_encoder:
+        text.encode(tokens)
+        runs += [run for item in delegates for run in item.verified("the text that the encoder reads")]
+        written = {key: value for item in delegates if item.states for key, value in item.shared_states().items()}
+        tokens, delegates = list(text.metadata.start_ids), [item for item in delegates if item.method != ENCODE]
+        for item in delegates:
+            item.begin_with(written)
     room = text.metadata.max_context - 1
     if not 0 < len(tokens) <= room:
         raise OptionError(f"verify: prompt: {len(tokens)} tokens; need 1 to {room}, the size of the cache less one")
-    runs: list[Run] = []
     limit = text.metadata.max_prefill
     steps = [(tokens[start : start + limit], start) for start in range(0, len(tokens), limit)]
     for part, start in steps:
@@ -109,6 +119,7 @@ def _verify_prompt(path: Path, prompt: str, tokenizer: Path | None) -> Verificat
 class _Delegate:
     """A live program of the player, with the Program and the constants it was loaded from."""
 
+    method: str
     index: int
     id: int
     program: Program
@@ -130,6 +141,17 @@ class _Delegate:
         self.states = {name: self._read(index) for name, index in _state_tensors(self.program)}
         shaders = {call: self.library.sources[pick.kernel, pick.algorithm] for call, pick in picks.items()}
         return [Run(what, self.index, answer["device"], self.program, symbols, picks, shaders, checks, outputs)]
+
+    def shared_states(self) -> dict[str, torch.Tensor]:
+        """Those of its last run that it shares with other methods, by their keys."""
+        tensors, states = self.program.tensors, self.states or {}
+        return {key: states[name] for name, index in _state_tensors(self.program) if (key := tensors[index].shared)}
+
+    def begin_with(self, written: Mapping[str, torch.Tensor]) -> None:
+        """What another method has left in the states before the first run. written: by their keys."""
+        self.states = first_states(self.program, self.constants)
+        for name, index in _state_tensors(self.program):
+            self.states[name] = written.get(self.program.tensors[index].shared, self.states[name])
 
     def _read(self, index: int) -> torch.Tensor:
         return torch.from_numpy(player.read_tensor(self.id, index))
@@ -160,23 +182,23 @@ def _state_tensors(program: Program) -> list[tuple[str, int]]:
     ]
 
 
-def _loaded(path: Path, method: str, load: Callable[[], T]) -> tuple[list[_Delegate], T]:
-    """Loads a method, and finds the player's programs that its delegates have become."""
+def _loaded(path: Path, methods: Sequence[str], load: Callable[[], T]) -> tuple[list[_Delegate], T]:
+    """Loads methods, those of the names that there are, and finds the player's programs that delegates have become."""
     before = {live.id for live in player.programs()}
     value = load()
-    live = [item.id for item in player.programs() if item.id not in before and item.method == method]
+    # ExecuTorch initializes a method's delegates in the order of the file.
+    live = sorted((item.method, item.id) for item in player.programs() if item.id not in before)
     inspection = inspect(path)
-    own = [item for item in inspection.delegates if item.method == method]
+    own = sorted((item for item in inspection.delegates if item.method in methods), key=lambda item: item.method)
     if not own:
-        raise OptionError(f"verify: {path}: method {method} has no delegate of ours; nothing to verify")
+        raise OptionError(f"verify: {path}: method {methods[-1]} has no delegate of ours; nothing to verify")
     needed = {tensor.constant for item in own for tensor in item.program.tensors if tensor.constant}
     if not needed <= inspection.constants.keys():
         raise OptionError(f"verify: {path}: its weights lie in a .ptd; export it without weights_file to verify it")
-    assert len(own) == len(live)  # ExecuTorch initializes a method's delegates in the order of the file
     library = read_library(player.kernel_library())
     return [
-        _Delegate(item.index, program_id, item.program, inspection.constants, library)
-        for item, program_id in zip(own, sorted(live), strict=True)
+        _Delegate(item.method, item.index, program_id, item.program, inspection.constants, library)
+        for item, (_, program_id) in zip(own, live, strict=True)
     ], value
 
 

@@ -84,12 +84,14 @@ def decoder(name: str) -> PreTrainedModel:
 
 def quantized(model: PreTrainedModel) -> PreTrainedModel:
     """8da4w with an 8da8w head and an 8w table of its own, in eager PyTorch."""
-    head = model.get_output_embeddings()
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    tables = [module for module in model.modules() if getattr(module, "weight", None) is table.weight]
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     for module in model.modules():
         if type(module).__name__ == "FalconLinear":
             module.__class__ = nn.Linear
-    zeropoint.quantize(nn.ModuleList([head, model.get_input_embeddings()]), recipe="8da8w", embedding="8w")
+    tables = [module for module in tables if module is not head]
+    zeropoint.quantize(nn.ModuleList([head, *tables]), recipe="8da8w", embedding="8w")
     zeropoint.quantize(model)
     return model
 

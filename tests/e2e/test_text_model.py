@@ -85,6 +85,12 @@ def test_rewind_and_reset(model: TextModel) -> None:
 
 def test_sessions_have_caches_of_their_own(model: TextModel) -> None:
     one, other = model.session(), model.session()
+    assert len({*one.program.live, *other.program.live}) == 2
+    alone = model.session().logits([5, 9, 7])
+    one.logits([5, 9])
+    other.logits([60, 3])
+    assert torch.equal(one.logits([5, 9, 7]), alone)
+    assert one.computed == 3
     answers = [said(one, "w1"), said(other, "w50 w51"), said(one, "w2"), said(other, "w52")]
     alone, also = model.session(), model.session()
     assert [said(alone, "w1"), said(alone, "w2")] == answers[::2]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torchao.quantization import (
     Int8DynamicActivationIntxWeightConfig,
@@ -17,26 +18,35 @@ from torchao.quantization import (
     PerGroup,
 )
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LongT5Config,
+    LongT5ForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    T5Config,
+    Speech2TextConfig,
     TorchAoConfig,
+    WhisperConfig,
 )
 
+from zeropoint.cli.main import main
 from zeropoint.errors import OptionError
 from zeropoint.llm.checkpoints import Checkpoint, is_place
 from zeropoint.llm.encoders import EncoderCheckpoint, find_encoder_source
 from zeropoint.llm.export import TextExportOptions, check_positions, export_text_model, text_metadata
 from zeropoint.llm.models import find_source, load_weights
 from zeropoint.llm.plan import plan_text_model
+from zeropoint.llm.seq2seq import start_tokens
 from zeropoint.quantization.coverage import quantization_summary
 
 SIZES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES_OF_BOTH = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 16, "encoder_ffn_dim": 8,
+                 "decoder_ffn_dim": 8, "encoder_attention_heads": 1, "decoder_attention_heads": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -203,13 +213,17 @@ def test_tokens_are_those_of_the_tokenizer_file(config: type[Qwen2Config | Llama
 
 def test_tasks_that_do_not_fit(llama: Path, tmp_path: Path) -> None:
     BertModel(BertConfig(**SIZES, vocab_size=40)).save_pretrained(tmp_path / "bert")
-    T5Config().save_pretrained(tmp_path / "t5")
+    Speech2TextConfig().save_pretrained(tmp_path / "speech")
     with pytest.raises(OptionError, match=r"bert: BertModel is no decoder; an encoder takes --task encode$"):
         Checkpoint(str(tmp_path / "bert")).load()
     with pytest.raises(OptionError, match=r"LlamaForCausalLM is a decoder; leave --task encode out$"):
         EncoderCheckpoint(str(llama)).check_installed()
-    with pytest.raises(OptionError, match=r"T5Config is an encoder with a decoder; offered decoders, and encoders$"):
-        Checkpoint(str(tmp_path / "t5")).load()
+    with pytest.raises(
+        OptionError, match=r"Speech2TextConfig is an encoder with a decoder that reads no text; offered"
+    ):
+        Checkpoint(str(tmp_path / "speech")).load()
+    with pytest.raises(OptionError, match=r"is an encoder with a decoder; leave --task encode out$"):
+        EncoderCheckpoint(str(tmp_path / "speech")).check_installed()
     with pytest.raises(OptionError, match=r"pooling 'max'; offered auto, mean, cls, none$"):
         EncoderCheckpoint(str(tmp_path / "bert"), "max").check_installed()
 
@@ -244,8 +258,46 @@ def test_special_tokens(llama: Path) -> None:
 
 def test_a_context_longer_than_the_model(llama: Path) -> None:
     config = Checkpoint(str(llama)).config()
-    check_positions(config, 2048)
+    check_positions(config, TextExportOptions(max_context=2048))
     with pytest.raises(
         OptionError, match="export: max_context 2049; the model has 2048 positions; lower --max-context"
     ):
-        check_positions(config, 2049)
+        check_positions(config, TextExportOptions(max_context=2049))
+    with pytest.raises(OptionError, match="max_source 9: the model has no encoder; leave --max-source out"):
+        check_positions(config, TextExportOptions(max_source=9))
+    with pytest.raises(OptionError, match="max_source 1; need 2 to 1048576"):
+        TextExportOptions(max_source=1)
+
+
+def test_sources_longer_than_the_model() -> None:
+    bart, whisper = BartConfig(max_position_embeddings=20), WhisperConfig(max_target_positions=20)
+    check_positions(bart, TextExportOptions(max_context=20, max_prefill=20))
+    with pytest.raises(OptionError, match="max_source 21; the model has 20 positions; lower --max-source"):
+        check_positions(bart, TextExportOptions(max_context=20, max_prefill=20, max_source=21))
+    with pytest.raises(OptionError, match="max_context 21; the model has 20 positions; lower --max-context"):
+        check_positions(whisper, TextExportOptions(max_context=21, max_prefill=20))
+    with pytest.raises(OptionError, match="an encoder whose source has one length; leave --max-source out"):
+        check_positions(whisper, TextExportOptions(max_context=20, max_prefill=20, max_source=8))
+
+
+def test_a_model_that_torch_export_cannot_trace(tmp_path: Path) -> None:
+    """One line, and nothing written: this encoder asks for its tokens' number in Python."""
+    sizes = {"vocab_size": 40, "d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    folder, output = tmp_path / "model", tmp_path / "model.pte"
+    LongT5ForConditionalGeneration(LongT5Config(**sizes, decoder_start_token_id=0)).save_pretrained(folder)
+    result = CliRunner().invoke(main, ["export", str(folder), "-o", str(output), "--algorithm", "affine"])
+    assert result.exit_code == 2
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert line.startswith("Error: export: model: torch.export cannot trace the model: ")
+    assert "modeling_longt5.py" in line
+    assert sorted(tmp_path.iterdir()) == [folder]
+
+
+def test_first_tokens_of_an_answer() -> None:
+    model = BartForConditionalGeneration(BartConfig(**SIZES_OF_BOTH, decoder_start_token_id=2))
+    assert start_tokens(model) == [2]
+    model.generation_config.forced_bos_token_id = 7
+    assert start_tokens(model) == [2, 7]
+    model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id = None
+    with pytest.raises(OptionError, match="names no first token of an answer; write decoder_start_token_id"):
+        start_tokens(model)
