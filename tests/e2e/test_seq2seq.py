@@ -106,7 +106,7 @@ class Exported:
 
 @pytest.fixture(
     scope="module",
-    params=["T5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("BART", "Whisper", "UMT5", "Pegasus"))],
+    params=["BART", *(pytest.param(name, marks=pytest.mark.slow) for name in ("T5", "Whisper", "UMT5", "Pegasus"))],
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     torch.manual_seed(3)
