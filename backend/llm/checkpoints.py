@@ -187,7 +187,7 @@ def one_line(place: str) -> Iterator[None]:
     """Whatever transformers says about a place becomes one line of ours."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise OptionError(f"export: {place}: {text[:_LONGEST]}") from error
 

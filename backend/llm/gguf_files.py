@@ -23,6 +23,7 @@ from transformers import (
 
 from ..quantization.gguf_blocks import TYPES, BlockType, read_blocks
 from .checkpoints import check_complete, exportable, keep_layers, one_line
+from .gguf_settings import complete_config
 from .kept_weights import Integers, Matrix
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
@@ -44,6 +45,7 @@ class GgufFile:
         """Of the model, or of its first layers. Raises OptionError on a file that transformers does not read."""
         with one_line(str(self.path)):
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        complete_config(config, self.reader, str(self.path))
         if n_layers is not None:
             keep_layers(config, n_layers)
         return config
@@ -73,10 +75,15 @@ class GgufFile:
         return model
 
     @cached_property
+    def reader(self) -> gguf.GGUFReader:
+        """Raises OptionError on a file that the gguf package does not read."""
+        with one_line(str(self.path)):
+            return gguf.GGUFReader(self.path)
+
+    @cached_property
     def tensors(self) -> dict[str, gguf.ReaderTensor]:
         """By the file's names. Raises OptionError on a file that the gguf package does not read."""
-        with one_line(str(self.path)):
-            return {tensor.name: tensor for tensor in gguf.GGUFReader(self.path).tensors}
+        return {tensor.name: tensor for tensor in self.reader.tensors}
 
     def types(self) -> Counter[str]:
         """How many tensors of each type, as ggml spells them."""

@@ -73,10 +73,10 @@ def words(folder: Path, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast
     return fast
 
 
-def decoder(name: str) -> PreTrainedModel:
-    """As its users configure it, without what the export has to find out."""
+def decoder(name: str, **changes: object) -> PreTrainedModel:
+    """As its users configure it, without what the export has to find out. changes: of its configuration."""
     kind = DECODERS[name]
-    own = {key: value for key, value in kind.options.items() if not key.endswith("_implementation")}
+    own = {key: value for key, value in kind.options.items() if not key.endswith("_implementation")} | changes
     config = getattr(transformers, f"{kind.config or kind.name}Config")(**{**SIZES, **own})
     model: PreTrainedModel = getattr(transformers, f"{kind.name}ForCausalLM")(config)
     return model
