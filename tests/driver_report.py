@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import zeropoint
 from tests.op import integers
 from tests.op.calls import chosen_device, device_facts
 from zeropoint.errors import ZeropointError
@@ -24,8 +25,11 @@ _LIMITS = os.environ.get("ZEROPOINT_LIMITS")  # of the whole run
 
 
 def reason_of(error: BaseException) -> str | None:
-    """The fact that a refusal names, when the device really lacks it."""
-    found = _NEEDS.search(str(error).splitlines()[0]) if isinstance(error, ZeropointError) else None
+    """The fact that a refusal names, when the device really lacks it. ExecuTorch's errors do not, the player's do."""
+    text = str(error) if isinstance(error, ZeropointError) else ""
+    if isinstance(error, RuntimeError) and str(error).startswith("Failed to load method"):
+        text = zeropoint.last_error()
+    found = _NEEDS.search(text.splitlines()[0]) if text else None
     disabled = os.environ.get("ZEROPOINT_DISABLE", "").split(",")
     if found is None or found["fact"] in disabled or os.environ.get("ZEROPOINT_LIMITS") != _LIMITS:
         return None
