@@ -72,7 +72,7 @@ def export_seq2seq(
         frames = 2 * model.config.max_source_positions  # the encoder's second convolution takes every other one
         source = torch.zeros(1, model.config.num_mel_bins, frames)
     else:
-        source = torch.full((1, 3), int(model.config.decoder_start_token_id))
+        source = torch.zeros(1, 3, dtype=torch.long)
         sizes = ({1: Dim("source", min=1, max=max_source)},)
     with torch.no_grad():
         positions = source_positions(model.config, max_source)
@@ -179,11 +179,11 @@ def _seen_caches() -> EncoderDecoderCache:
 
 
 def _read_source(model: PreTrainedModel, source: torch.Tensor, caches: EncoderDecoderCache) -> torch.Tensor:
-    """The encoder's result; the decoder's first token leaves keys and values of it in the caches."""
+    """The encoder's result; a token of the decoder, whichever, leaves keys and values of it in the caches."""
     hidden: torch.Tensor = model.get_encoder()(source).last_hidden_state
-    start = torch.full((1, 1), int(model.config.decoder_start_token_id))
+    token = torch.zeros(1, 1, dtype=torch.long)
     decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    decoder(input_ids=start, encoder_hidden_states=hidden, use_cache=True, **{_cache_name(decoder): caches})
+    decoder(input_ids=token, encoder_hidden_states=hidden, use_cache=True, **{_cache_name(decoder): caches})
     return hidden
 
 

@@ -40,6 +40,8 @@ def bart() -> PreTrainedModel:
         transformers.BartConfig(**BOTH_HALVES, max_position_embeddings=24)
     )
     model.generation_config.forced_bos_token_id = 7
+    model.generation_config.decoder_start_token_id = 1  # and config.json has none
+    model.config.decoder_start_token_id = None
     return model
 
 
