@@ -10,7 +10,8 @@ int signed_byte_of(uint word, uint i) {
 }
 
 float half_of(uint word, uint i) {
-  return unpackHalf2x16(word >> (16u * (i & 1u))).x;
+  vec2 both = unpackHalf2x16(word);  // LLVM 15 for arm64 cannot unpack a half that it first shifts
+  return (i & 1u) == 0u ? both.x : both.y;
 }
 
 // Element i of bytes, or of halves, that lie in `words`; invocations may write parts of one word at once.

@@ -72,7 +72,7 @@ def test_rows(kernel: str, n: int, refused: bool) -> None:
     ("m", "transposed", "k", "refused"),
     [
         (1, False, 4 * MOST_ITERATIONS, False),
-        (1, False, 4 * 65_536, False),  # goes to the tiled algorithm
+        (1, False, 4 * 65_536, False),  # goes to a tiled algorithm
         (1, False, 16 * 65_536, True),
         (1, True, 32 * MOST_ITERATIONS, False),
         (1, True, 32 * 65_536, True),

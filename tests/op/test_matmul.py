@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.op.calls import expected_outputs
+from tests.op.calls import device_facts, expected_outputs
 from tests.op.cases import Case, check, out
 from tests.op.tolerance import FUNCTION_UNITS, gelu_tanh_magnitude, sum_units
 from tests.op.values import base, floats, normal
@@ -54,7 +54,7 @@ def test_matmul(shape: tuple[int, int, int], dtype: torch.dtype, bias: bool) -> 
     m, n, k = shape
     a, b = normal(m, k, dtype=dtype), normal(k, n, seed=1, dtype=dtype)
     added = normal(n, seed=2, dtype=dtype) if bias else None
-    algorithm = "tiled" if m > 4 else ""
+    algorithm = "" if m <= 4 else "tiled" if device_facts()["is_cpu"] else "tiled_deep"
     cases = [
         matmul_case(left, right, added, algorithm)
         for left in (a, a.T.contiguous().T)
