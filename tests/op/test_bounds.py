@@ -22,7 +22,7 @@ MUTANTS = {
     "read": "y[i] = Y_TYPE(apply(float(x[i + 1u])));",
     "a read that changes nothing": "y[i] = Y_TYPE(apply(float(x[i])) + 0.0 * float(x[i + 1u]));",
 }
-# On a busy machine the layers lose what they see of a submit, about once in thirty: a shader runs until they say something.
+# On a busy machine the layers lose what they see of a submit, one of thirty: a shader runs until they say something.
 OVERRUN = """
 import json, sys, time
 import torch

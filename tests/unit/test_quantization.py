@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
-from torchao.quantization import IntxUnpackedToInt8Tensor
+from torchao.quantization import IntxUnpackedToInt8Tensor, quantize_
+from torchao.quantization.granularity import PerAxis, PerGroup
 from torchao.quantization.linear_quant_modules import Int8DynActInt4WeightLinear
+from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+from torchao.quantization.quantize_.workflows.intx.intx_choose_qparams_algorithm import IntxChooseQParamsAlgorithm
 
 from zeropoint import CompileOptions, OptionError, QuantizationWarning, quantization_summary, quantize
 from zeropoint.export.matching import match_program
+from zeropoint.quantization.recipes import ALGORITHMS
 from zeropoint.rules import Lowering, lower_node
 
 
@@ -158,3 +164,19 @@ def test_nothing_is_said_of_embeddings_and_norms(recwarn: pytest.WarningsRecorde
     model = quantize(Tiny(), group_size=16)
     assert not [item for item in recwarn if item.category is QuantizationWarning]
     assert quantization_summary(model).left["embed.weight"] == (320, "embedding: looked up, not multiplied")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("group_size", [32, None])
+def test_rows_at_a_time_are_what_torchao_makes_of_the_whole(algorithm: str, group_size: int | None) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(2048, 300)
+    ours = quantize(copy.deepcopy(linear), group_size=group_size, algorithm=algorithm).weight
+    granularity = PerAxis(0) if group_size is None else PerGroup(group_size)
+    chosen = IntxChooseQParamsAlgorithm(algorithm)
+    config = Int8DynamicActivationIntxWeightConfig(torch.int4, granularity, intx_choose_qparams_algorithm=chosen)
+    quantize_(linear, config)
+    for name in ("qdata", "scale", "zero_point"):
+        assert torch.equal(getattr(ours, name), getattr(linear.weight, name)), name
+    for name in ("target_dtype", "block_size", "dtype", "activation_quantization"):
+        assert getattr(ours, name) == getattr(linear.weight, name), name
