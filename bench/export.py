@@ -55,7 +55,9 @@ def measure_whole(model: str) -> None:
 
     names, ends = ["imports"], list[tuple[float, float]]()
 
-    def begin(step: str) -> None:
+    def begin(step: str, done: int = 0, total: int = 0) -> None:
+        if done:
+            return
         ends.append((process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         names.append(step)
 

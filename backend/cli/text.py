@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import OptionError
 from .common import FILE, echo_peak, quiet
+
+if TYPE_CHECKING:
+    from ..llm.export import Progress
 
 
 def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -150,7 +153,7 @@ def export(
 
 
 @contextmanager
-def _steps(name: str) -> Iterator[Callable[[str], None]]:
+def _steps(name: str) -> Iterator[Progress]:
     """A bar; what it gives is told each of the export's steps as it begins."""
     from tqdm import tqdm
 
@@ -159,9 +162,9 @@ def _steps(name: str) -> Iterator[Callable[[str], None]]:
     layout = "{desc:28} {bar:20} {n}/{total} [{elapsed}]"
     with tqdm(total=len(STEPS), desc=name, bar_format=layout, disable=False) as bar:
 
-        def progress(step: str) -> None:
+        def progress(step: str, done: int = 0, total: int = 0) -> None:
             bar.update(STEPS.index(step) - bar.n)
-            bar.set_description(f"{name}: {step}")
+            bar.set_description(f"{name}: {step}" + (f" {done}/{total}" if total else ""))
 
         yield progress
         bar.update(len(STEPS) - bar.n)

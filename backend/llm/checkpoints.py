@@ -37,6 +37,7 @@ from transformers.utils.hub import cached_file
 from ..errors import OptionError
 from .kept_weights import Matrix
 from .packed_checkpoints import PackedMatrix, check_settings, read_packed
+from .quantized_loading import WhileLoading
 from .seq2seq import check_seq2seq, is_seq2seq, reads_speech
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a hub
@@ -144,8 +145,11 @@ class Checkpoint:
             found: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(self.place)
         return found
 
-    def load(self, *, n_layers: int | None = None) -> PreTrainedModel:
-        """The model in float32. Raises OptionError on files of one that generates no text."""
+    def load(self, *, n_layers: int | None = None, quantizer: WhileLoading | None = None) -> PreTrainedModel:
+        """The model in float32. Raises OptionError on files of one that generates no text.
+
+        quantizer: of weights that its files hold in float.
+        """
         config = self.config(n_layers=n_layers)
         check_generates(config, self.place)
         packed = self._packed()
@@ -154,6 +158,8 @@ class Checkpoint:
         with one_line(self.place):
             if packed is None:
                 source: dict[str, Any] = {"pretrained_model_name_or_path": self.place, "trust_remote_code": False}
+                if quantizer is not None and not getattr(config, "quantization_config", None):
+                    source["quantization_config"] = quantizer
             else:
                 linears = {name: torch.from_numpy(matrix.values()) for name, matrix in packed[1].items()}
                 source = {"pretrained_model_name_or_path": None, "state_dict": packed[0] | linears}
@@ -276,7 +282,7 @@ def untie(model: PreTrainedModel) -> PreTrainedModel:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     embedding = model.get_input_embeddings()
     if isinstance(head, nn.Linear) and head.weight is getattr(embedding, "weight", None):
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        head.weight = nn.Parameter(head.weight.detach(), requires_grad=False)
     if not is_seq2seq(model.config):  # of which some, UMT5 say, scale what goes into the last linear by this setting
         model.config.tie_word_embeddings = False
     return model

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from ..lowering.options import CompileOptions
 from ..quantization.coverage import quantization_summary
 from ..quantization.recipes import quantize
 from .encoders import Encoder, EncoderCheckpoint, SentenceEncoder, example_inputs, load_encoder, load_encoder_tokenizer
-from .export import DEFAULT_RECIPE, ExportedText, lower_decoder, write_program
+from .export import DEFAULT_RECIPE, ExportedText, Progress, lower_decoder, write_program
 from .files import check_output
 from .shape_rules import quick_shapes
 
@@ -37,7 +37,7 @@ def export_encoder_model(
     options: EncoderExportOptions | None = None,
     *,
     n_layers: int | None = None,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step, done=0, total=0: None,
 ) -> ExportedText:
     """As export_text_model does for a decoder."""
     chosen = options or EncoderExportOptions()
@@ -46,7 +46,8 @@ def export_encoder_model(
     tokenizer, module = load_encoder_tokenizer(encoder), load_encoder(encoder, n_layers=n_layers)
     n_linears = sum(isinstance(item, nn.Linear) for item in module.modules())
     progress("quantize")
-    quantize(module, recipe=chosen.recipe, group_size=chosen.group_size, algorithm=chosen.algorithm)
+    told = partial(progress, "quantize")
+    quantize(module, recipe=chosen.recipe, group_size=chosen.group_size, algorithm=chosen.algorithm, progress=told)
     summary = quantization_summary(module)
     metadata = {"get_max_seq_len": chosen.max_tokens} if encoder.reads_text else {}
     with quick_shapes():

@@ -8,12 +8,14 @@ Rejected: logits of all positions, 25 MB for 128 tokens of a 49,152-word vocabul
 
 from __future__ import annotations
 
-import functools
+import ctypes
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial, wraps
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from executorch.exir import (
@@ -25,6 +27,7 @@ from executorch.exir import (
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.export import Dim, ExportedProgram
+from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
@@ -35,12 +38,14 @@ from ..export.versions import warn_of_untried
 from ..files import replace_file
 from ..lowering.options import CompileOptions
 from ..quantization.coverage import QuantizationSummary, quantization_summary
+from ..quantization.exact_weights import exact_weight
 from ..quantization.half_scales import HalfScales, half_weight_scales
-from ..quantization.recipes import EMBEDDINGS, quantize
+from ..quantization.recipes import EMBEDDINGS, quantize, why_unfit
 from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights
 from .models import Source, find_source, load_tokenizer, load_weights, quantized_matrices
+from .quantized_loading import WhileLoading
 from .seq2seq import export_seq2seq, is_seq2seq, reads_speech, start_tokens
 from .shape_rules import quick_shapes
 
@@ -51,6 +56,12 @@ WEIGHT_SCALES = ("model", "f16")
 _LONGEST = 300  # characters of another library's message
 FLOAT_TABLE = "model"  # an embedding that stays as the model has it
 Metadata = dict[str, int | bool | str | list[int]]
+
+
+class Progress(Protocol):
+    """Is told the step that is going on, and in some how much of it is done."""
+
+    def __call__(self, step: str, done: int = 0, total: int = 0) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,30 +127,39 @@ def export_text_model(
     options: TextExportOptions | None = None,
     *,
     n_layers: int | None = None,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step, done=0, total=0: None,
 ) -> ExportedText:
-    """Writes output and, beside it, the tokenizer. progress is told each of STEPS as it begins.
+    """Writes output and, beside it, the tokenizer.
+
+    progress: is told each of STEPS as it begins, and in it how many weights are quantized, and of how many.
+    A checkpoint's float weights are quantized as they are read, so that one at a time is in float32 in memory; but for
+    those that several modules share, with an adapter, and by `8da4w-float-zp`.
 
     model: the name of one of ours, a folder of transformers' files, a .gguf, or an id. n_layers: keep only the first
     ones, which talks nonsense but exports in seconds. Raises OptionError on an unknown model, one that is not installed
     or cannot be read, or an output that cannot be written.
     """
     warn_of_untried("transformers")
+    progress = _giving_back(progress)
     source = find_source(model) if isinstance(model, str) else model
     chosen = options or TextExportOptions()
     chosen = replace(chosen, recipe=chosen.recipe or source.recipe)
     check_output(output)
     progress("load")
-    tokenizer, weights = load_tokenizer(source), load_weights(source, n_layers=n_layers)
+    tokenizer, quantizer = load_tokenizer(source), None
+    if chosen.adapter is None:
+        quantizer = WhileLoading(partial(quantized_while_loading, chosen), partial(progress, "load"))
+    weights = load_weights(source, n_layers=n_layers, quantizer=quantizer)
     if chosen.adapter is not None:
         weights = merge_adapter(weights, chosen.adapter, all_layers=n_layers is None)
     check_positions(weights.config, chosen)
-    if chosen.recipe is not None and quantization_summary(weights).quantized:
+    before = set(quantization_summary(weights).quantized) - (quantizer.done if quantizer else set())
+    if chosen.recipe is not None and before:
         raise OptionError(f"export: recipe {chosen.recipe}: the weights are quantized already; leave the recipe out")
     n_linears = sum(isinstance(module, nn.Linear) for module in weights.modules())
     progress("quantize")
     kept = keep_quantized(weights, source, chosen)
-    quantize_text_model(weights, chosen)
+    quantize_text_model(weights, chosen, partial(progress, "quantize"))
     scales = half_weight_scales(weights) if chosen.weight_scales == "f16" else None
     summary = quantization_summary(weights)
     metadata = text_metadata(weights, tokenizer, chosen) | {"get_n_linears": n_linears}
@@ -156,6 +176,19 @@ def export_text_model(
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
     return replace(write_program(output, program, tokenizer, n_linears, summary, kept), scales=scales)
+
+
+def _giving_back(progress: Progress) -> Progress:
+    """Before each step what was freed goes back to the system; glibc keeps what lies between things in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+    def begin(step: str, done: int = 0, total: int = 0) -> None:
+        if not done and trim is not None:
+            gc.collect()
+            trim(0)
+        progress(step, done, total)
+
+    return begin
 
 
 @contextmanager
@@ -208,19 +241,70 @@ def tables_of(model: PreTrainedModel) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.Embedding) and module.weight is weight]
 
 
-def quantize_text_model(model: PreTrainedModel, options: TextExportOptions) -> PreTrainedModel:
-    """Quantizes every linear and the table of the words in place."""
-    recipe = options.recipe or DEFAULT_RECIPE
-    head, embedding = head_recipe(recipe, options), embedding_recipe(recipe, options)
-    last = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if embedding != FLOAT_TABLE:
-        table = nn.ModuleList(tables_of(model))  # by the last linear's algorithm: tied, they stay equal
-        algorithm = options.algorithm if head == recipe else "affine"
-        quantize(table, embedding=embedding, group_size=options.group_size, algorithm=algorithm)
-    if head != recipe and isinstance(last, nn.Linear):
-        quantize(nn.ModuleList([last]), recipe=head, group_size=options.group_size)
-    quantize(model, recipe=recipe, group_size=options.group_size, algorithm=options.algorithm)
+def quantize_text_model(
+    model: PreTrainedModel, options: TextExportOptions, progress: Callable[[int, int], None] | None = None
+) -> PreTrainedModel:
+    """Quantizes every linear and the table of the words in place, but what is quantized already."""
+    body, head, table = _ways(options)
+    last, words = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    if table["embedding"] != FLOAT_TABLE:
+        assert isinstance(words.weight, torch.Tensor)
+        tied = isinstance(last, nn.Linear) and _share(last.weight, words.weight)
+        quantize(nn.ModuleList(tables_of(model)), **table, progress=progress)
+        made = words.weight
+        if tied and head["recipe"] == f"8da{table['embedding']}" and isinstance(made, IntxUnpackedToInt8Tensor):
+            bits = 8 if made.target_dtype is torch.int8 else 4
+            weight = exact_weight(made.qdata, made.scale, None, zeros=made.zero_point, bits=bits, dynamic=True)
+            last.weight = nn.Parameter(weight, requires_grad=False)  # the same integers, once in memory
+    if head["recipe"] != body["recipe"] and isinstance(last, nn.Linear):
+        quantize(nn.ModuleList([last]), **head, progress=progress)
+    quantize(model, **body, progress=progress)
     return model
+
+
+def _share(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two float tensors have the same memory; what torchao quantized has none of its own."""
+    quantized = isinstance(one, IntxUnpackedToInt8Tensor) or isinstance(other, IntxUnpackedToInt8Tensor)
+    return not quantized and one.data_ptr() == other.data_ptr()
+
+
+def quantized_while_loading(
+    options: TextExportOptions, model: PreTrainedModel
+) -> dict[str, Callable[[nn.Module], object]]:
+    """By the name of a weight what does with its module as quantize_text_model would.
+
+    Not of weights that several modules share, nor by a recipe that puts modules of another class into the model.
+    """
+    body, head, table = _ways(options)
+    tied = {*model.all_tied_weights_keys, *model.all_tied_weights_keys.values()}
+    last, words = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    found: dict[str, Callable[[nn.Module], object]] = {}
+    for path, module in model.named_modules():
+        name = f"{path}.weight"
+        if not isinstance(module, nn.Linear | nn.Embedding) or name in tied:
+            continue
+        way = head if module is last else table if module is words else body
+        if isinstance(module, nn.Linear) != ("recipe" in way) or FLOAT_TABLE in way.values():
+            continue
+        if way.get("recipe") != "8da4w-float-zp" and not why_unfit(module.weight.shape[1], options.group_size):
+            found[name] = partial(_quantize_one, way)
+    return found
+
+
+def _quantize_one(way: dict[str, Any], module: nn.Module) -> None:
+    quantize(nn.ModuleList([module]), **way)
+
+
+def _ways(options: TextExportOptions) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """quantize()'s arguments for the linears, the last of them, and the table of the words.
+
+    The table's algorithm is the last linear's: tied, they stay equal.
+    """
+    recipe = options.recipe or DEFAULT_RECIPE
+    head = head_recipe(recipe, options)
+    body = {"group_size": options.group_size, "algorithm": options.algorithm}
+    last = body | ({} if head == recipe else {"algorithm": "affine"})
+    return body | {"recipe": recipe}, last | {"recipe": head}, last | {"embedding": embedding_recipe(recipe, options)}
 
 
 def export_decoder(
@@ -255,7 +339,7 @@ def export_decoder(
 def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """The class with a forward that gives the logits of the last position alone."""
 
-    @functools.wraps(whole.forward)
+    @wraps(whole.forward)
     def forward(self: PreTrainedModel, *args: object, **options: object) -> object:
         return whole.forward(self, *args, **{**options, "logits_to_keep": 1})
 

@@ -27,6 +27,7 @@ from .encoders import ENCODERS
 from .gguf_files import GgufFile
 from .kept_weights import Matrix
 from .packages import install_command, package_file
+from .quantized_loading import WhileLoading
 from .shapes import random_weights
 
 CHECKED = "Checked: every node in one delegate, logits after prompts and a token against eager, zeropoint verify."
@@ -169,13 +170,17 @@ def load_tokenizer(model: Source) -> PreTrainedTokenizerFast | None:
     return None if isinstance(source, TextModel) else source.tokenizer()
 
 
-def load_weights(model: Source, *, n_layers: int | None = None) -> PreTrainedModel:
+def load_weights(
+    model: Source, *, n_layers: int | None = None, quantizer: WhileLoading | None = None
+) -> PreTrainedModel:
     """The model in float32, its last linear no longer tied to the embedding, so that the two are quantized apart.
 
-    n_layers: keep only the first ones.
+    n_layers: keep only the first ones. quantizer: of a checkpoint's float weights, as they are read.
     """
     source = gguf_of(model) or model
-    if not isinstance(source, TextModel):
+    if isinstance(source, Checkpoint):
+        loaded = source.load(n_layers=n_layers, quantizer=quantizer)
+    elif isinstance(source, GgufFile):
         loaded = source.load(n_layers=n_layers)
     else:
         assert source.config is not None

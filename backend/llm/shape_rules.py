@@ -1,18 +1,26 @@
-"""Shape rules for torchao's quantization ops: tracing then asks one question per op instead of running its body.
+"""What makes tracing a model of torchao's weights quick and small.
+
+Shape rules for its quantization ops: tracing then asks one question per op instead of running its body.
 
 torchao registers these ops by their implementation, about fifteen aten ops each, and every pass of an export runs it
 again on fake tensors with symbolic sizes; for a language model that is most of the export's time. The rules go when
 torchao has its own. Rejected: `register_fake`, which refuses ops that are made of others.
+
+And no copies of the weights: torch.export keeps two of each until it is done, which nothing writes to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torchao.quantization import IntxUnpackedToInt8Tensor
+
+from ..quantization.exact_weights import ExactIntxTensor
 
 _KEY = "CompositeImplicitAutograd"
 _active: list[bool] = []  # not empty inside quick_shapes(): what is traced elsewhere must see torchao's bodies
@@ -47,6 +55,17 @@ def _either(rule: Callable[..., object], real: Callable[..., object]) -> Callabl
         return (rule if _active and is_question else real)(x, *args, **kwargs)
 
     return kernel
+
+
+@ExactIntxTensor.implements(torch.ops.aten.clone.default)  # type: ignore[untyped-decorator]
+@IntxUnpackedToInt8Tensor.implements(torch.ops.aten.clone.default)  # type: ignore[untyped-decorator]
+def _clone(
+    func: Callable[..., torch.Tensor], types: object, args: tuple[Any, ...], kwargs: dict[str, object]
+) -> IntxUnpackedToInt8Tensor:
+    weight: IntxUnpackedToInt8Tensor = args[0]
+    shared = bool(_active) and not isinstance(weight.qdata, FakeTensor)
+    copied: IntxUnpackedToInt8Tensor = weight._apply_fn_to_data(lambda x: x if shared else func(x, *args[1:], **kwargs))
+    return copied
 
 
 def _choose_qparams(

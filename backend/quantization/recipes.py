@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -77,6 +77,7 @@ def quantize(
     asymmetric_weights: bool = False,
     lm_head: str | None = None,
     embedding: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Quantizes the nn.Linears of a model in place, and returns the model. quantization_summary(model) lists the rest.
 
@@ -98,7 +99,8 @@ def quantize(
     group_size: inputs that share a scale; None for one scale per output channel. algorithm: "affine", or
     "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone. embedding: `8w`
     or `4w` for the nn.Embeddings too, but for those whose width is no multiple of the group size; a table that is tied
-    to a linear and gets its integers is stored once in the .pte. Raises OptionError on an unknown recipe or algorithm,
+    to a linear and gets its integers is stored once in the .pte. progress: is told how many weights are quantized, and
+    of how many. Raises OptionError on an unknown recipe or algorithm,
     or a group size that no linear can have.
     """
     for name in (recipe, *((lm_head,) if lm_head is not None else ())):
@@ -110,7 +112,8 @@ def quantize(
         raise OptionError(f"quantize: algorithm {algorithm!r}; offered {', '.join(ALGORITHMS)}")
     linears = {name: module for name, module in model.named_modules() if _is_float_linear(module)}
     refused = _unfit(linears, group_size)
-    if linears and len(refused) == len(linears):
+    done = any(_is_linear(module) and not _is_float_linear(module) for module in model.modules())
+    if linears and len(refused) == len(linears) and not done:
         name, reason = next(iter(refused.items()))
         raise OptionError(f"quantize: {name or 'the model'}: {reason}")
     linears = {name: module for name, module in linears.items() if name not in refused}
@@ -119,15 +122,22 @@ def quantize(
     }
     body = {name: module for name, module in linears.items() if name not in heads}
     tables = {name: module for name, module in model.named_modules() if _is_float_table(module, group_size)}
-    for chosen, modules in ((recipe, body), (lm_head, heads), (embedding, tables)):
-        if chosen is not None and modules:
+    parts: list[tuple[str | None, Mapping[str, nn.Linear | nn.Embedding]]]
+    parts = [(recipe, body), (lm_head, heads), (embedding, tables)]
+    n_done, total = 0, sum(len(modules) for chosen, modules in parts if chosen is not None)
+    for chosen, modules in parts:
+        if chosen is not None:
             weights = _Weights(
                 bits=8 if chosen in ("8da8w", "8w") else 4,
                 group_size=group_size,
                 algorithm=IntxChooseQParamsAlgorithm(algorithm),
                 mapping=MappingType.ASYMMETRIC if asymmetric_weights else MappingType.SYMMETRIC,
             )
-            _apply(model, modules, chosen, weights)
+            for name, module in modules.items():
+                _apply(model, name, module, chosen, weights)
+                n_done += 1
+                if progress is not None:
+                    progress(n_done, total)
     surprises = quantization_summary(model, refused).surprises()
     if surprises:
         text = f"quantize: in float stay {surprises}. zeropoint.quantization_summary(model) lists all"
@@ -149,46 +159,48 @@ def _is_float_table(module: nn.Module, group_size: int | None) -> TypeGuard[nn.E
 
 def _unfit(linears: Mapping[str, nn.Linear], group_size: int | None) -> dict[str, str]:
     """Why linears cannot have groups of this size."""
-    found = {}
-    for name, linear in linears.items():
-        inputs = linear.in_features
-        if group_size is not None and (group_size < 1 or inputs % group_size):
-            found[name] = (
-                f"{inputs} inputs, group_size {group_size}; choose a divisor, or None for one group per channel"
-            )
-        elif 1 in (inputs, group_size):  # torchao reduces such a block over the whole weight
-            found[name] = "a group of one input; torchao needs two; leave this linear out"
-    return found
+    found = {name: why_unfit(linear.in_features, group_size) for name, linear in linears.items()}
+    return {name: why for name, why in found.items() if why}
 
 
-def _apply(model: nn.Module, modules: Mapping[str, nn.Linear | nn.Embedding], recipe: str, weights: _Weights) -> None:
-    if recipe == "8da4w-float-zp":
-        for name, linear in modules.items():
-            assert isinstance(linear, nn.Linear)
-            path, _, child = name.rpartition(".")
-            parent = model.get_submodule(path)
-            setattr(parent, child, _float_zero_point(linear, weights))
-            if isinstance(parent, nn.TransformerEncoderLayer):
-                parent.activation_relu_or_gelu = 0  # or its fast path would multiply by the codes
-        return
-    config = weights.alone() if recipe in ("4w", "8w") else weights.beside_int8()
-    for module in modules.values():
+def why_unfit(inputs: int, group_size: int | None) -> str:
+    """Why a weight of so many inputs cannot have groups of this size; empty where it can."""
+    if group_size is not None and (group_size < 1 or inputs % group_size):
+        return f"{inputs} inputs, group_size {group_size}; choose a divisor, or None for one group per channel"
+    if 1 in (inputs, group_size):  # torchao reduces such a block over the whole weight
+        return "a group of one input; torchao needs two; leave this linear out"
+    return ""
+
+
+def _apply(model: nn.Module, name: str, module: nn.Linear | nn.Embedding, recipe: str, weights: _Weights) -> None:
+    if recipe != "8da4w-float-zp":
+        config = weights.alone() if recipe in ("4w", "8w") else weights.beside_int8()
         module.weight = nn.Parameter(_by_rows(module.weight.detach(), config), requires_grad=False)
+        return
+    assert isinstance(module, nn.Linear)
+    path, _, child = name.rpartition(".")
+    parent = model.get_submodule(path)
+    setattr(parent, child, _float_zero_point(module, weights))
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        parent.activation_relu_or_gelu = 0  # or its fast path would multiply by the codes
 
 
 def _by_rows(
     weight: torch.Tensor, config: Int8DynamicActivationIntxWeightConfig | IntxWeightOnlyConfig
 ) -> IntxUnpackedToInt8Tensor:
     """What torchao makes of a weight, some rows at a time: no group is in two rows."""
-    parts = []
-    for rows in weight.split(max(1, _AT_ONCE // max(1, weight.shape[1]))):
+    found: list[torch.Tensor] = []
+    for first in range(0, max(1, len(weight)), rows := max(1, _AT_ONCE // max(1, weight.shape[1]))):
         part = nn.Linear(1, 1, bias=False, device="meta")
-        part.weight = nn.Parameter(rows, requires_grad=False)
+        part.weight = nn.Parameter(weight[first : first + rows], requires_grad=False)
         quantize_(part, config, filter_fn=lambda module, name: True)
-        parts.append(part.weight)
-    found = [torch.cat([getattr(part, name) for part in parts]) for name in ("qdata", "scale", "zero_point")]
-    first = parts[0]
-    kinds = (first.target_dtype, first.block_size, first.dtype, first.activation_quantization)
+        made = part.weight
+        assert isinstance(made, IntxUnpackedToInt8Tensor)
+        tensors = [made.qdata, made.scale, made.zero_point]
+        found = found or [tensor.new_empty(len(weight), *tensor.shape[1:]) for tensor in tensors]
+        for whole, tensor in zip(found, tensors, strict=True):
+            whole[first : first + rows] = tensor
+        kinds = (made.target_dtype, made.block_size, made.dtype, made.activation_quantization)
     return IntxUnpackedToInt8Tensor(*found, *kinds)
 
 
