@@ -9,9 +9,13 @@ int signed_byte_of(uint word, uint i) {
   return bitfieldExtract(int(word), int(8u * (i & 3u)), 8);
 }
 
+// By integers: LLVM 15 for arm64 cannot compile unpackHalf2x16 of a half that depends on i.
 float half_of(uint word, uint i) {
-  vec2 both = unpackHalf2x16(word);  // LLVM 15 for arm64 cannot unpack a half that it first shifts
-  return (i & 1u) == 0u ? both.x : both.y;
+  uint bits = bitfieldExtract(word, int(16u * (i & 1u)), 16);
+  uint size = bits & 0x7fffu;
+  uint exponent = size < 0x7c00u ? 0x38000000u : 0x70000000u;  // what a float's is larger by; of Inf and NaN
+  float value = size < 0x400u ? float(size) * 5.9604644775390625e-8 : uintBitsToFloat((size << 13) + exponent);
+  return (bits & 0x8000u) == 0u ? value : -value;
 }
 
 // Element i of bytes, or of halves, that lie in `words`; invocations may write parts of one word at once.
