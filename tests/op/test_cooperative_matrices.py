@@ -24,9 +24,12 @@ from zeropoint.runtime.player import LoadedProgram
 FACT = "coopmat_f16_16x16x16"
 EMULATION = Path(__file__).parent / "shaders" / "coopmat.glsl"
 GUARD = f"device.{FACT} and device.subgroup_size == 32 and rows(q) > 16 and "
-ENOUGH_TILES = " and ceil_div(rows(q), TILE_M) * ceil_div(dim(y,-1), TILE_N) >= 96"
-# The large tile needs more shared memory than software devices have: the same code on a smaller one.
-LARGE, SMALLER = (f"TILE_M = {size}, TILE_N = {size}, GRID_M = 2, GRID_N = {n}" for size, n in ((128, 4), (64, 2)))
+ENOUGH_TILES = re.compile(r" and ceil_div\(rows\(q\), TILE_M\)[^\"]*")
+# The larger tiles need more shared memory than software devices have: the same code on a smaller one.
+SMALLER = {
+    "TILE_M = 128, TILE_N = 128, GRID_M = 2, GRID_N = 4": "TILE_M = 64, TILE_N = 64, GRID_M = 2, GRID_N = 2",
+    "TILE_M = 32, TILE_N = 128, GRID_M = 1, GRID_N = 4": "TILE_M = 32, TILE_N = 64, GRID_M = 1, GRID_N = 2",
+}
 TOLERANCE = {"f32": 5e-7, "f16": 4e-4}
 ROWS = 70
 
@@ -46,10 +49,13 @@ def case(algorithm: str, k: int, n: int, group_size: int, **options: object) -> 
 
 CASES = [
     case("coopmat_large", 96, 37, 32, zp="i8", bias=True),
-    case("coopmat_large", 160, 130, 32, zp="f32", storage="image", bits=8),
-    case("coopmat_large", 192, 65, 96, zp="i32", compute="f16", w_scale="f16"),
-    case("coopmat_wide", 256, 130, 64, zp="f16", bias=True),
-    case("coopmat_wide", 128, 20, 128, zp="i8", storage="image", bits=8, compute="f16"),
+    case("coopmat_large", 160, 130, 32, zp="f32", bits=8),
+    case("coopmat_large", 192, 65, 96, zp="i8", compute="f16", w_scale="f16"),
+    case("coopmat_wide", 256, 130, 64, zp="f32", bias=True),
+    case("coopmat_wide", 128, 20, 128, zp="i8", bits=8, compute="f16"),
+    case("coopmat_flat", 256, 130, 64, zp="i8", bias=True, sums=False),
+    case("coopmat_flat", 128, 20, 128, zp="f32", bits=8),
+    case("coopmat_small", 128, 20, 128, zp="f32", bits=8),
     case("coopmat_small", 256, 70, 32, zp="i32", storage="image", bias=True),
     case("coopmat_small", 384, 64, 128, zp="f32", bits=8, compute="f16", w_scale="f16"),
     case("coopmat_small", 128, 5, 32, zp="f16", storage="image"),
@@ -89,9 +95,11 @@ def emulated(wanted: Case) -> bytes:
         head, *algorithms = narrowed((SHADERS / f"{linear}.toml").read_text(), wanted.chain).split("[[algorithm]]")
         (chosen,) = (text for text in algorithms if f'name = "{wanted.algorithm}"' in text)
         assert GUARD in chosen
-        chosen = chosen.replace(GUARD, "").replace(ENOUGH_TILES, "").replace(LARGE, SMALLER)
+        chosen = ENOUGH_TILES.sub("", chosen.replace(GUARD, ""))
+        for large, smaller in SMALLER.items():
+            chosen = chosen.replace(large, smaller)
         chosen = chosen.replace("unroll = true\n", "")
-        own = [key for key in ("grid", "spec", "push") if f"\n{key} = " in chosen]
+        own = [key for key in ("grid", "spec", "push", "iterations") if f"\n{key} = " in chosen]
         head = re.sub(rf"^(?:{'|'.join(own)}) = .*\n", "", head, flags=re.M)  # defaults that nothing takes
         (shaders / f"{linear}.toml").write_text(f"{head}[[algorithm]]{chosen}")
         return build_library(shaders, cache_dir=Path(folder) / "cache")
@@ -142,7 +150,9 @@ def test_picked_only_where_the_device_reports_the_product(
     assert check(chain, rows_of(chain), None) == tier(ROWS)
 
 
-@pytest.mark.parametrize(("k", "n", "algorithm"), [(96, 12300, "coopmat_large"), (320, 6200, "coopmat_wide")])
+@pytest.mark.parametrize(
+    ("k", "n", "algorithm"), [(96, 12300, "coopmat_large"), (320, 6200, "coopmat_wide"), (128, 4000, "coopmat_flat")]
+)
 @pytest.mark.parametrize("sums", [True, False])
 def test_large_tiles(k: int, n: int, algorithm: str, sums: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough outputs for the larger tiles."""

@@ -153,6 +153,16 @@ def test_a_wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     check(block, block.inputs(1), ["row_linear"] * 2)
 
 
+@pytest.mark.parametrize(
+    ("n", "ending"), [(4096, "residual"), pytest.param(8200, "none", marks=pytest.mark.slow), (4128, "gated")]
+)
+def test_a_long_row_of_many_outputs(n: int, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More lanes quantize it."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    block = Block(Chain(k=4128, n=n, group_size=32, sums=False), "norm", ending)
+    check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
+
+
 @pytest.mark.parametrize("op", list(GateOp))
 def test_every_gate(op: GateOp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
