@@ -35,7 +35,7 @@ from zeropoint.runtime.player import LoadedProgram
 TESTS = ("pp128", "pp512", "tg128", "tg128@d896", "pp8@d64")
 CONTEXT, PREFILL = 1024, 512
 RUNS = 5
-WARM_UP_S = 2.0  # until a GPU runs at its full clock
+WARM_UP_S = 5.0  # until a GPU runs at its full clock
 PEER_PATHS: tuple[dict[str, str], ...] = ({}, {"GGML_VK_DISABLE_COOPMAT2": "1"})
 MODELS = ("qwen3-0.6b", "llama-3.2-1b", "llama-3.1-8b")
 
