@@ -168,7 +168,8 @@ class Checkpoint:
             model, info = (kind if packed is None else kinds[type(config)]).from_pretrained(**source, **options)
             if packed is not None and ((Path(self.place) / GENERATION_CONFIG_NAME).is_file() or not self.is_local):
                 model.generation_config = GenerationConfig.from_pretrained(self.place)
-        check_complete(self.place, info)
+        different = set() if quantizer is None else quantizer.mismatched
+        check_complete(self.place, {**info, "mismatched_keys": different | {*info["mismatched_keys"]}})
         plain_linears(model)
         _in_float32(self.place, model)
         return model

@@ -31,6 +31,9 @@ class WhileLoading(QuantizationConfigMixin):
     def __init__(self, choose: Choose, progress: Progress = lambda done, total: None) -> None:
         self.choose, self.progress = choose, progress
         self.done: set[str] = set()  # names of the weights that were quantized
+        self.mismatched: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = (
+            set()
+        )  # name, shape in the files, the model's
 
     def __deepcopy__(self, memo: object) -> WhileLoading:  # transformers copies the configuration that it lies in
         return self
@@ -45,6 +48,7 @@ class _Quantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         self.chosen = dict(self.quantization_config.choose(model))
+        self._shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
         return param_name in self.chosen
@@ -53,6 +57,11 @@ class _Quantizer(HfQuantizer):
         return _Quantize(self)
 
     def postprocess_model(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        """transformers compares no shapes of quantized weights, and 5.4 of none beside them."""
+        for name, weight in model.named_parameters():
+            found, wanted = tuple(weight.shape), self._shapes.get(name)
+            if wanted is not None and found != wanted:
+                self.quantization_config.mismatched.add((name, found, wanted))
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
 
 
@@ -74,7 +83,6 @@ class _Quantize(ConversionOps):
             return value
         module = model.get_submodule(name.rpartition(".")[0])
         if value.shape != module.weight.shape:
-            del chosen[name]  # now transformers compares the shapes, and says what is wrong
             return value
         module.weight = nn.Parameter(value, requires_grad=False)
         chosen[name](module)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchao.quantization import IntxUnpackedToInt8Tensor
 from transformers import (
@@ -101,12 +103,30 @@ def test_one_weight_at_a_time_is_in_float(tmp_path: Path) -> None:
     assert told == [(done, 2 * 7 + 2) for done in range(1, 2 * 7 + 3)]
 
 
-def test_a_weight_of_another_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "wrong"),
+    [
+        ("intermediate_size", 64, r"down_proj.weight is \[64, 96\] in its files; config.json needs \[64, 64\]"),
+        ("vocab_size", 40, r"(lm_head|embed_tokens).weight is \[50, 64\] in its files; config.json needs \[40, 64\]"),
+    ],
+)
+def test_a_weight_of_another_size(setting: str, value: int, wrong: str, tmp_path: Path) -> None:
     source = saved(CONFIGS["untied"], tmp_path)
     path = tmp_path / "config.json"
-    path.write_text(path.read_text().replace('"intermediate_size": 96', '"intermediate_size": 64'))
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
     quantizer = WhileLoading(partial(quantized_while_loading, TextExportOptions()))
-    with pytest.raises(OptionError, match=r"down_proj.weight is \[64, 96\] in its files; config.json needs \[64, 64\]"):
+    with pytest.raises(OptionError, match=wrong):
+        load_weights(source, quantizer=quantizer)
+
+
+def test_a_vector_of_another_size(tmp_path: Path) -> None:
+    """Which is not quantized."""
+    source = saved(CONFIGS["untied"], tmp_path)
+    tensors_of = load_file(tmp_path / "model.safetensors")
+    tensors_of["model.norm.weight"] = torch.ones(32, dtype=torch.bfloat16)
+    save_file(tensors_of, tmp_path / "model.safetensors", {"format": "pt"})
+    quantizer = WhileLoading(partial(quantized_while_loading, TextExportOptions()))
+    with pytest.raises(OptionError, match=r"norm.weight is \[32\] in its files; config.json needs \[64\]"):
         load_weights(source, quantizer=quantizer)
 
 
