@@ -83,7 +83,7 @@ const uint kSliceChunks = (kSteps + SPLIT_K - 1u) / SPLIT_K * kStepChunks;      
 const uint kRounds = (kSliceChunks + BATCH - 1u) / BATCH;
 
 shared uvec4 codes[MAX_K / 16];
-shared float partial[2][2][SPLIT_K][TILE_N];  // by turns
+shared float partial[TURNS][2][SPLIT_K][TILE_N];
 
 uint own_columns[2];
 int zero_point;
@@ -278,7 +278,8 @@ void main() {
         if (first + i < kSliceChunks && c < kChunks) add_chunk(chunk, c);
       }
     }
-    uint turn = tile & 1u;
+    uint turn = tile % TURNS;
+    if (TURNS == 1) barrier();  // the last tile's are read
     [[unroll]] for (uint own = 0; own < kColumns; ++own) {
       partial[turn][own][gl_LocalInvocationID.y][gl_LocalInvocationID.x] = totals[own] + sums[own];
     }

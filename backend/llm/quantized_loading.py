@@ -20,20 +20,21 @@ _NAME = "zeropoint"  # among transformers' quantizers
 
 # Of a model without memory, the names of the weights to quantize, and what does so with a module of such a weight.
 Choose: TypeAlias = Callable[[PreTrainedModel], Mapping[str, Callable[[nn.Module], object]]]
-Progress: TypeAlias = Callable[[int, int], None]  # is told how many weights are quantized, and of how many
 
 
 class WhileLoading(QuantizationConfigMixin):
-    """from_pretrained's quantization_config; the model that it gives has none."""
+    """from_pretrained's quantization_config; the model that it gives has none.
+
+    progress: is told how many weights are quantized, and of how many.
+    """
 
     quant_method = _NAME  # type: ignore[assignment]
 
-    def __init__(self, choose: Choose, progress: Progress = lambda done, total: None) -> None:
+    def __init__(self, choose: Choose, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         self.choose, self.progress = choose, progress
         self.done: set[str] = set()  # names of the weights that were quantized
-        self.mismatched: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = (
-            set()
-        )  # name, shape in the files, the model's
+        # Names of weights, with their shapes in the files and in the model.
+        self.mismatched: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()
 
     def __deepcopy__(self, memo: object) -> WhileLoading:  # transformers copies the configuration that it lies in
         return self

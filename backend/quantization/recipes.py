@@ -100,8 +100,7 @@ def quantize(
     "hqq_scale_only", which is slower and better. lm_head: a recipe for the module of that name alone. embedding: `8w`
     or `4w` for the nn.Embeddings too, but for those whose width is no multiple of the group size; a table that is tied
     to a linear and gets its integers is stored once in the .pte. progress: is told how many weights are quantized, and
-    of how many. Raises OptionError on an unknown recipe or algorithm,
-    or a group size that no linear can have.
+    of how many. Raises OptionError on an unknown recipe or algorithm, or a group size that no linear can have.
     """
     for name in (recipe, *((lm_head,) if lm_head is not None else ())):
         if name not in RECIPES:

@@ -6,26 +6,34 @@ The one Program is lowered twice, without fusion and with all of it, and runs on
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
 from tests.op import integers
 from tests.op.blocks import MAX_ROWS, Block
-from tests.op.calls import device_facts, is_software
+from tests.op.calls import SHADERS, device_facts, fitting_views, is_software
 from tests.op.chain import Chain, expected, read_back
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.kernels._generated.signatures import GateOp
-from zeropoint.runtime.player import LoadedProgram
+from zeropoint.kernels.build import build_library
+from zeropoint.kernels.cache import default_cache_dir
+from zeropoint.runtime.player import LoadedProgram, Pick
 from zeropoint.verification.verify import verify_program
 
 
-def run(block: Block, fusions: str, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, list[str]]:
+def run(
+    block: Block, fusions: str, inputs: list[torch.Tensor], library: bytes | None = None
+) -> tuple[torch.Tensor, list[Pick]]:
     program, constants = block.build(fusions)
-    with LoadedProgram(program, constants) as loaded:
+    with LoadedProgram(program, constants, library=library) as loaded:
         (y,) = loaded.execute([value.numpy() for value in inputs])
-        return torch.from_numpy(y), [pick.kernel for pick in loaded.picks()]
+        return torch.from_numpy(y), list(loaded.picks())
 
 
 def assert_same(fused: torch.Tensor, plain: torch.Tensor) -> None:
@@ -41,7 +49,7 @@ def assert_same(fused: torch.Tensor, plain: torch.Tensor) -> None:
 def check(block: Block, inputs: list[torch.Tensor], kernels: list[str]) -> None:
     plain, _ = run(block, "none", inputs)
     fused, picked = run(block, "all", inputs)
-    assert picked == kernels
+    assert [pick.kernel for pick in picked] == kernels
     if block.chain.compute == "f32":
         assert_same(fused, plain)
     verified = verify_program(*block.build("all"), inputs)
@@ -153,14 +161,40 @@ def test_a_wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     check(block, block.inputs(1), ["row_linear"] * 2)
 
 
+@cache
+def library_of_shorter_rows() -> bytes:
+    """With the wide form in 32 KB of shared memory, which is what software devices have."""
+    others = {
+        "quantize_rows",
+        "linear_dq8ca",
+        "elementwise_binary",
+        "rms_norm",
+        "gated_activation",
+        "elementwise_unary",
+    }
+    with TemporaryDirectory() as folder:
+        shaders = Path(folder) / "shaders"
+        unused = [path.name for path in SHADERS.glob("*.toml") if path.stem not in others]
+        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name in unused])
+        manifest = (SHADERS / "row_linear.toml").read_text()
+        assert manifest.count("MAX_K = 16384") == 1
+        narrow = manifest.replace("MAX_K = 16384", "MAX_K = 8192").replace(', "f16"', "")
+        (shaders / "row_linear.toml").write_text(fitting_views(narrow))
+        return build_library(shaders, cache_dir=default_cache_dir(SHADERS))
+
+
 @pytest.mark.parametrize(
-    ("n", "ending"), [(4096, "residual"), pytest.param(8200, "none", marks=pytest.mark.slow), (4128, "gated")]
+    ("n", "ending"), [(4096, "residual"), (4128, "gated"), pytest.param(14400, "none", marks=pytest.mark.slow)]
 )
 def test_a_long_row_of_many_outputs(n: int, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More lanes quantize it."""
+    """More lanes quantize it, where it and what they add up fit into shared memory."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=4128, n=n, group_size=32, sums=False), "norm", ending)
-    check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
+    inputs = block.inputs(1)
+    check(block, inputs, ["row_linear"] * (2 if ending == "gated" else 1))
+    fused, picked = run(block, "all", inputs, library_of_shorter_rows())
+    assert picked[0].algorithm == ("wide" if device_facts()["subgroup_size"] <= 32 else "row")
+    assert_same(fused, run(block, "none", inputs)[0])
 
 
 @pytest.mark.parametrize("op", list(GateOp))

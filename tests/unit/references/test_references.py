@@ -8,7 +8,9 @@ from torchao.quantization.quant_primitives import MappingType, choose_qparams_af
 
 from tests.op.rows import quantization_rows
 from zeropoint.errors import ZeropointError
-from zeropoint.references import OutputSpec, find_reference
+from zeropoint.lowering.packing import Layout, pack_weight
+from zeropoint.references import OutputSpec, Result, find_reference
+from zeropoint.references.linear_dq8ca import tolerance
 
 EPS_F32 = torch.finfo(torch.float32).eps
 TORCH_ZERO_POINTS = [torch.int8, torch.int32, torch.float32, torch.float16]
@@ -74,3 +76,22 @@ def test_quantized_decomposed_symmetric() -> None:
 def test_unknown_kernel() -> None:
     with pytest.raises(ZeropointError, match=r"references: no module for kernel nope; add backend/references/nope\.py"):
         find_reference("nope")
+
+
+@pytest.mark.parametrize(("length", "step"), [(64, 64), (128, 128), (256, 128)])
+def test_the_bound_of_a_linear_is_one_that_eager_misses(length: int, step: int) -> None:
+    """In float32, where sums over a step cancel: by sums over 32 positions it is no wider than eager's error."""
+    generator = torch.Generator().manual_seed(0)
+
+    def integers(*shape: int) -> torch.Tensor:
+        return torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+
+    q, codes, zero_points = integers(256, length), integers(512, length), integers(256)
+    scale, w_scale = torch.rand(256, generator=generator), torch.rand(length // step, 512, generator=generator)
+    w = torch.from_numpy(pack_weight(codes.numpy(), Layout.of(length, step), bits=8))
+    inputs = {"q": q, "scale": scale, "zp": zero_points, "w": w, "w_scale": w_scale}
+    wanted = find_reference("linear_dq8ca")(inputs, {"step": step}, {"y": OutputSpec((256, 512), torch.float64)})["y"]
+    bound = tolerance(Result("linear_dq8ca", "y", inputs, {"step": step}, wanted))
+    weight = codes.float() * w_scale.T.repeat_interleave(step, 1)
+    eager = ((q.float() - zero_points.float().unsqueeze(1)) * scale.unsqueeze(1)) @ weight.T
+    assert bool(((eager.double() - wanted).abs() > bound).any())
