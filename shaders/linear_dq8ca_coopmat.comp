@@ -2,18 +2,20 @@
 // linear_dq8ca.comp's function of many rows on cooperative matrices: A = q - zp and the weights are integers that f16 holds
 // exactly, their products and the sums over a chunk of 32 positions are exact in f32 (below 2^24), and only the sum of
 // w_scale[s, n] * chunk is rounded. A workgroup owns TILE_M x TILE_N outputs. Its subgroups of 32 are SLICES times a grid of
-// GRID_M x GRID_N; slice i takes the chunks i, i + SLICES, ..., and the slices are added up in order.
+// GRID_M x GRID_N. An iteration puts SLICES * DEPTH chunks into shared memory, slice i multiplies DEPTH of them from
+// i * DEPTH on, and at the end the slices are added up in order.
 // Operands lie in shared memory with 32 positions of a chunk in the order that unpacking gives: words of 4 as 0 2 1 3.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 
 #define LANES (32 * SLICES * GRID_M * GRID_N)
-#define TILE_STRIDE (4 * SLICES + 1)  // odd: rows of 16 bytes fall into different banks
+#define CHUNKS (SLICES * DEPTH)
+#define TILE_STRIDE (4 * CHUNKS + 1)  // odd: rows of 16 bytes fall into different banks
 #define TILE_SIZE ((TILE_M + TILE_N) * TILE_STRIDE)
 #define SUM_STRIDE (TILE_N / 4 + 1)
 #define SUM_SIZE (16 * GRID_M * SUM_STRIDE)
-#define STORAGE (TILE_SIZE * BUFFERS > SUM_SIZE ? TILE_SIZE * BUFFERS : SUM_SIZE)
+#define STORAGE (TILE_SIZE > SUM_SIZE ? TILE_SIZE : SUM_SIZE)
 
 layout(local_size_x = LANES) in;
 
@@ -47,15 +49,17 @@ layout(std430, binding = BIAS_BINDING) readonly buffer Bias { BIAS_TYPE bias[]; 
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
 shared uvec4 tile[STORAGE];
-shared float tile_scale[BUFFERS * SLICES * TILE_N];
+shared float tile_scale[CHUNKS * TILE_N];
 
 #include "coopmat.glsl"
 #include "qparams.glsl"
 
-const uint kUnits = 2 * SLICES;  // of 16 positions, in a row of an iteration
+const uint kUnits = 2 * CHUNKS;  // of 16 positions, in a row of an iteration
 const uint kLeftUnits = TILE_M * kUnits;
 const uint kAllUnits = (TILE_M + TILE_N) * kUnits;
 const uint kOwn = (kAllUnits + LANES - 1) / LANES;
+const uint kScales = CHUNKS * TILE_N;
+const uint kOwnScales = (kScales + LANES - 1) / LANES;
 const uint kDown = TILE_M / (16 * GRID_M);  // matrices of a subgroup
 const uint kAcross = TILE_N / (16 * GRID_N);
 #ifdef W_I4
@@ -65,8 +69,8 @@ const uint kWeightUnits = 1;
 #endif
 const int kWidest = 128;  // zero points of int8 codes lie within
 
-uvec4 words[2 * kOwn];  // this invocation's units of two iterations, on their way
-float next_scale[2];
+uvec4 words[kOwn];  // this invocation's units of the next iteration, on their way
+float next_scale[kOwnScales];
 uint place[kOwn];    // of a unit in q, or in w
 f16vec2 less[kOwn];  // what unpacking its bytes takes away
 SUM_MATRIX sums[kDown * kAcross];
@@ -93,6 +97,10 @@ bool is_unit(uint i) {
   return (i + 1u) * LANES <= kAllUnits || unit(i) < kAllUnits;
 }
 
+bool is_scale(uint i) {
+  return (i + 1u) * LANES <= kScales || unit(i) < kScales;
+}
+
 uint column(uint n) {
   return min(gl_WorkGroupID.x * TILE_N + n, outputs - 1u);
 }
@@ -110,20 +118,19 @@ void find_units(uint first_row) {
   }
 }
 
-// Set 0 or 1 of words.
-void fetch(uint iteration, uint set) {
+void fetch(uint iteration) {
   [[unroll]] for (uint i = 0; i < kOwn; ++i) {
-    uint word = set * kOwn + i;
     if (is_left(i)) {
-      words[word] = q[place[i] + iteration * kUnits];
+      words[i] = q[place[i] + iteration * kUnits];
     } else if (is_unit(i)) {
-      words[word] = w[place[i] + iteration * (kUnits / kWeightUnits) * outputs];
+      words[i] = w[place[i] + iteration * (kUnits / kWeightUnits) * outputs];
     }
   }
-  uint index = gl_LocalInvocationIndex;
-  if (index < SLICES * TILE_N) {
-    uint step_index = (iteration * SLICES + index / TILE_N) * 32u / STEP;
-    next_scale[set] = W_SCALE_AT(step_index * outputs + column(index % TILE_N));
+  [[unroll]] for (uint i = 0; i < kOwnScales; ++i) {
+    if (is_scale(i)) {
+      uint step_index = (iteration * CHUNKS + unit(i) / TILE_N) * 32u / STEP;
+      next_scale[i] = W_SCALE_AT(step_index * outputs + column(unit(i) % TILE_N));
+    }
   }
 }
 
@@ -153,10 +160,10 @@ void put_bytes(uint at, uvec4 bytes, f16vec2 offset) {
   tile[at + 1u] = uvec4(bytes_to_halves(bytes.z, offset), bytes_to_halves(bytes.w, offset));
 }
 
-void put(uint buffer_index, uint set) {
+void put() {
   [[unroll]] for (uint i = 0; i < kOwn; ++i) {
-    uint at = buffer_index * TILE_SIZE + unit_row(i) * TILE_STRIDE + unit_part(i) * 2u;
-    uvec4 packed = words[set * kOwn + i];
+    uint at = unit_row(i) * TILE_STRIDE + unit_part(i) * 2u;
+    uvec4 packed = words[i];
     if (is_left(i)) {
       put_bytes(at, packed, less[i]);
     } else if (is_unit(i)) {
@@ -169,21 +176,21 @@ void put(uint buffer_index, uint set) {
 #endif
     }
   }
-  if (gl_LocalInvocationIndex < SLICES * TILE_N) {
-    tile_scale[buffer_index * SLICES * TILE_N + gl_LocalInvocationIndex] = next_scale[set];
+  [[unroll]] for (uint i = 0; i < kOwnScales; ++i) {
+    if (is_scale(i)) tile_scale[unit(i)] = next_scale[i];
   }
 }
 
-// One chunk a slice, from a buffer of tile.
-void multiply(uint current, uint slice, uint down, uint across) {
-  uint left_base = current * TILE_SIZE + down * TILE_STRIDE + slice * 4u;
-  uint right_base = current * TILE_SIZE + (TILE_M + across) * TILE_STRIDE + slice * 4u;
+// One chunk of those in shared memory.
+void multiply(uint index, uint down, uint across) {
+  uint left_base = down * TILE_STRIDE + index * 4u;
+  uint right_base = (TILE_M + across) * TILE_STRIDE + index * 4u;
   RIGHT_MATRIX right[2 * kAcross];
   SUM_MATRIX step_scale[kAcross];
   [[unroll]] for (uint j = 0; j < kAcross; ++j) {
     LOAD_RIGHT(right[2 * j], right_base + j * (16 * TILE_STRIDE));
     LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * TILE_STRIDE) + 2);
-    LOAD_ROWS(step_scale[j], tile_scale, (current * SLICES + slice) * TILE_N + across + j * 16);
+    LOAD_ROWS(step_scale[j], tile_scale, index * TILE_N + across + j * 16);
   }
   [[unroll]] for (uint i = 0; i < kDown; ++i) {
     LEFT_MATRIX left[2];
@@ -195,21 +202,6 @@ void multiply(uint current, uint slice, uint down, uint across) {
       ADD_PRODUCT(sums[i * kAcross + j], chunk, step_scale[j]);
     }
   }
-}
-
-// Two iterations' loads are on their way while one is multiplied: a set of words is filled again as soon as it is put.
-void iterate(uint iteration, uint set, uint last, uint slice, uint down, uint across) {
-#if BUFFERS == 2
-  multiply(set, slice, down, across);
-  put(1u - set, 1u - set);
-  fetch(min(iteration + 3u, last), 1u - set);
-#else
-  put(0u, set);
-  barrier();
-  fetch(min(iteration + 2u, last), set);
-  multiply(0u, slice, down, across);
-#endif
-  barrier();
 }
 
 #ifdef W_SUM_NONE
@@ -281,19 +273,16 @@ void main() {
   find_units(first_row);
   [[unroll]] for (uint i = 0; i < kDown * kAcross; ++i) sums[i] = ZERO_SUM;
 
-  uint last = packed_length / (32u * SLICES) - 1u;
-  fetch(0u, 0u);
-  fetch(min(1u, last), 1u);
-#if BUFFERS == 2
-  put(0u, 0u);
-  fetch(min(2u, last), 0u);
-  barrier();
-#endif
-  for (uint iteration = 0; iteration <= last; iteration += 2u) {
-    iterate(iteration, 0u, last, slice, down, across);
-    if (iteration < last) iterate(iteration + 1u, 1u, last, slice, down, across);
+  uint last = packed_length / (32u * CHUNKS) - 1u;
+  fetch(0u);
+  // The next iteration's loads are on their way while one is multiplied.
+  [[dont_unroll]] for (uint iteration = 0; iteration <= last; ++iteration) {
+    put();
+    barrier();
+    fetch(min(iteration + 1u, last));
+    [[unroll]] for (uint i = 0; i < DEPTH; ++i) multiply(slice * DEPTH + i, down, across);
+    barrier();
   }
-  barrier();
   BAND(0)
   BAND(1)
   BAND(2)
