@@ -53,9 +53,10 @@ def sample() -> bytes:
     bounds = {"low": 0, "high": 63, "wrap": 0, "outside": -1, "call": 0}
     checked = b.tensor("checked", "i32", [rows])
     b.call("check_index", {"x": ids, "y": checked, "faults": b.faults()}, {**flat, **bounds})
-    slots = {"x": x, "scale": b.tensor("scale", "f32", [rows], storage="image"), "zp": b.tensor("zp", "i8", [rows])}
-    b.call("choose_qparams_per_row", slots, {"mapping": 0, "qmin": -128, "qmax": 127, "eps": 1e-7})
-    for output in (places, checked, slots["zp"]):
+    scale, zp = (b.tensor(name, dtype, [rows], storage="image") for name, dtype in (("scale", "f32"), ("zp", "i8")))
+    attrs = {"mapping": 0, "qmin": -128, "qmax": 127, "eps": 1e-7}
+    b.call("choose_qparams_per_row", {"x": x, "scale": scale, "zp": zp}, attrs)
+    for output in (places, checked):
         b.output(output)
     return write_program(b.build()[0])
 
