@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import gguf
@@ -43,7 +44,7 @@ class GgufFile:
 
     def config(self, *, n_layers: int | None = None) -> PreTrainedConfig:
         """Of the model, or of its first layers. Raises OptionError on a file that transformers does not read."""
-        with one_line(str(self.path)):
+        with self._parsed_once():
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.path.parent, gguf_file=self.path.name)
         complete_config(config, self.reader, str(self.path))
         if n_layers is not None:
@@ -52,7 +53,7 @@ class GgufFile:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """With the chat template of the file."""
-        with one_line(str(self.path)):
+        with self._parsed_once():
             found = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
         assert isinstance(found, PreTrainedTokenizerFast)  # what transformers makes of every GGUF file
         return found
@@ -60,7 +61,7 @@ class GgufFile:
     def load(self, *, n_layers: int | None = None) -> PreTrainedModel:
         """The decoder in float32, dequantized."""
         config = self.config(n_layers=n_layers)
-        with one_line(str(self.path)):
+        with self._parsed_once():
             loaded, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 self.path.parent,
                 gguf_file=self.path.name,
@@ -73,6 +74,18 @@ class GgufFile:
         model: PreTrainedModel = loaded  # type: ignore[has-type]
         check_complete(str(self.path), info)  # type: ignore[has-type]
         return model
+
+    @contextmanager
+    def _parsed_once(self) -> Iterator[None]:
+        """For what transformers does with the file: it would parse all of it for each answer, and make the table of an
+        architecture's names for each module. Not for several threads at once."""
+        parse, names, reader = gguf.GGUFReader, gguf.get_tensor_name_map, self.reader
+        gguf.GGUFReader, gguf.get_tensor_name_map = lambda *_: reader, cache(names)  # type: ignore[misc, assignment]
+        try:
+            with one_line(str(self.path)):
+                yield
+        finally:
+            gguf.GGUFReader, gguf.get_tensor_name_map = parse, names  # type: ignore[misc]
 
     @cached_property
     def reader(self) -> gguf.GGUFReader:
