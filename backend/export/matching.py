@@ -12,6 +12,7 @@ from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..errors import Unsupported
+from ..lowering.aten import RESHAPES, TRANSPOSES
 from ..lowering.graph import find_constant, is_size, op_name, operator_of
 from ..lowering.options import CompileOptions
 from ..rules import Lowered, Lowering, has_rule, lower_node, operators_kept_whole
@@ -20,8 +21,9 @@ QUANTIZATION_NAMESPACES = ("torchao", "quantized_decomposed")
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _ATTENTION_KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _FORMATS = (torch.channels_last, torch.channels_last_3d)
+_SIZE = torch.ops.aten.sym_size.int
 _VIEW, _RESHAPE = torch.ops.aten.view.default, torch.ops.aten.reshape.default
-_CARRIERS = ("getitem", "aten.view.default", "aten.permute.default", "aten.unsqueeze.default", "aten.t.default")
+_CARRIERS = ("getitem", *sorted(RESHAPES | TRANSPOSES), "aten.unsqueeze.default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ def operators_taken_whole(
     lost = {node.target for node in program.graph.nodes if node.target in wanted and node not in taken}
     kept = [operator for operator in wanted if operator not in lost]
     # A trace that decomposes the kernel behind an attention that is kept gives it other strides than the trace before.
-    return [*kept, _ATTENTION_KERNEL] if _ATTENTION in kept else kept
+    # What no trace decomposes is kept, so that ExecuTorch does not make one for it.
+    return [*kept, *((_ATTENTION_KERNEL,) if _ATTENTION in kept else ()), _SIZE]
 
 
 def loosen_views(program: ExportedProgram, kept: Sequence[torch._ops.OpOverload]) -> None:

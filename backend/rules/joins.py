@@ -151,7 +151,7 @@ _FULL = (
     "aten.scalar_tensor.default",
     "dim_order_ops._empty_dim_order.default",
 )
-WHOLE: tuple[torch._ops.OpOverload, ...] = ()
+WHOLE = (torch.ops.aten.arange.default, torch.ops.aten.arange.start)
 RULES: dict[str, Callable[[Node, Lowering], Lowered]] = {
     **dict.fromkeys(_FULL, lower_full),
     **dict.fromkeys(ARANGES, lower_arange),

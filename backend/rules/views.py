@@ -81,4 +81,5 @@ RULES = {
     "aten.dropout.default": lower_dropout,
     "aten._assert_tensor_metadata.default": lower_assertion,
 }
-WHOLE: tuple[torch._ops.OpOverload, ...] = ()
+# Decomposed they are permute and view; kept, ExecuTorch mostly need not trace the graph a second time.
+WHOLE = (torch.ops.aten.transpose.int, torch.ops.aten._unsafe_view.default)
