@@ -345,13 +345,16 @@ def _simple_guards() -> Iterator[None]:
     def give_up(*_: object) -> None:
         raise RecursionError
 
-    search = torch._dynamo.guards.PyExprCSEPass
+    search = getattr(torch._dynamo.guards, "PyExprCSEPass", None)
+    if search is None:  # in another version of PyTorch
+        yield
+        return
     count = search.count
-    search.count = give_up  # type: ignore[method-assign, assignment]
+    search.count = give_up
     try:
         yield
     finally:
-        search.count = count  # type: ignore[method-assign]
+        search.count = count
 
 
 def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
