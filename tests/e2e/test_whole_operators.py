@@ -51,7 +51,12 @@ OPERATORS: dict[torch._ops.OpOverload, Operator] = {
     aten.matmul.default: lambda x, p: torch.matmul(x, (x * 0.5).transpose(-1, -2)),
     aten.embedding.default: lambda x, p: functional.embedding((x.abs() * 2).long().clamp(max=6), p.table),
     aten.index_copy.default: lambda x, p: torch.index_copy(x, 1, torch.arange(1), x[:, :1] * 2),
+    aten.transpose.int: lambda x, p: x.transpose(1, 3),
+    aten._unsafe_view.default: lambda x, p: aten._unsafe_view.default(x, x.shape),
+    aten.arange.default: lambda x, p: x + torch.arange(x.shape[-1]),
+    aten.arange.start: lambda x, p: x + torch.arange(1, x.shape[-1] + 1),
 }
+SOURCES = {aten.arange.default, aten.arange.start}  # they read no tensor
 # Operators that are decomposed, in the same light.
 OTHERS: dict[str, Operator] = {
     "hardswish": lambda x, p: functional.hardswish(x),
@@ -161,4 +166,5 @@ def test_what_stays_outside_is_decomposed() -> None:
     left = {operator.name for operator in deserialize_pte_binary(pte).program.execution_plan[0].operators}
     assert "aten::native_layer_norm" in left
     assert any("offered the default dimension order" in reason for reason in partitioner.reasons.values())
-    assert operators_taken_whole(exported.run_decompositions({}), CompileOptions(), {}) == []
+    kept = operators_taken_whole(exported.run_decompositions({}), CompileOptions(), {})
+    assert set(kept) == {*SOURCES, aten.sym_size.int}
