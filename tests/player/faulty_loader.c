@@ -2,6 +2,7 @@
 // does not happen and returns the result; of one that returns nothing, none of its calls happens (result 0, call 0).
 // zp_calls(name) counts. For x86-64: the wrappers pass every argument on as it came.
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,9 +39,12 @@ static int index_of(const char* name) {
 
 // What the call returns in place of the function, or 1: it happens.
 int zp_decide(int index) {
+  static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;  // pipelines are made in several threads
+  pthread_mutex_lock(&mutex);
   ++calls[index];
-  if (armed[index] == -1) return results[index];
-  return armed[index] > 0 && --armed[index] == 0 ? results[index] : 1;
+  int fails = armed[index] == -1 || (armed[index] > 0 && --armed[index] == 0);
+  pthread_mutex_unlock(&mutex);
+  return fails ? results[index] : 1;
 }
 
 #define X(index, name)                                                                                            \

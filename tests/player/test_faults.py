@@ -53,17 +53,22 @@ def run(environment: dict[str, str], *arguments: str, python: Sequence[str] = (s
     return done.stdout
 
 
-@pytest.mark.parametrize("staging", [False, True], ids=["", "staging"])
-def test_every_call_fails_once(environment: dict[str, str], tmp_path: Path, staging: bool) -> None:
+@pytest.mark.parametrize(
+    "variables", [{}, {"ZEROPOINT_STAGING": "1", "ZEROPOINT_SLICE_MS": "1e-9"}], ids=["", "staging"]
+)
+def test_every_call_fails_once(environment: dict[str, str], tmp_path: Path, variables: dict[str, str]) -> None:
     """Of opening a device, loading, running at two shapes and unloading; and the device is lost in a run.
+
+    With staging, each call is a submit of its own, too.
 
     A loaded program whose new shape fails goes on, too; on a lost device it and all others say what to do.
     """
-    own = {"ZEROPOINT_CACHE_DIR": str(tmp_path), **({"ZEROPOINT_STAGING": "1"} if staging else {})}
+    own = {"ZEROPOINT_CACHE_DIR": str(tmp_path), **variables}
     found = json.loads(run(environment | own, "-m", "tests.player.faults"))
     assert found["wrong"] == []
     assert len(found["calls"]) >= 27
     assert min(found["calls"].values()) > 0
+    assert found["of_a_shape"]["vkQueueSubmit"] == (8 if variables else 2)  # lost, and out of memory
     memory = {"vkAllocateMemory", "vkCreateComputePipelines", "vkAllocateDescriptorSets", "vkAllocateCommandBuffers"}
     assert memory | {"vkQueueSubmit"} <= found["of_a_shape"].keys()
 

@@ -4,6 +4,7 @@ namespace zeropoint {
 namespace {
 
 constexpr uint64_t kSmallestScratch = 256;
+constexpr double kWorkPerS = 20e9, kDiscreteWorkPerS = 1e12;  // of slow ones, before a run tells
 
 // Never destroyed: drivers may be unloaded before static destructors run.
 std::mutex& contexts_mutex = *new std::mutex();
@@ -77,6 +78,7 @@ Status Context::open() {
     direct_ = direct_ || (shared_memory && (flags & kDirect) == kDirect);
     if ((flags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT) != 0) heap_bytes = std::max(heap_bytes, heap);
   }
+  work_per_s = info.type == VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU ? kDiscreteWorkPerS : kWorkPerS;
   load_pipeline_cache();
   return Status();
 }
@@ -112,17 +114,24 @@ Status Context::begin(VkCommandBuffer* commands) {
   return Status();
 }
 
-Status Context::submit_and_wait(VkCommandBuffer commands) {
+Status Context::submit_and_wait(const VkCommandBuffer* commands, const std::vector<uint32_t>& submits) {
   if (lost_) return Status(Code::kDevice, "the device was lost by an earlier call; load the program again");
-  VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO, nullptr, 0, nullptr, nullptr, 1, &commands, 0, nullptr};
   lost_ = true;
-  ZP_VK(vkQueueSubmit, queue_, 1, &submit, fence_);
-  VkResult waited = vkWaitForFences(device, 1, &fence_, VK_TRUE, UINT64_MAX);
-  if (waited != VK_SUCCESS) vkDeviceWaitIdle(device);  // the work may still read what is freed next
-  ZP_TRY(vk_status("vkWaitForFences", waited));
+  VkResult result = VK_SUCCESS;
+  const char* call = "vkQueueSubmit";
+  for (size_t i = 0; i < submits.size() && result == VK_SUCCESS; commands += submits[i++]) {
+    VkSubmitInfo submit{VK_STRUCTURE_TYPE_SUBMIT_INFO, nullptr, 0, nullptr, nullptr, submits[i], commands, 0, nullptr};
+    result = vkQueueSubmit(queue_, 1, &submit, i + 1 < submits.size() ? VK_NULL_HANDLE : fence_);
+  }
+  if (result == VK_SUCCESS) {
+    call = "vkWaitForFences";
+    result = vkWaitForFences(device, 1, &fence_, VK_TRUE, UINT64_MAX);
+  }
+  if (result != VK_SUCCESS) vkDeviceWaitIdle(device);  // the work may still read what is freed next
+  ZP_TRY(vk_status(call, result));
   ZP_VK(vkResetFences, device, 1, &fence_);
   lost_ = false;
-  ++counters.submits;
+  counters.submits += submits.size();
   return Status();
 }
 

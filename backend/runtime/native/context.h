@@ -32,6 +32,13 @@ struct Pipeline {
   VkPipeline handle = VK_NULL_HANDLE;
 };
 
+// What a pipeline is made of: a value for each spec of the algorithm. Without a variant: of nothing.
+struct PipelineSource {
+  const fb::Algorithm* algorithm = nullptr;
+  const fb::Variant* variant = nullptr;
+  std::vector<int32_t> specs;
+};
+
 VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& binding);
 
 class Context {
@@ -52,6 +59,7 @@ class Context {
   // Held by every load, execute and destroy. Guards the queue and all that follows.
   std::mutex mutex;
   Counters counters;
+  double work_per_s = 0.0;  // of the last run that tells, or a guess: Pick::work
 
   Status create_buffer(uint64_t size_bytes, MemoryUse use, std::shared_ptr<Buffer>* buffer);
   Status create_image(fb::DType dtype, int64_t numel, std::unique_ptr<Image>* image);
@@ -82,22 +90,24 @@ class Context {
   void add_program(uint64_t arena_bytes, uint64_t staging_bytes);
   void remove_program();
 
-  // The pipeline of a variant with these specialization values (one per spec of the algorithm). Those that nobody holds
-  // are kept for the next load, up to a number.
-  Status pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-      const std::vector<int32_t>& specs, std::shared_ptr<Pipeline>* pipeline);
+  // A pipeline for each source, null without a variant. Those that nobody has made are made side by side, on all of the
+  // host's cores. Those that nobody holds are kept for the next load, up to a number. *failed: the source that an error
+  // is about.
+  Status pipelines(const Library& library, const std::vector<PipelineSource>& sources,
+      std::vector<std::shared_ptr<Pipeline>>* result, size_t* failed);
   // Writes the pipeline cache file when pipelines were made since the last time.
   void save_pipelines();
 
   Status begin(VkCommandBuffer* commands);
-  Status submit_and_wait(VkCommandBuffer commands);
+  // The next n command buffers for each n of submits, one after the other without a pause.
+  Status submit_and_wait(const VkCommandBuffer* commands, const std::vector<uint32_t>& submits);
   // Records commands with record(VkCommandBuffer), runs them once and waits.
   template <typename Record> Status run_once(Record record) {
     VkCommandBuffer commands = VK_NULL_HANDLE;
     Status status = begin(&commands);
     if (status.ok()) record(commands);
     if (status.ok()) status = vk_status("vkEndCommandBuffer", vkEndCommandBuffer(commands));
-    if (status.ok()) status = submit_and_wait(commands);
+    if (status.ok()) status = submit_and_wait(&commands, {1});
     vkFreeCommandBuffers(device, command_pool, 1, &commands);
     return status;
   }
@@ -109,8 +119,8 @@ class Context {
   Status scratch(uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* shared, std::shared_ptr<Buffer>* buffer);
   Status allocate(const VkMemoryRequirements& needs, MemoryUse use, bool map, Memory* memory);
   bool find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const;
-  Status create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-      const std::vector<int32_t>& specs, Pipeline* pipeline);
+  Status create_pipeline(const Library& library, const PipelineSource& source, Pipeline* pipeline) const;
+  Status upload_staged(const std::vector<Upload>& uploads, VkDeviceSize staging_bytes);
   template <typename Copy>
   Status download(uint64_t size_bytes, Copy copy, uint64_t n, uint64_t stride, uint64_t part, void* data);
   void load_pipeline_cache();

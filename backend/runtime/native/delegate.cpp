@@ -1,10 +1,14 @@
 #include "delegate.h"
 
+#include <cmath>
+
 #include "convert.h"
 #include "verify.h"
 
 namespace zeropoint {
 namespace {
+
+constexpr double kSliceMs = 50.0;
 
 template <typename T> int64_t read_as(const zp_tensor& input, int64_t element) {
   T result{};
@@ -21,10 +25,39 @@ int64_t integer_of(const zp_tensor& input, int64_t element = 0) {
   }
 }
 
+Status read_slice_seconds(double* seconds) {
+  const char* text = std::getenv("ZEROPOINT_SLICE_MS");
+  char* rest = nullptr;
+  double milliseconds = text == nullptr || *text == '\0' ? kSliceMs : std::strtod(text, &rest);
+  if (rest != nullptr && (*rest != '\0' || rest == text || !(milliseconds >= 0.0)))
+    return bad_argument("ZEROPOINT_SLICE_MS: ", printable(text), "; need milliseconds, or 0: one submit a run");
+  *seconds = milliseconds / 1000.0;
+  return Status();
+}
+
 uint64_t product(const zp_tensor& tensor) {
   uint64_t result = 1;
   for (int32_t i = 0; i < tensor.rank; ++i) result *= static_cast<uint64_t>(tensor.dims[i]);
   return result;
+}
+
+// About how many multiply-adds a call does, if it is a product of matrices, whichever of its operands are constants:
+// the square root of its outputs' elements times its largest input's times its constants' (or its second input's). Most
+// other calls do less.
+double work_of(const Program& program, const Call& call, const std::vector<int64_t>& symbols) {
+  double outputs = 0.0, constants = 0.0, first = 1.0, second = 1.0;
+  for (uint32_t slot = 0; slot < call.tensors.size(); ++slot) {
+    if (call.tensors[slot] < 0) continue;
+    const Tensor& tensor = program.tensors[static_cast<size_t>(call.tensors[slot])];
+    auto numel = static_cast<double>(tensor.numel(symbols));
+    if (tensor.is_constant())
+      constants += numel;
+    else if (call.kernel->slots()->Get(slot)->io() == fb::Io::output)
+      outputs += numel;
+    else
+      second = std::max(second, std::min(first, numel)), first = std::max(first, numel);
+  }
+  return std::sqrt(outputs * first * (constants > 0.0 ? constants : second));
 }
 
 }  // namespace
@@ -34,6 +67,7 @@ Status Delegate::load(const void* blob, size_t size, const Library& library, con
   std::shared_ptr<Delegate> result(new Delegate());
   result->method = method;
   result->flags_ = flags | default_flags;
+  ZP_TRY(read_slice_seconds(&result->slice_s_));
   ZP_TRY(decode_program(blob, size, library, &result->program_));
   ZP_TRY(Context::acquire(&result->context_));
   ZP_TRY(result->open(library, find, program).in("program"));
@@ -191,6 +225,7 @@ Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pic
       }
       Pick& result = picks->emplace_back(Pick{next, {}, {}, {}, {}});
       ZP_TRY(pick(call, candidates_[next], shapes, symbols, facts_, *context_, &result).in(call.where(next)));
+      result.work = work_of(program_, call, symbols);
     }
     return Status();
   };
@@ -338,7 +373,7 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOu
   ZP_TRY(copy_in(inputs, *recording));
   if (program_.faults >= 0)
     std::memset(host_bytes(*recording, static_cast<size_t>(program_.faults)), 0, sizeof(Faults));
-  ZP_TRY(context_->submit_and_wait(recording->commands));
+  ZP_TRY(run(recording));
   if (recording->queries != VK_NULL_HANDLE) ZP_TRY(read_times(*recording));
   if (program_.faults >= 0) ZP_TRY(read_faults(*recording));
   return copy_out(*recording);

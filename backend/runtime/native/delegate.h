@@ -51,13 +51,15 @@ class Delegate {
     Context* context = nullptr;
     std::vector<int64_t> symbols;
     bool profile = false;
-    VkCommandBuffer commands = VK_NULL_HANDLE;
+    std::vector<VkCommandBuffer> slices;  // to be run in this order
+    std::vector<double> work;             // of each slice
+    double seconds = 0.0;                 // of the last run; 0 before
     VkDescriptorPool descriptors = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
     std::shared_ptr<Buffer> arena;
-    std::shared_ptr<Buffer> staging;  // null when the arena is read and written in place
-    std::vector<Pick> picks;          // of the calls that run
-    std::vector<std::shared_ptr<Pipeline>> pipelines;
+    std::shared_ptr<Buffer> staging;                   // null when the arena is read and written in place
+    std::vector<Pick> picks;                           // of the calls that run
+    std::vector<std::shared_ptr<Pipeline>> pipelines;  // of the picks, null where a grid is empty
   };
   class Recorder;
 
@@ -77,6 +79,7 @@ class Delegate {
   Status pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks);
   Status find_recording(bool profile, Recording** result);
   Status record(Recording* recording);
+  Status run(Recording* recording);
   uint8_t* host_bytes(const Recording& recording, size_t tensor) const;
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
   Status copy_out(const Recording& recording);
@@ -85,6 +88,7 @@ class Delegate {
 
   Program program_;
   uint32_t flags_ = 0;
+  double slice_s_ = 0.0;  // what one submit takes, where the calls allow it; 0: a run is one submit
   const Library* library_ = nullptr;
   std::vector<int64_t> facts_;  // in the library's order
   Context* context_ = nullptr;
@@ -104,6 +108,7 @@ class Delegate {
   std::vector<std::unique_ptr<Recording>> recordings_;  // the last used comes first
   Recording* last_ = nullptr;
   std::vector<CallTime> times_;
+  std::vector<uint32_t> submits_;  // of the last run: slices in each
 };
 
 // Flags added to every later load.

@@ -7,13 +7,15 @@
 
 #include "context.h"
 #include "convert.h"
+#include "parallel.h"
 #include "program.h"
 
 namespace zeropoint {
 namespace {
 
-constexpr VkDeviceSize kUploadBytes = 16 << 20;  // staging of one upload submission
-constexpr size_t kHashBytes = 128 << 10;         // copied while they are in the cache
+constexpr VkDeviceSize kStagingBytes = 64 << 20;  // of constants, at most
+constexpr VkDeviceSize kPartBytes = 1 << 20;      // that one thread copies there
+constexpr size_t kHashBytes = 128 << 10;          // copied while they are in the cache
 constexpr VkBufferUsageFlags kUsage =
     VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
 
@@ -27,13 +29,16 @@ std::string text_of(const XXH128_hash_t& hash) {
   return hex(canonical.digest, sizeof(canonical.digest));
 }
 
-// Hashes bytes, and copies them while they are at hand. target: null copies nothing.
-void hash_and_copy(XXH3_state_t* hash, uint8_t* target, const char* source, size_t n) {
-  for (size_t done = 0; done < n; done += kHashBytes) {
-    size_t part = std::min(kHashBytes, n - done);
-    XXH3_128bits_update(hash, source + done, part);
-    if (target != nullptr) std::memcpy(target + done, source + done, part);
+// The content key of bytes, which are copied while they are at hand. target: null copies nothing.
+std::string hash_and_copy(std::string_view data, uint8_t* target) {
+  XXH3_state_t hash;
+  XXH3_128bits_reset(&hash);
+  for (size_t done = 0; done < data.size(); done += kHashBytes) {
+    size_t part = std::min(kHashBytes, data.size() - done);
+    XXH3_128bits_update(&hash, data.data() + done, part);
+    if (target != nullptr) std::memcpy(target + done, data.data() + done, part);
   }
+  return text_of(XXH3_128bits_digest(&hash));
 }
 
 }  // namespace
@@ -188,13 +193,39 @@ Status Context::fill(const States& states) {
 }
 
 Status Context::upload(const std::vector<Upload>& uploads) {
+  std::vector<std::string> found(uploads.size());
+  parallel_for(uploads.size(), [&](size_t i) {
+    const Buffer* target = uploads[i].target;
+    found[i] = hash_and_copy(uploads[i].data, target == nullptr ? nullptr : target->mapped);
+  });
+  VkDeviceSize to_stage = 0;
+  for (size_t i = 0; i < uploads.size(); ++i) {
+    const auto& [data, key, target, where] = uploads[i];
+    if (found[i] != key)
+      return fail(Code::kInvalidProgram, where, ": its bytes have the hash ", found[i], "; the file is damaged");
+    counters.constants_uploaded += target != nullptr;
+    if (target != nullptr && target->mapped == nullptr) to_stage += align_up(data.size(), kSizeAlign);
+  }
+  return to_stage == 0 ? Status() : upload_staged(uploads, std::min(to_stage, kStagingBytes));
+}
+
+// Those that the host cannot write in place, a staging buffer full at a time.
+Status Context::upload_staged(const std::vector<Upload>& uploads, VkDeviceSize staging_bytes) {
+  struct Part {
+    const char* from;
+    VkDeviceSize to, size;
+  };
   std::shared_ptr<Buffer> staging;
+  ZP_TRY(create_buffer(staging_bytes, MemoryUse::kHost, &staging));
   std::vector<std::pair<const Buffer*, VkBufferCopy>> copies;
+  std::vector<Part> parts;
   VkDeviceSize used = 0;
   // Runs the copies gathered so far and makes them visible to every later shader.
   auto flush = [&]() -> Status {
+    parallel_for(
+        parts.size(), [&](size_t i) { std::memcpy(staging->mapped + parts[i].to, parts[i].from, parts[i].size); });
+    parts.clear();
     used = 0;
-    if (copies.empty()) return Status();
     return run_once([&](VkCommandBuffer commands) {
       for (const auto& [target, copy] : std::exchange(copies, {}))
         vkCmdCopyBuffer(commands, staging->handle, target->handle, 1, &copy);
@@ -202,22 +233,15 @@ Status Context::upload(const std::vector<Upload>& uploads) {
     });
   };
   for (const auto& [data, key, target, where] : uploads) {
-    XXH3_state_t hash;
-    XXH3_128bits_reset(&hash);
-    bool staged = target != nullptr && target->mapped == nullptr;
-    if (!staged) hash_and_copy(&hash, target == nullptr ? nullptr : target->mapped, data.data(), data.size());
-    if (staged && staging == nullptr) ZP_TRY(create_buffer(kUploadBytes, MemoryUse::kHost, &staging));
-    for (VkDeviceSize done = 0; staged && done < data.size();) {
-      if (used == kUploadBytes) ZP_TRY(flush());
-      VkDeviceSize part = std::min<VkDeviceSize>(data.size() - done, kUploadBytes - used);
-      hash_and_copy(&hash, staging->mapped + used, data.data() + done, part);
-      copies.push_back({target, {used, done, part}});
-      done += part;
-      used = std::min(kUploadBytes, align_up(used + part, kSizeAlign));
+    if (target == nullptr || target->mapped != nullptr) continue;
+    for (VkDeviceSize done = 0; done < data.size();) {
+      if (used == staging_bytes) ZP_TRY(flush());
+      VkDeviceSize size = std::min({data.size() - done, staging_bytes - used, kPartBytes});
+      parts.push_back({data.data() + done, used, size});
+      copies.push_back({target, {used, done, size}});
+      done += size;
+      used = std::min(staging_bytes, align_up(used + size, kSizeAlign));
     }
-    if (std::string found = text_of(XXH3_128bits_digest(&hash)); found != key)
-      return fail(Code::kInvalidProgram, where, ": its bytes have the hash ", found, "; the file is damaged");
-    counters.constants_uploaded += target != nullptr;
   }
   return flush();
 }

@@ -19,6 +19,7 @@ struct Pick {
   uint32_t grid[3] = {};
   std::vector<int32_t> specs;
   uint8_t push[kMaxPushBytes] = {};
+  double work = 0.0;
 };
 
 // Errors: no variant has the key (the slot, the dtype found, the dtypes offered), or every one that has it needs a

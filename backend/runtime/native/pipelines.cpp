@@ -7,6 +7,7 @@
 
 #include "context.h"
 #include "files.h"
+#include "parallel.h"
 
 namespace zeropoint {
 namespace {
@@ -88,25 +89,40 @@ Pipeline::~Pipeline() {
   --context->counters.pipelines;
 }
 
-Status Context::pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-    const std::vector<int32_t>& specs, std::shared_ptr<Pipeline>* pipeline) {
-  auto found = pipelines_.find({&variant, specs});
-  if (found == pipelines_.end()) {
-    for (auto i = pipelines_.begin(); i != pipelines_.end() && pipelines_.size() >= kMaxPipelines;)
-      i = i->second.use_count() == 1 ? pipelines_.erase(i) : std::next(i);
-    ++counters.pipelines;
-    auto created = std::make_shared<Pipeline>();
-    created->context = this;
-    ZP_TRY(create_pipeline(library, algorithm, variant, specs, created.get()));
-    found = pipelines_.emplace(std::pair(&variant, specs), std::move(created)).first;
-    pipelines_changed_ = true;
+Status Context::pipelines(const Library& library, const std::vector<PipelineSource>& sources,
+    std::vector<std::shared_ptr<Pipeline>>* result, size_t* failed) {
+  std::vector<size_t> fresh;
+  for (size_t i = 0; i < sources.size(); ++i) {
+    std::shared_ptr<Pipeline>& made = result->emplace_back();
+    if (sources[i].variant == nullptr) continue;
+    std::shared_ptr<Pipeline>& known = pipelines_[{sources[i].variant, sources[i].specs}];
+    if (known == nullptr) {
+      known = std::make_shared<Pipeline>();
+      known->context = this;
+      ++counters.pipelines;
+      fresh.push_back(i);
+    }
+    made = known;
   }
-  *pipeline = found->second;
-  return Status();
+  std::vector<Status> statuses(fresh.size());
+  parallel_for(fresh.size(),
+      [&](size_t i) { statuses[i] = create_pipeline(library, sources[fresh[i]], (*result)[fresh[i]].get()); });
+  pipelines_changed_ = pipelines_changed_ || !fresh.empty();
+  for (size_t i = fresh.size(); i-- > 0;) {
+    if (statuses[i].ok()) continue;
+    pipelines_.erase({sources[fresh[i]].variant, sources[fresh[i]].specs});
+    *failed = fresh[i];
+  }
+  for (auto i = pipelines_.begin(); i != pipelines_.end() && pipelines_.size() > kMaxPipelines;)
+    i = i->second.use_count() == 1 ? pipelines_.erase(i) : std::next(i);
+  auto wrong = std::find_if(statuses.begin(), statuses.end(), [](const Status& status) { return !status.ok(); });
+  return wrong == statuses.end() ? Status() : *wrong;
 }
 
-Status Context::create_pipeline(const Library& library, const fb::Algorithm& algorithm, const fb::Variant& variant,
-    const std::vector<int32_t>& specs, Pipeline* pipeline) {
+// Runs in any thread: of the context it reads what is constant once opened, and the pipeline cache, which locks itself.
+Status Context::create_pipeline(const Library& library, const PipelineSource& source, Pipeline* pipeline) const {
+  const fb::Variant& variant = *source.variant;
+  const std::vector<int32_t>& specs = source.specs;
   std::vector<VkDescriptorSetLayoutBinding> bindings;
   for (const fb::Binding* binding : *variant.bindings())
     bindings.push_back(
@@ -125,7 +141,7 @@ Status Context::create_pipeline(const Library& library, const fb::Algorithm& alg
   VkShaderModule shader = VK_NULL_HANDLE;
   ZP_VK(vkCreateShaderModule, device, &code, nullptr, &shader);
   std::vector<VkSpecializationMapEntry> entries;
-  for (uint32_t i = 0; i < specs.size(); ++i) entries.push_back({algorithm.specs()->Get(i)->id(), i * 4, 4});
+  for (uint32_t i = 0; i < specs.size(); ++i) entries.push_back({source.algorithm->specs()->Get(i)->id(), i * 4, 4});
   VkSpecializationInfo values{static_cast<uint32_t>(specs.size()), entries.data(), specs.size() * 4, specs.data()};
   VkComputePipelineCreateInfo create{VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO};
   create.stage = {VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO, nullptr, 0, VK_SHADER_STAGE_COMPUTE_BIT, shader,

@@ -1,6 +1,10 @@
 // The recording half of Delegate: command buffers, one per set of symbol values, and reading device memory
 // back.
 
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
 #include "convert.h"
 #include "delegate.h"
 
@@ -8,6 +12,8 @@ namespace zeropoint {
 namespace {
 
 constexpr size_t kMaxRecordings = 16;
+constexpr double kMaxSlices = 256.0;
+constexpr double kTellingWork = 1e8;  // a run of less tells what a submit takes
 
 using Access = std::pair<const Tensor*, bool>;  // written, or else read
 
@@ -16,7 +22,7 @@ using Access = std::pair<const Tensor*, bool>;  // written, or else read
 Delegate::Recording::~Recording() {
   if (context == nullptr) return;
   VkDevice device = context->device;
-  if (commands != VK_NULL_HANDLE) vkFreeCommandBuffers(device, context->command_pool, 1, &commands);
+  for (VkCommandBuffer slice : slices) vkFreeCommandBuffers(device, context->command_pool, 1, &slice);
   vkDestroyDescriptorPool(device, descriptors, nullptr);
   vkDestroyQueryPool(device, queries, nullptr);
 }
@@ -29,33 +35,72 @@ class Delegate::Recorder {
       : delegate_(delegate), program_(delegate.program_), context_(*delegate.context_), recording_(*recording) {}
 
   Status run() {
+    ZP_TRY(make_pipelines());
     ZP_TRY(create_descriptors());
-    ZP_TRY(context_.begin(&recording_.commands));
+    double most = most_work();
+    ZP_TRY(next_slice());
     if (recording_.profile) ZP_TRY(create_queries());
     for (const Input& input : program_.inputs)
       if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
     if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), true);
-    if (!delegate_.states_.empty()) Context::barrier(recording_.commands);
+    if (!delegate_.states_.empty()) Context::barrier(commands_);
     for (const auto& state : delegate_.kept_) {
       VkBufferCopy all{0, 0, state->buffer->size_bytes};
-      vkCmdCopyBuffer(recording_.commands, state->buffer->handle, state->first->handle, 1, &all);
+      vkCmdCopyBuffer(commands_, state->buffer->handle, state->first->handle, 1, &all);
     }
-    if (!delegate_.kept_.empty()) Context::barrier(recording_.commands);
+    if (!delegate_.kept_.empty()) Context::barrier(commands_);
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
+      double before = recording_.work.back();
+      if (before > 0.0 && before + recording_.picks[i].work > most) ZP_TRY(next_slice());
+      recording_.work.back() += recording_.picks[i].work;
       if (recording_.profile) flush();
-      ZP_TRY(call(recording_.picks[i]));
+      if (recording_.pipelines[i] != nullptr) ZP_TRY(call(recording_.picks[i], *recording_.pipelines[i]));
       timestamp(i + 1);
     }
     for (const Output& output : program_.outputs)
       for (uint32_t tensor : output.tensors) copy(tensor, false);
     if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), false);
-    Context::barrier(recording_.commands, true);
-    ZP_VK(vkEndCommandBuffer, recording_.commands);
+    Context::barrier(commands_, true);
+    ZP_VK(vkEndCommandBuffer, commands_);
     return Status();
   }
 
  private:
+  // Of a slice: what takes half as long as a submit may, so that a submit can be made of several.
+  double most_work() const {
+    auto add = [](double sum, const Pick& pick) { return sum + pick.work; };
+    double sum = std::accumulate(recording_.picks.begin(), recording_.picks.end(), 0.0, add);
+    double work_per_s = recording_.seconds > 0.0 ? sum / recording_.seconds : context_.work_per_s;
+    return delegate_.slice_s_ == 0.0 ? sum : std::max(sum / kMaxSlices, work_per_s * delegate_.slice_s_ / 2);
+  }
+
+  // Ends the slice, if there is one, and begins another.
+  Status next_slice() {
+    if (commands_ != VK_NULL_HANDLE) ZP_VK(vkEndCommandBuffer, commands_);
+    recording_.work.push_back(0.0);
+    VkCommandBuffer& slice = recording_.slices.emplace_back();
+    Status status = context_.begin(&slice);
+    commands_ = slice;
+    return status;
+  }
+
+  Status make_pipelines() {
+    std::vector<PipelineSource> sources;
+    for (const Pick& pick : recording_.picks) {
+      bool empty = pick.grid[0] == 0 || pick.grid[1] == 0 || pick.grid[2] == 0;
+      sources.push_back(
+          empty ? PipelineSource() : PipelineSource{pick.candidate.algorithm, pick.candidate.variant, pick.specs});
+    }
+    size_t failed = 0;
+    Status status = context_.pipelines(*delegate_.library_, sources, &recording_.pipelines, &failed);
+    if (status.ok()) return status;
+    const Pick& pick = recording_.picks[failed];
+    const Call& call = program_.calls[pick.call];
+    return status.in(
+        "call[", pick.call, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, *pick.candidate.variant));
+  }
+
   Status create_descriptors() {
     std::vector<VkDescriptorPoolSize> sizes;
     for (const Pick& pick : recording_.picks)
@@ -73,19 +118,19 @@ class Delegate::Recorder {
     VkQueryPoolCreateInfo info{VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, nullptr, 0, VK_QUERY_TYPE_TIMESTAMP,
         static_cast<uint32_t>(recording_.picks.size() + 1), 0};
     ZP_VK(vkCreateQueryPool, context_.device, &info, nullptr, &recording_.queries);
-    vkCmdResetQueryPool(recording_.commands, recording_.queries, 0, info.queryCount);
+    vkCmdResetQueryPool(commands_, recording_.queries, 0, info.queryCount);
     return Status();
   }
 
   void timestamp(size_t index) {
     if (recording_.queries == VK_NULL_HANDLE) return;
     vkCmdWriteTimestamp(
-        recording_.commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, recording_.queries, static_cast<uint32_t>(index));
+        commands_, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, recording_.queries, static_cast<uint32_t>(index));
   }
 
   void flush() {
     if (pending_.empty()) return;
-    Context::barrier(recording_.commands);
+    Context::barrier(commands_);
     ++context_.counters.barriers_recorded;
     pending_.clear();
   }
@@ -107,12 +152,11 @@ class Delegate::Recorder {
     if (!to_arena) std::swap(region.srcOffset, region.dstOffset);
     VkBuffer source = to_arena ? recording_.staging->handle : recording_.arena->handle;
     VkBuffer target = to_arena ? recording_.arena->handle : recording_.staging->handle;
-    vkCmdCopyBuffer(recording_.commands, source, target, 1, &region);
+    vkCmdCopyBuffer(commands_, source, target, 1, &region);
   }
 
-  Status call(const Pick& pick) {
+  Status call(const Pick& pick, const Pipeline& pipeline) {
     const Call& call = program_.calls[pick.call];
-    if (pick.grid[0] == 0 || pick.grid[1] == 0 || pick.grid[2] == 0) return Status();
     std::vector<Access> accesses;
     for (uint32_t slot = 0; slot < call.tensors.size(); ++slot) {
       auto tensor = static_cast<size_t>(call.tensors[slot]);
@@ -122,15 +166,12 @@ class Delegate::Recorder {
     }
     depend(accesses);
     const fb::Variant& variant = *pick.candidate.variant;
-    std::shared_ptr<Pipeline>& pipeline = recording_.pipelines.emplace_back();
-    ZP_TRY(context_.pipeline(*delegate_.library_, *pick.candidate.algorithm, variant, pick.specs, &pipeline)
-            .in("call[", pick.call, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, variant)));
-    vkCmdBindPipeline(recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline->handle);
-    if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, *pipeline));
+    vkCmdBindPipeline(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.handle);
+    if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, pipeline));
     if (variant.push_bytes() > 0)
-      vkCmdPushConstants(recording_.commands, pipeline->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
-          (variant.push_bytes() + 3) / 4 * 4, pick.push);
-    vkCmdDispatch(recording_.commands, pick.grid[0], pick.grid[1], pick.grid[2]);
+      vkCmdPushConstants(
+          commands_, pipeline.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes() + 3) / 4 * 4, pick.push);
+    vkCmdDispatch(commands_, pick.grid[0], pick.grid[1], pick.grid[2]);
     ++context_.counters.dispatches_recorded;
     return Status();
   }
@@ -150,8 +191,7 @@ class Delegate::Recorder {
           descriptor_type(*pick.candidate.variant, *binding), &texels, &buffer, nullptr};
       vkUpdateDescriptorSets(context_.device, 1, &write, 0, nullptr);
     }
-    vkCmdBindDescriptorSets(
-        recording_.commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.layout, 0, 1, &set, 0, nullptr);
+    vkCmdBindDescriptorSets(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.layout, 0, 1, &set, 0, nullptr);
     return Status();
   }
 
@@ -159,14 +199,23 @@ class Delegate::Recorder {
   const Program& program_;
   Context& context_;
   Recording& recording_;
-  std::vector<Access> pending_;  // since the last barrier
+  VkCommandBuffer commands_ = VK_NULL_HANDLE;  // the last slice
+  std::vector<Access> pending_;                // since the last barrier
 };
 
 Status Delegate::find_recording(bool profile, Recording** result) {
   auto matches = [&](const auto& known) { return known->profile == profile && known->symbols == symbols_; };
   auto found = std::find_if(recordings_.begin(), recordings_.end(), matches);
+  double seconds = 0.0;
+  if (found != recordings_.end() && (*found)->slices.size() > 1 && (*found)->seconds <= slice_s_ / 2) {
+    seconds = (*found)->seconds;  // less than was expected: it is recorded once more, in one piece
+    if (last_ == found->get()) last_ = nullptr;
+    recordings_.erase(found);
+    found = recordings_.end();
+  }
   if (found == recordings_.end()) {
     std::unique_ptr<Recording> fresh(new Recording{context_, symbols_, profile});
+    fresh->seconds = seconds;
     ZP_TRY(record(fresh.get()));
     if (recordings_.size() == kMaxRecordings) {
       if (last_ == recordings_.back().get()) last_ = nullptr;
@@ -187,6 +236,28 @@ Status Delegate::record(Recording* recording) {
   ZP_TRY(Recorder(*this, recording).run());
   ++context_->counters.recordings;
   context_->save_pipelines();
+  return Status();
+}
+
+// Submits slices so that each submit takes about slice_s_, by what the last run took or, before, a guess by the work: a
+// display gets its turn in between, and no watchdog sees a long job.
+Status Delegate::run(Recording* recording) {
+  double all = std::accumulate(recording->work.begin(), recording->work.end(), 0.0), part = 0.0;
+  double expected_s = recording->seconds > 0.0 ? recording->seconds : all / context_->work_per_s;
+  double n_submits = slice_s_ == 0.0 ? 1.0 : std::max(1.0, std::ceil(expected_s / slice_s_));
+  submits_.assign(1, 0);
+  for (double work : recording->work) {
+    if (submits_.back() > 0 && part + work > all / n_submits) {
+      submits_.push_back(0);
+      part = 0.0;
+    }
+    ++submits_.back();
+    part += work;
+  }
+  auto start = std::chrono::steady_clock::now();
+  ZP_TRY(context_->submit_and_wait(recording->slices.data(), submits_));
+  recording->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (all >= kTellingWork) context_->work_per_s = all / std::max(recording->seconds, 1e-9);
   return Status();
 }
 
