@@ -102,7 +102,7 @@ class LoadedProgram:
         """
         self._id = 0
         blob = program if isinstance(program, bytes) else _serialized(program)
-        payloads = {key: np.frombuffer(_bytes(data), np.uint8) for key, data in (constants or {}).items()}
+        payloads = {key: _bytes_of(data) for key, data in (constants or {}).items()}
         table = (native.ConstantStruct * max(len(payloads), 1))(
             *(native.ConstantStruct(key.encode(), data.ctypes.data, data.nbytes) for key, data in payloads.items())
         )
@@ -272,8 +272,11 @@ def _tensors(arrays: Sequence[np.ndarray], dtypes: Sequence[str]) -> ctypes.Arra
     return structs
 
 
-def _bytes(data: bytes | np.ndarray) -> bytes:
-    return data if isinstance(data, bytes) else data.tobytes()
+def _bytes_of(data: bytes | np.ndarray) -> np.ndarray:
+    """Where they lie: a mapped file is not read here."""
+    if isinstance(data, bytes):
+        return np.frombuffer(data, np.uint8)
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8)
 
 
 def _serialized(program: Program) -> bytes:
