@@ -36,6 +36,7 @@ TESTS = ("pp128", "pp512", "tg128", "tg128@d896", "pp8@d64")
 CONTEXT, PREFILL = 1024, 512
 RUNS = 5
 WARM_UP_S = 5.0  # until a GPU runs at its full clock
+DRIVER_CACHES_OFF = {"__GL_SHADER_DISK_CACHE": "0", "MESA_SHADER_CACHE_DISABLE": "true"}
 PEER_PATHS: tuple[dict[str, str], ...] = ({}, {"GGML_VK_DISABLE_COOPMAT2": "1"})
 MODELS = ("qwen3-0.6b", "llama-3.2-1b", "llama-3.1-8b")
 
@@ -184,7 +185,7 @@ def _loads(path: Path, blob: bytes, constants: dict[str, np.ndarray]) -> Iterato
     Path(f"{path}.places").write_text(json.dumps(places))
     with tempfile.TemporaryDirectory() as cache:
         for state in ("empty", "filled"):
-            env = {**os.environ, "ZEROPOINT_CACHE_DIR": cache}
+            env = {**os.environ, **DRIVER_CACHES_OFF, "ZEROPOINT_CACHE_DIR": cache}
             code = f"import against_llama_cpp as bench; bench.load({str(path)!r})"
             run = subprocess.run(
                 [sys.executable, "-c", code],

@@ -50,88 +50,112 @@ layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 #include "packed_weight.glsl"
 
 #if SPLIT_K > 1
-shared float partial[SPLIT_K][MAX_ROWS][TILE_N];
+shared float partial[SPLIT_K][MAX_ROWS][OUTPUTS * TILE_N];
 #endif
 
-float sums[MAX_ROWS];
-float totals[MAX_ROWS];  // of whole blocks of 16 steps: a plain sum of 512 steps would be 1e-6 off
-int dots[MAX_ROWS];
-int weight_sum = 0;  // of the step, where w_sum is not given; shifted as dots are
+// Of an invocation's OUTPUTS, TILE_N apart: each value of q that it reads serves all.
+float sums[OUTPUTS][MAX_ROWS];
+float totals[OUTPUTS][MAX_ROWS];  // of whole blocks of 16 steps: a plain sum of 512 steps would be 1e-6 off
+int dots[OUTPUTS][MAX_ROWS];
+int weight_sums[OUTPUTS];  // of the step, where w_sum is not given; shifted as dots are
+uint columns[OUTPUTS];
 int zero_points[MAX_ROWS];
 uint row_index[MAX_ROWS];
 
 void fold() {
-  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-    totals[r] += sums[r];
-    sums[r] = 0.0;
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+      totals[o][r] += sums[o][r];
+      sums[o][r] = 0.0;
+    }
   }
 }
 
 // Adds the finished integer sums of step s to every row's float sum.
-void finish_step(uint s, uint n) {
-  float step_scale = W_SCALE_AT(s * outputs + n);
+void finish_step(uint s) {
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+    uint place = s * outputs + columns[o];
+    float step_scale = W_SCALE_AT(place);
 #ifdef W_SUM_NONE
-  int step_sum = weight_sum >> kWeightShift;
-  weight_sum = 0;
+    int step_sum = weight_sums[o] >> kWeightShift;
+    weight_sums[o] = 0;
 #else
-  int step_sum = w_sum[s * outputs + n];
+    int step_sum = w_sum[place];
 #endif
 #ifndef W_ZP_NONE
-  W_ZP_TYPE step_zero_point = w_zp[s * outputs + n];
+    W_ZP_TYPE step_zero_point = w_zp[place];
 #endif
-  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-    int value = (dots[r] >> kWeightShift) - zero_points[r] * step_sum;
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+      int value = (dots[o][r] >> kWeightShift) - zero_points[r] * step_sum;
 #ifdef W_ZP_I32
-    value -= step_zero_point * group_sums[row_index[r] * steps + s];
+      value -= step_zero_point * group_sums[row_index[r] * steps + s];
 #endif
-    sums[r] += step_scale * float(value);
+      sums[o][r] += step_scale * float(value);
 #ifdef W_ZP_F32
-    sums[r] -= step_zero_point * float(group_sums[row_index[r] * steps + s] - zero_points[r] * int(STEP));
+      sums[o][r] -= step_zero_point * float(group_sums[row_index[r] * steps + s] - zero_points[r] * int(STEP));
 #endif
-    dots[r] = 0;
+      dots[o][r] = 0;
+    }
   }
   if (s / SPLIT_K % 16u == 15u) fold();
 }
 
-void add_words(uint c, int words[8], uint first, uint count) {
+void add_words(uint c, int words[OUTPUTS][8], uint first, uint count) {
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     uint base = (row_index[r] * packed_length + c * 32u) / 16u;
     uvec4 low = q[base];
     uvec4 high = q[base + 1u];
-    int dot = dots[r];
-    [[unroll]] for (uint j = 0; j < 8u; ++j) {
-      if (j >= first && j < first + count) dot = dot4(int(j < 4u ? low[j & 3u] : high[j & 3u]), words[j], dot);
+    [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+      int dot = dots[o][r];
+      [[unroll]] for (uint j = 0; j < 8u; ++j) {
+        if (j >= first && j < first + count) dot = dot4(int(j < 4u ? low[j & 3u] : high[j & 3u]), words[o][j], dot);
+      }
+      dots[o][r] = dot;
     }
-    dots[r] = dot;
   }
 #ifdef W_SUM_NONE
-  [[unroll]] for (uint j = 0; j < 8u; ++j) {
-    if (j >= first && j < first + count) weight_sum = dot4(words[j], 0x01010101, weight_sum);
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+    [[unroll]] for (uint j = 0; j < 8u; ++j) {
+      if (j >= first && j < first + count) weight_sums[o] = dot4(words[o][j], 0x01010101, weight_sums[o]);
+    }
   }
 #endif
 }
 
-void accumulate(uint n, uint slice) {
-  int words[8];
-  if (STEP >= 32u) {
-    for (uint s = slice; s < steps; s += SPLIT_K) {
-      for (uint c = s * (STEP / 32u); c < (s + 1u) * (STEP / 32u); ++c) {
-        load_weight_chunk(c, n, outputs, words);
+PackedChunk chunks[OUTPUTS];
+
+void load_chunks(uint c) {
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) chunks[o] = load_packed_chunk(c, columns[o], outputs);
+}
+
+// The slice's chunks: one step has several, or several steps are one chunk. With two outputs the next ones are loaded
+// while these are used.
+void accumulate(uint slice) {
+  const uint per_step = max(STEP / 32u, 1u);
+  uint units = STEP >= 32u ? steps : packed_length / 32u;
+  const bool loads_ahead = OUTPUTS > 1;
+  if (slice >= units) return;
+  int words[OUTPUTS][8];
+  if (loads_ahead) load_chunks(slice * per_step);
+  for (uint unit = slice; unit < units; unit += SPLIT_K) {
+    for (uint i = 0; i < per_step; ++i) {
+      uint c = unit * per_step + i;
+      if (!loads_ahead) load_chunks(c);
+      [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) unpack_chunk(chunks[o], words[o]);
+      if (loads_ahead) load_chunks(i + 1u < per_step ? c + 1u : min(unit + SPLIT_K, units - 1u) * per_step);
+      if (STEP >= 32u) {
         add_words(c, words, 0u, 8u);
-      }
-      finish_step(s, n);
-    }
-    return;
-  }
-  for (uint c = slice; c < packed_length / 32u; c += SPLIT_K) {
-    load_weight_chunk(c, n, outputs, words);
-    [[unroll]] for (uint first = 0; first < 8u; first += STEP / 4u) {
-      uint s = c * (32u / STEP) + first / (STEP / 4u);
-      if (s < steps) {
-        add_words(c, words, first, STEP / 4u);
-        finish_step(s, n);
+      } else {
+        [[unroll]] for (uint first = 0; first < 8u; first += STEP / 4u) {
+          uint s = c * (32u / STEP) + first / (STEP / 4u);
+          if (s < steps) {
+            add_words(c, words, first, STEP / 4u);
+            finish_step(s);
+          }
+        }
       }
     }
+    if (STEP >= 32u) finish_step(unit);
   }
 }
 
@@ -147,30 +171,43 @@ void store(uint row, uint n, float sum) {
 }
 
 void main() {
-  uint column = gl_WorkGroupID.x * TILE_N + gl_LocalInvocationID.x;
-  uint n = min(column, outputs - 1u);
+  uint first_column = gl_WorkGroupID.x * (OUTPUTS * TILE_N) + gl_LocalInvocationID.x;
   uint slice = gl_LocalInvocationID.y;
   uint first_row = (gl_WorkGroupID.y + gl_WorkGroupID.z * gl_NumWorkGroups.y) * ROWS;
   [[unroll]] for (uint r = 0; r < ROWS; ++r) {
     row_index[r] = min(first_row + r, rows - 1u);
     zero_points[r] = load_zero_point(row_index[r]);
-    sums[r] = 0.0;
-    totals[r] = 0.0;
-    dots[r] = 0;
   }
-  accumulate(n, slice);
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+    columns[o] = min(first_column + o * TILE_N, outputs - 1u);
+    weight_sums[o] = 0;
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+      sums[o][r] = 0.0;
+      totals[o][r] = 0.0;
+      dots[o][r] = 0;
+    }
+  }
+  accumulate(slice);
   fold();
 #if SPLIT_K > 1
-  [[unroll]] for (uint r = 0; r < ROWS; ++r) partial[slice][r][gl_LocalInvocationID.x] = totals[r];
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) partial[slice][r][gl_LocalInvocationID.x + o * TILE_N] = totals[o][r];
+  }
   barrier();
-  for (uint r = slice; r < ROWS; r += SPLIT_K) {
+  for (uint i = slice; i < ROWS * OUTPUTS; i += SPLIT_K) {
+    uint r = i % ROWS;
+    uint lane = gl_LocalInvocationID.x + i / ROWS * TILE_N;
+    uint column = first_column + i / ROWS * TILE_N;
     float sum = 0.0;
-    [[unroll]] for (uint i = 0; i < SPLIT_K; ++i) sum += partial[i][r][gl_LocalInvocationID.x];
+    [[unroll]] for (uint k = 0; k < SPLIT_K; ++k) sum += partial[k][r][lane];
     if (column < outputs && first_row + r < rows) store(first_row + r, column, sum);
   }
 #else
-  [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-    if (column < outputs && first_row + r < rows) store(first_row + r, column, totals[r]);
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) {
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+      uint column = first_column + o * TILE_N;
+      if (column < outputs && first_row + r < rows) store(first_row + r, column, totals[o][r]);
+    }
   }
 #endif
 }

@@ -93,9 +93,10 @@ Status compile(const Library& library, Context* context, const std::string& line
     *text = cat("refused\t", reason);
     return Status();
   }
-  std::shared_ptr<Pipeline> pipeline;
-  ZP_TRY(context->pipeline(library, *algorithm, variant, specs, &pipeline));
-  return statistics(*context, *pipeline, text);
+  std::vector<std::shared_ptr<Pipeline>> made;
+  size_t failed = 0;
+  ZP_TRY(context->pipelines(library, {{algorithm, &variant, specs}}, &made, &failed));
+  return statistics(*context, *made[0], text);
 }
 
 Status run() {

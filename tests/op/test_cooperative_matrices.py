@@ -145,9 +145,9 @@ def test_picked_only_where_the_device_reports_the_product(
     """Forced off by the fact's name; never taken on a device without it."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     chain = Chain(k=256, n=130, group_size=32, max_rows=ROWS, w_scale=w_scale, sums=sums)
-    assert check(chain, rows_of(chain), None) == ("coopmat_small" if takes_matrices() else tier(ROWS))
+    assert check(chain, rows_of(chain), None) == ("coopmat_small" if takes_matrices() else tier(chain, ROWS))
     monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{FACT}")
-    assert check(chain, rows_of(chain), None) == tier(ROWS)
+    assert check(chain, rows_of(chain), None) == tier(chain, ROWS)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_large_tiles(rows: int, k: int, n: int, algorithm: str, sums: bool, monk
     """Enough outputs for the larger tiles, and rows for half of one."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     chain = Chain(k=k, n=n, group_size=32, max_rows=ROWS, bias=True, sums=sums)
-    assert check(chain, rows_of(chain)[:rows], None) == (algorithm if takes_matrices() else tier(rows))
+    assert check(chain, rows_of(chain)[:rows], None) == (algorithm if takes_matrices() else tier(chain, rows))
 
 
 def test_zero_points_outside_int8() -> None:

@@ -70,12 +70,15 @@ WITHOUT_SUMS = [
 TIERS = ("", "is_cpu", "is_cpu,int8_dot")
 
 
-def tier(rows: int) -> str:
+def tier(chain: Chain, rows: int) -> str:
     """The algorithm that must be picked: a test that quietly ran another one would prove nothing."""
     if lanes_are_a_vector():
         return "broadcast_gemv" if rows == 1 else "broadcast_tiled"
     facts = device_facts()
     is_few = rows <= 8 and facts["max_workgroup_invocations"] >= 256
+    is_plain = not chain.asymmetric and not chain.terms and chain.storage == "buffer" and chain.zp in ("i8", "f32")
+    if is_few and facts["int8_dot"] and facts["subgroup_size"] in (4, 8, 32) and is_plain:
+        return "gemv_pair"
     return ("gemv" if is_few else "tiled") + ("" if facts["int8_dot"] else "_nodot")
 
 
@@ -98,7 +101,7 @@ def check(
         start += rows
         (y,) = loaded.execute([part.numpy()])
         picks = loaded.picks()
-        assert picks[2].algorithm == tier(rows)
+        assert picks[2].algorithm == tier(chain, rows)
         slots = [read_back(loaded, program, call, rows) for call in range(3)]
         for call, outputs in (
             (0, {"scale", "zp"}),

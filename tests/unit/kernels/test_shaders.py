@@ -75,8 +75,8 @@ WITH_ZERO_POINT = [
 ]
 
 
-# Tiles that the small one stands in for.
-USUAL_ZERO_POINTS = ("coopmat_large", "coopmat_wide", "coopmat_flat")
+# Another algorithm stands in for these.
+USUAL_ZERO_POINTS = ("gemv_pair", "coopmat_large", "coopmat_wide", "coopmat_flat")
 USUAL = (("i8", "buffer"), ("f32", "buffer"))
 
 
