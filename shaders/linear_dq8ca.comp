@@ -195,9 +195,10 @@ void main() {
   }
   barrier();
   for (uint i = slice; i < ROWS * OUTPUTS; i += SPLIT_K) {
-    uint r = i % ROWS;
-    uint lane = gl_LocalInvocationID.x + i / ROWS * TILE_N;
-    uint column = first_column + i / ROWS * TILE_N;
+    uint o = i / max(ROWS, 1u);
+    uint r = i - o * ROWS;
+    uint lane = gl_LocalInvocationID.x + o * TILE_N;
+    uint column = first_column + o * TILE_N;
     float sum = 0.0;
     [[unroll]] for (uint k = 0; k < SPLIT_K; ++k) sum += partial[k][r][lane];
     if (column < outputs && first_row + r < rows) store(first_row + r, column, sum);

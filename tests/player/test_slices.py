@@ -81,6 +81,19 @@ def test_what_turns_out_to_be_short_is_recorded_in_one_piece(monkeypatch: pytest
     np.testing.assert_array_equal(y, same)
 
 
+def test_what_turns_out_to_be_long_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guess says microseconds; the first run, one submit, takes the device longer than that to answer at all."""
+    monkeypatch.setenv("ZEROPOINT_SLICE_MS", "0.02")
+    x = np.random.default_rng(0).standard_normal((16, ROW), np.float32)
+    with LoadedProgram(gates(x.size)) as loaded:
+        (first, y), (second, same) = submits_of(loaded, x), submits_of(loaded, x)
+        before = counters()["recordings"]
+        submits_of(loaded, x)
+        assert counters()["recordings"] == before
+    assert first == 1 < second
+    np.testing.assert_array_equal(y, same)
+
+
 @pytest.mark.parametrize("text", ["fast", "5ms", "-1", "nan"])
 def test_no_number_of_milliseconds_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ZEROPOINT_SLICE_MS", text)

@@ -48,12 +48,14 @@ class Delegate {
  private:
   struct Recording {
     ~Recording();
+    bool is_misjudged(double slice_s) const;
     Context* context = nullptr;
     std::vector<int64_t> symbols;
     bool profile = false;
     std::vector<VkCommandBuffer> slices;  // to be run in this order
     std::vector<double> work;             // of each slice
     double seconds = 0.0;                 // of the last run; 0 before
+    bool guessed = true;                  // the slices were cut before a run told what it takes
     VkDescriptorPool descriptors = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
     std::shared_ptr<Buffer> arena;

@@ -203,25 +203,34 @@ class Delegate::Recorder {
   std::vector<Access> pending_;                // since the last barrier
 };
 
+// A guess of its speed cut slices that what it took shows to be needless, or too long.
+bool Delegate::Recording::is_misjudged(double slice_s) const {
+  if (!guessed || seconds == 0.0 || slice_s == 0.0) return false;
+  double sum = std::accumulate(work.begin(), work.end(), 0.0), most = *std::max_element(work.begin(), work.end());
+  return (slices.size() > 1 && seconds <= slice_s / 2) || most * seconds > slice_s * sum;
+}
+
 Status Delegate::find_recording(bool profile, Recording** result) {
   auto matches = [&](const auto& known) { return known->profile == profile && known->symbols == symbols_; };
   auto found = std::find_if(recordings_.begin(), recordings_.end(), matches);
-  double seconds = 0.0;
-  if (found != recordings_.end() && (*found)->slices.size() > 1 && (*found)->seconds <= slice_s_ / 2) {
-    seconds = (*found)->seconds;  // less than was expected: it is recorded once more, in one piece
-    if (last_ == found->get()) last_ = nullptr;
-    recordings_.erase(found);
-    found = recordings_.end();
-  }
-  if (found == recordings_.end()) {
+  bool known = found != recordings_.end(), again = known && (*found)->is_misjudged(slice_s_);
+  if (!known || again) {
     std::unique_ptr<Recording> fresh(new Recording{context_, symbols_, profile});
-    fresh->seconds = seconds;
-    ZP_TRY(record(fresh.get()));
-    if (recordings_.size() == kMaxRecordings) {
+    if (again) {
+      fresh->seconds = (*found)->seconds;
+      fresh->guessed = (*found)->guessed = false;
+    }
+    Status status = record(fresh.get());
+    if (!known) ZP_TRY(status);
+    if (again && status.ok()) {
+      if (last_ == found->get()) last_ = nullptr;
+      *found = std::move(fresh);
+    }
+    if (!known && recordings_.size() == kMaxRecordings) {
       if (last_ == recordings_.back().get()) last_ = nullptr;
       recordings_.pop_back();
     }
-    found = recordings_.insert(recordings_.end(), std::move(fresh));
+    if (!known) found = recordings_.insert(recordings_.end(), std::move(fresh));
   }
   std::rotate(recordings_.begin(), found, found + 1);
   *result = recordings_.front().get();
