@@ -77,7 +77,7 @@ def tier(chain: Chain, rows: int) -> str:
     facts = device_facts()
     is_few = rows <= 8 and facts["max_workgroup_invocations"] >= 256
     is_plain = not chain.asymmetric and not chain.terms and chain.storage == "buffer" and chain.zp in ("i8", "f32")
-    if is_few and facts["int8_dot"] and facts["subgroup_size"] in (4, 8, 32) and is_plain:
+    if is_few and rows > 1 and facts["int8_dot"] and facts["subgroup_size"] in (4, 8, 32) and is_plain:
         return "gemv_pair"
     return ("gemv" if is_few else "tiled") + ("" if facts["int8_dot"] else "_nodot")
 
