@@ -122,40 +122,31 @@ void add_words(uint c, int words[OUTPUTS][8], uint first, uint count) {
 #endif
 }
 
-PackedChunk chunks[OUTPUTS];
-
-void load_chunks(uint c) {
-  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) chunks[o] = load_packed_chunk(c, columns[o], outputs);
+void load_words(uint c, out int words[OUTPUTS][8]) {
+  [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) load_weight_chunk(c, columns[o], outputs, words[o]);
 }
 
-// The slice's chunks: one step has several, or several steps are one chunk. With two outputs the next ones are loaded
-// while these are used.
 void accumulate(uint slice) {
-  const uint per_step = max(STEP / 32u, 1u);
-  uint units = STEP >= 32u ? steps : packed_length / 32u;
-  const bool loads_ahead = OUTPUTS > 1;
-  if (slice >= units) return;
   int words[OUTPUTS][8];
-  if (loads_ahead) load_chunks(slice * per_step);
-  for (uint unit = slice; unit < units; unit += SPLIT_K) {
-    for (uint i = 0; i < per_step; ++i) {
-      uint c = unit * per_step + i;
-      if (!loads_ahead) load_chunks(c);
-      [[unroll]] for (uint o = 0; o < OUTPUTS; ++o) unpack_chunk(chunks[o], words[o]);
-      if (loads_ahead) load_chunks(i + 1u < per_step ? c + 1u : min(unit + SPLIT_K, units - 1u) * per_step);
-      if (STEP >= 32u) {
+  if (STEP >= 32u) {
+    for (uint s = slice; s < steps; s += SPLIT_K) {
+      for (uint c = s * (STEP / 32u); c < (s + 1u) * (STEP / 32u); ++c) {
+        load_words(c, words);
         add_words(c, words, 0u, 8u);
-      } else {
-        [[unroll]] for (uint first = 0; first < 8u; first += STEP / 4u) {
-          uint s = c * (32u / STEP) + first / (STEP / 4u);
-          if (s < steps) {
-            add_words(c, words, first, STEP / 4u);
-            finish_step(s);
-          }
-        }
+      }
+      finish_step(s);
+    }
+    return;
+  }
+  for (uint c = slice; c < packed_length / 32u; c += SPLIT_K) {
+    load_words(c, words);
+    [[unroll]] for (uint first = 0; first < 8u; first += STEP / 4u) {
+      uint s = c * (32u / STEP) + first / (STEP / 4u);
+      if (s < steps) {
+        add_words(c, words, first, STEP / 4u);
+        finish_step(s);
       }
     }
-    if (STEP >= 32u) finish_step(unit);
   }
 }
 

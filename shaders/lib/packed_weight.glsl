@@ -8,34 +8,19 @@ const int kWeightShift = 4;
 const int kWeightShift = 0;
 #endif
 
-// A chunk as it is stored: it can be on its way while another one is used.
-struct PackedChunk {
-  uvec4 first;
-#ifndef W_I4
-  uvec4 second;
-#endif
-};
-
-PackedChunk load_packed_chunk(uint c, uint n, uint outputs) {
-#ifdef W_I4
-  return PackedChunk(w[c * outputs + n]);
-#else
-  return PackedChunk(w[2u * c * outputs + n], w[(2u * c + 1u) * outputs + n]);
-#endif
-}
-
-void unpack_chunk(PackedChunk chunk, out int words[8]) {
-  [[unroll]] for (uint j = 0; j < 4u; ++j) {
-#ifdef W_I4
-    words[2u * j] = int((chunk.first[j] << 4) & 0xf0f0f0f0u);
-    words[2u * j + 1u] = int(chunk.first[j] & 0xf0f0f0f0u);
-#else
-    words[j] = int(chunk.first[j]);
-    words[4u + j] = int(chunk.second[j]);
-#endif
-  }
-}
-
 void load_weight_chunk(uint c, uint n, uint outputs, out int words[8]) {
-  unpack_chunk(load_packed_chunk(c, n, outputs), words);
+#ifdef W_I4
+  uvec4 packed = w[c * outputs + n];
+  [[unroll]] for (uint j = 0; j < 4u; ++j) {
+    words[2u * j] = int((packed[j] << 4) & 0xf0f0f0f0u);
+    words[2u * j + 1u] = int(packed[j] & 0xf0f0f0f0u);
+  }
+#else
+  uvec4 first = w[2u * c * outputs + n];
+  uvec4 second = w[(2u * c + 1u) * outputs + n];
+  [[unroll]] for (uint j = 0; j < 4u; ++j) {
+    words[j] = int(first[j]);
+    words[4u + j] = int(second[j]);
+  }
+#endif
 }
