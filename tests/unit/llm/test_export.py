@@ -6,7 +6,7 @@ from torch.export import ExportedProgram
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from zeropoint.errors import OptionError
-from zeropoint.llm.export import TextExportOptions, export_decoder, lower_decoder
+from zeropoint.llm.export import TextExportOptions, _simple_guards, export_decoder, lower_decoder
 from zeropoint.lowering.options import CompileOptions
 
 
@@ -40,6 +40,12 @@ def test_no_time_goes_into_guards_that_nobody_calls(monkeypatch: pytest.MonkeyPa
     export_decoder(small_decoder(), max_context=16, max_prefill=8)
     assert not searched
     assert search.count is count
+
+
+def test_a_pytorch_without_that_search_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._dynamo.guards, "PyExprCSEPass")
+    with _simple_guards():
+        assert not hasattr(torch._dynamo.guards, "PyExprCSEPass")
 
 
 def test_a_decoder_is_traced_for_decompositions_once(monkeypatch: pytest.MonkeyPatch) -> None:
