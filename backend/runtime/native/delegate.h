@@ -54,8 +54,9 @@ class Delegate {
     bool profile = false;
     std::vector<VkCommandBuffer> slices;  // to be run in this order
     std::vector<double> work;             // of each slice
-    double seconds = 0.0;                 // of the last run; 0 before
-    bool guessed = true;                  // the slices were cut before a run told what it takes
+    double seconds = 0.0;                 // of the fastest run; the first one may have compiled shaders
+    uint32_t runs = 0;
+    bool guessed = true;  // the slices were cut before a run told what it takes
     VkDescriptorPool descriptors = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
     std::shared_ptr<Buffer> arena;

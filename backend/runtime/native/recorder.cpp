@@ -71,7 +71,7 @@ class Delegate::Recorder {
   double most_work() const {
     auto add = [](double sum, const Pick& pick) { return sum + pick.work; };
     double sum = std::accumulate(recording_.picks.begin(), recording_.picks.end(), 0.0, add);
-    double work_per_s = recording_.seconds > 0.0 ? sum / recording_.seconds : context_.work_per_s;
+    double work_per_s = recording_.runs > 0 ? sum / recording_.seconds : context_.work_per_s;
     return delegate_.slice_s_ == 0.0 ? sum : std::max(sum / kMaxSlices, work_per_s * delegate_.slice_s_ / 2);
   }
 
@@ -205,9 +205,9 @@ class Delegate::Recorder {
 
 // A guess of its speed cut slices that what it took shows to be needless, or too long.
 bool Delegate::Recording::is_misjudged(double slice_s) const {
-  if (!guessed || seconds == 0.0 || slice_s == 0.0) return false;
+  if (!guessed || runs == 0 || slice_s == 0.0) return false;
   double sum = std::accumulate(work.begin(), work.end(), 0.0), most = *std::max_element(work.begin(), work.end());
-  return (slices.size() > 1 && seconds <= slice_s / 2) || most * seconds > slice_s * sum;
+  return (slices.size() > 1 && seconds <= slice_s / 2) || (runs > 1 && most * seconds > slice_s * sum);
 }
 
 Status Delegate::find_recording(bool profile, Recording** result) {
@@ -218,6 +218,7 @@ Status Delegate::find_recording(bool profile, Recording** result) {
     std::unique_ptr<Recording> fresh(new Recording{context_, symbols_, profile});
     if (again) {
       fresh->seconds = (*found)->seconds;
+      fresh->runs = (*found)->runs;
       fresh->guessed = (*found)->guessed = false;
     }
     Status status = record(fresh.get());
@@ -248,11 +249,11 @@ Status Delegate::record(Recording* recording) {
   return Status();
 }
 
-// Submits slices so that each submit takes about slice_s_, by what the last run took or, before, a guess by the work: a
-// display gets its turn in between, and no watchdog sees a long job.
+// Submits slices so that each submit takes about slice_s_, by what the fastest run took or, before, a guess by the
+// work: a display gets its turn in between, and no watchdog sees a long job.
 Status Delegate::run(Recording* recording) {
   double all = std::accumulate(recording->work.begin(), recording->work.end(), 0.0), part = 0.0;
-  double expected_s = recording->seconds > 0.0 ? recording->seconds : all / context_->work_per_s;
+  double expected_s = recording->runs > 0 ? recording->seconds : all / context_->work_per_s;
   double n_submits = slice_s_ == 0.0 ? 1.0 : std::max(1.0, std::ceil(expected_s / slice_s_));
   submits_.assign(1, 0);
   for (double work : recording->work) {
@@ -265,8 +266,9 @@ Status Delegate::run(Recording* recording) {
   }
   auto start = std::chrono::steady_clock::now();
   ZP_TRY(context_->submit_and_wait(recording->slices.data(), submits_));
-  recording->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (all >= kTellingWork) context_->work_per_s = all / std::max(recording->seconds, 1e-9);
+  double seconds = std::max(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 1e-9);
+  recording->seconds = recording->runs++ == 0 ? seconds : std::min(recording->seconds, seconds);
+  if (all >= kTellingWork) context_->work_per_s = all / seconds;
   return Status();
 }
 
