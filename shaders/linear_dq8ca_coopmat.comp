@@ -188,14 +188,14 @@ void multiply(uint index, uint down, uint across) {
   RIGHT_MATRIX right[2 * kAcross];
   SUM_MATRIX step_scale[kAcross];
   [[unroll]] for (uint j = 0; j < kAcross; ++j) {
-    LOAD_RIGHT(right[2 * j], right_base + j * (16 * TILE_STRIDE));
-    LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * TILE_STRIDE) + 2);
+    LOAD_RIGHT(right[2 * j], right_base + j * (16 * TILE_STRIDE), TILE_STRIDE);
+    LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * TILE_STRIDE) + 2, TILE_STRIDE);
     LOAD_ROWS(step_scale[j], tile_scale, index * TILE_N + across + j * 16);
   }
   [[unroll]] for (uint i = 0; i < kDown; ++i) {
     LEFT_MATRIX left[2];
-    LOAD_LEFT(left[0], left_base + i * (16 * TILE_STRIDE));
-    LOAD_LEFT(left[1], left_base + i * (16 * TILE_STRIDE) + 2);
+    LOAD_LEFT(left[0], left_base + i * (16 * TILE_STRIDE), TILE_STRIDE);
+    LOAD_LEFT(left[1], left_base + i * (16 * TILE_STRIDE) + 2, TILE_STRIDE);
     [[unroll]] for (uint j = 0; j < kAcross; ++j) {
       SUM_MATRIX chunk = MULTIPLY_ADD(left[0], right[2 * j], ZERO_SUM);
       chunk = MULTIPLY_ADD(left[1], right[2 * j + 1], chunk);

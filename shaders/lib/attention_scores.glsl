@@ -85,7 +85,9 @@ float finish_score(float dot, uint mask_first, uint t) {
     score += added;
 #endif
   }
-  return score < kLowest ? kLowest : score;
+  // Drivers make a maximum of a comparison, and lose a NaN by it.
+  bool is_nan_score = (floatBitsToUint(score) & 0x7fffffffu) > 0x7f800000u;
+  return score < kLowest && !is_nan_score ? kLowest : score;
 }
 
 #ifndef PARTIAL_BINDING

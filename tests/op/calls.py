@@ -61,6 +61,15 @@ def lanes_are_a_vector() -> bool:
     return bool(facts["is_cpu"] and facts["subgroup_size"] == 8 and facts["subgroup_ballot"])
 
 
+MATRICES = "coopmat_f16_16x16x16"  # the fact of the product of cooperative matrices that kernels use
+
+
+def takes_matrices() -> bool:
+    """Whether the device has the product, by subgroups of the size that the shaders are written for."""
+    facts = device_facts()
+    return bool(facts[MATRICES] and facts["subgroup_size"] == 32)
+
+
 def run_call(
     kernel: str,
     inputs: Tensors,

@@ -1,10 +1,18 @@
-"""attention, attention_decode_partial and attention_decode_reduce: every variant, shape, mask and tier."""
+"""attention, attention_decode_partial and attention_decode_reduce: every variant, shape, mask and tier.
+
+The kernel on cooperative matrices runs with them emulated, too, on any device.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,14 +21,20 @@ import torch
 from tests.op.attention_cases import Case, Inputs, torch_attention
 from tests.op.calls import (
     DEVICE_DTYPES,
+    MATRICES,
+    SHADERS,
     checked_call,
     expected_outputs,
+    fitting_views,
     lanes_are_a_vector,
     mutated_library,
     relative_rms,
     run_call,
+    takes_matrices,
 )
 from tests.op.tolerance import check_table
+from zeropoint.kernels.build import build_library
+from zeropoint.kernels.cache import default_cache_dir
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec
 from zeropoint.runtime.player import LoadedProgram, counters
@@ -34,6 +48,10 @@ TOLERANCE_SOFT_CAP = 6e-6
 # The algorithms for software devices run on those alone.
 TIERS = ("cpu", "gpu") if lanes_are_a_vector() else ("gpu",)
 PLACEHOLDER_SPLITS = 3
+GUARD = f"device.{MATRICES} and device.subgroup_arithmetic and device.subgroup_size == 32 and "
+TILE = "TILE_M = 32, TILE_N = 64"
+# Software devices have less shared memory: the same code on smaller tiles.
+SMALLER = {"coopmat": "TILE_M = 16, TILE_N = 64", "coopmat_wide": "TILE_M = 16, TILE_N = 32"}
 
 
 def tolerance(case: Case) -> float:
@@ -59,6 +77,8 @@ def algorithm(case: Case, tier: str) -> str:
         return "rows" if rows <= 8 or case.head_dim > 128 else "many_rows" if case.head_dim <= 64 else "many_rows_wide"
     if rows <= 16:
         return "few"
+    if takes_matrices() and case.cache == "same" and case.head_dim % 16 == 0 and case.head_dim <= 128:
+        return "coopmat" if case.head_dim <= 64 else "coopmat_wide"
     return "tiled" if case.head_dim <= 64 else "tiled_wide" if case.head_dim <= 128 else "tiled_widest"
 
 
@@ -272,6 +292,116 @@ def test_position_moves_without_recording(tier: str) -> None:
     assert len(set(recordings)) == 1
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("slot", ["q", "k", "v"])
+@pytest.mark.parametrize(("queries", "head_dim"), [(2, 64), (19, 64), (19, 128)])
+def test_what_is_not_finite(queries: int, head_dim: int, slot: str, value: float, tier: str) -> None:
+    """As eager: NaN rows where a score is NaN or infinite, and inf or NaN in one element of a value."""
+    case = Case(queries=queries, head_dim=head_dim)
+    inputs = case.inputs()
+    inputs[slot][0, 0, 1, 3] = value
+    check_of_any_size(case, run_attention(case, inputs, tier), inputs)
+
+
+def check_of_any_size(case: Case, actual: torch.Tensor, inputs: Inputs) -> None:
+    wanted = expected_outputs("attention", inputs, {"y": OutputSpec(case.y_shape, case.dtype)}, case.attrs())["y"]
+    assert torch.equal(torch.isnan(actual), torch.isnan(wanted))
+    assert torch.equal(torch.isinf(actual), torch.isinf(wanted))
+    finite = torch.isfinite(wanted)
+    assert not finite.any() or relative_rms(actual[finite], wanted[finite]) <= tolerance(case)
+
+
+@cache
+def emulated(name: str, dtype: str, mask: str) -> bytes:
+    """A kernel library whose attention has the algorithm `name` for any device, of these dtypes alone."""
+    head, *algorithms = (SHADERS / "attention.toml").read_text().split("[[algorithm]]")
+    (chosen,) = (text for text in algorithms if f'name = "{name}"' in text)
+    assert GUARD in chosen
+    assert TILE in chosen
+    chosen = chosen.replace(GUARD, "").replace(TILE, f"QUERIES_STAY = 1, {SMALLER[name]}")
+    chosen = chosen.replace("unroll = true\n", "")
+    tiled = 'source = "attention_tiled.comp"\n'
+    others = [text.replace(tiled, f"{tiled}where = [\"dtype(k) == 'i8'\"]\n") for text in algorithms if tiled in text]
+    for slots, dtypes in (("[qy]", f'"{dtype}"'), ("[kv]", f'"{dtype}", "i8"'), ("mask", f'"{mask}"')):
+        head = re.sub(rf"^({slots} = .*dtype = )\[.*?\]", rf"\1[{dtypes}]", head, flags=re.M)
+    with TemporaryDirectory() as folder:
+        shaders = Path(folder) / "shaders"
+        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [item for item in names if item.endswith(".toml")])
+        shutil.copy(Path(__file__).parent / "shaders" / "coopmat.glsl", shaders / "lib" / "coopmat.glsl")
+        (shaders / "attention.toml").write_text(fitting_views("[[algorithm]]".join([head, chosen, *others])))
+        return build_library(shaders, cache_dir=default_cache_dir(SHADERS))
+
+
+def run_emulated(case: Case, inputs: Inputs) -> torch.Tensor:
+    name = "coopmat" if case.head_dim <= 64 else "coopmat_wide"
+    mask = "u8" if case.mask != "add" else DEVICE_DTYPES[case.dtype]
+    outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
+    library = emulated(name, DEVICE_DTYPES[case.dtype], mask)
+    result, pick = run_call("attention", inputs, outputs, case.attrs(), library=library)
+    assert pick.algorithm == name
+    return result["y"]
+
+
+def slow(case: Case) -> object:
+    """A software device takes long to compile these."""
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
+MATRIX_CASES = [
+    Case(queries=19),
+    Case(queries=33, keys=131, start=98, heads=4, kv_heads=2, batch=2, layouts=(1, 1, 1)),
+    Case(queries=19, window=13),
+    Case(queries=19, soft_cap=50.0, scale=2.0),
+    Case(queries=19, causal=False, filled=True, start=11),
+    Case(queries=21, keys=21, start=0, batch=2, heads=6, kv_heads=2, layouts=(1, 1, 1), merged=True),
+    Case(queries=19, dtype=torch.float16, mask="add", causal=False),
+    slow(Case(queries=19, mask="u8", mask_dims="BHS", causal=False, batch=2, heads=4, kv_heads=2)),
+    slow(Case(queries=19, mask="u8", causal=False, nan_rows=True)),
+    slow(Case(queries=19, mask="add", causal=False)),
+    slow(Case(queries=19, dtype=torch.float16)),
+    *(slow(Case(queries=19, head_dim=head_dim)) for head_dim in (16, 48, 80, 96, 112, 128)),
+    slow(Case(queries=19, head_dim=128, dtype=torch.float16, window=40)),
+]
+
+
+@pytest.mark.parametrize("case", MATRIX_CASES, ids=str)
+def test_emulated_matrices(case: Case) -> None:
+    inputs = case.inputs()
+    check(case, run_emulated(case, inputs), inputs)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e38, 1e-38], ids=str)
+@pytest.mark.parametrize("slot", ["q", "k", "v"])
+def test_emulated_matrices_of_any_size(slot: str, value: float) -> None:
+    """Halves hold none of these: factors bring what is finite into their range, the rest is computed without them."""
+    case = Case(queries=19)
+    inputs = case.inputs()
+    inputs[slot][0, 0, 1, 3] = value
+    check_of_any_size(case, run_emulated(case, inputs), inputs)
+
+
+@pytest.mark.parametrize("size", [1e-4, 3e3, 1e12])
+def test_emulated_matrices_of_rows_of_any_size(size: float) -> None:
+    """Queries by 1 / size, every second key by size, a tile of values by it."""
+    case = Case(queries=19, keys=150, start=120)
+    inputs = case.inputs()
+    inputs["q"] /= size
+    inputs["k"][:, :, ::2] *= size
+    inputs["v"][:, :, 64:128] *= size
+    check(case, run_emulated(case, inputs), inputs)
+
+
+def test_without_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fact's name forces them off."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{MATRICES}")
+    case = Case(queries=40, head_dim=128)
+    inputs = case.inputs()
+    outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
+    result, pick = run_call("attention", inputs, outputs, case.attrs())
+    assert pick.algorithm == "tiled_wide"
+    check(case, result["y"], inputs)
+
+
 MUTATIONS = {
     "causal": ("cpu", 2, 64, "lib/attention_scores.glsl", "first + int(s) + 1, 0", "first + int(s) + 2, 0"),
     "rescale": ("gpu", 2, 64, "lib/attention_few.glsl", "sums[r] *= row_change[r];", ""),
@@ -294,7 +424,7 @@ MUTATIONS = {
 def test_a_wrong_shader_is_noticed(
     tier_name: str, queries: int, head_dim: int, source: str, old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_tier(monkeypatch, tier_name)
+    monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{MATRICES}" if tier_name == "gpu" else "")
     case = Case(queries=queries, head_dim=head_dim, keys=200, start=150)
     inputs = case.inputs()
     library = mutated_library("attention", source, old, new)

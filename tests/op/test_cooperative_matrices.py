@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from tests.op.calls import SHADERS, device_facts, fitting_views
+from tests.op.calls import MATRICES, SHADERS, fitting_views, takes_matrices
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
 from tests.op.test_quantized_linear import tier
@@ -21,9 +21,8 @@ from zeropoint.lowering.packing import Layout
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram
 
-FACT = "coopmat_f16_16x16x16"
 EMULATION = Path(__file__).parent / "shaders" / "coopmat.glsl"
-GUARD = f"device.{FACT} and device.subgroup_size == 32 and 2 * rows(q) > TILE_M and "
+GUARD = f"device.{MATRICES} and device.subgroup_size == 32 and 2 * rows(q) > TILE_M and "
 ENOUGH_TILES = re.compile(r" and ceil_div\(rows\(q\), TILE_M\)[^\"]*")
 # The larger tiles need more shared memory than software devices have: the same code on a smaller one.
 SMALLER = {
@@ -74,12 +73,6 @@ def narrowed(manifest: str, chain: Chain) -> str:
         manifest = re.sub(r"^(w_sum = .*), optional = true", r"\1", manifest, flags=re.M)
     manifest = re.sub(r"^((?:zp|scale) = .*storage = )\[.*?\]", rf'\1["{chain.storage}"]', manifest, flags=re.M)
     return fitting_views(manifest)
-
-
-def takes_matrices() -> bool:
-    """Whether the device has the product, by subgroups of the size that the shader is written for."""
-    facts = device_facts()
-    return bool(facts[FACT] and facts["subgroup_size"] == 32)
 
 
 @cache
@@ -146,7 +139,7 @@ def test_picked_only_where_the_device_reports_the_product(
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     chain = Chain(k=256, n=130, group_size=32, max_rows=ROWS, w_scale=w_scale, sums=sums)
     assert check(chain, rows_of(chain), None) == ("coopmat_small" if takes_matrices() else tier(chain, ROWS))
-    monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{FACT}")
+    monkeypatch.setenv("ZEROPOINT_DISABLE", f"is_cpu,{MATRICES}")
     assert check(chain, rows_of(chain), None) == tier(chain, ROWS)
 
 

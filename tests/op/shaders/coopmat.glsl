@@ -3,6 +3,8 @@
 
 struct Operand {
   uint first;
+  uint stride;
+  bool by_rows;  // the reduction goes from row to row
 };
 
 struct Sum {
@@ -13,6 +15,7 @@ struct Sum {
 #define RIGHT_MATRIX Operand
 #define SUM_MATRIX Sum
 #define ZERO_SUM Sum(float[8](0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+#define EACH_MATRIX  // a software device takes long to compile what is unrolled
 #define MATRIX_SUBGROUP (gl_LocalInvocationIndex / 32u)
 
 uint matrix_row() {
@@ -23,22 +26,25 @@ uint matrix_column(uint i) {
   return gl_LocalInvocationIndex % 2u * 8u + i;
 }
 
-float operand(uint first, uint row, uint k) {
-  vec2 two = unpackHalf2x16(tile[first + row * TILE_STRIDE + k / 8u][k % 8u / 2u]);
-  return two[k % 2u];
+float operand(Operand matrix, uint index, uint k) {
+  uint row = matrix.by_rows ? k : index;
+  uint column = matrix.by_rows ? index : k;
+  vec2 two = unpackHalf2x16(tile[matrix.first + row * matrix.stride + column / 8u][column % 8u / 2u]);
+  return two[column % 2u];
 }
 
 Sum multiply_add(Operand left, Operand right, Sum sum) {
   for (uint i = 0; i < 8u; ++i) {
     for (uint k = 0; k < 16u; ++k) {
-      sum.values[i] += operand(left.first, matrix_row(), k) * operand(right.first, matrix_column(i), k);
+      sum.values[i] += operand(left, matrix_row(), k) * operand(right, matrix_column(i), k);
     }
   }
   return sum;
 }
 
-#define LOAD_LEFT(matrix, place) matrix.first = place
-#define LOAD_RIGHT(matrix, place) matrix.first = place
+#define LOAD_LEFT(matrix, place, stride) matrix = Operand(place, stride, false)
+#define LOAD_RIGHT(matrix, place, stride) matrix = Operand(place, stride, false)
+#define LOAD_RIGHT_ROWS(matrix, place, stride) matrix = Operand(place, stride, true)
 #define LOAD_SUM(matrix, place, stride)                                                                       \
   for (uint e = 0; e < 8u; ++e) {                                                                             \
     uint c = matrix_column(e);                                                                                \
@@ -51,8 +57,14 @@ Sum multiply_add(Operand left, Operand right, Sum sum) {
   }
 #define LOAD_ROWS(matrix, array, place) \
   for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_column(e)]
+#define LOAD_COLUMNS(matrix, array, place) \
+  for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_row()]
 #define MULTIPLY_ADD(left, right, sum) multiply_add(left, right, sum)
 #define ADD(sum, other) \
   for (uint e = 0; e < 8u; ++e) sum.values[e] += other.values[e]
 #define ADD_PRODUCT(sum, a, b) \
   for (uint e = 0; e < 8u; ++e) sum.values[e] += a.values[e] * b.values[e]
+#define MULTIPLY(sum, other) \
+  for (uint e = 0; e < 8u; ++e) sum.values[e] *= other.values[e]
+#define ADD_SCALED(sum, other, factor) \
+  for (uint e = 0; e < 8u; ++e) sum.values[e] += other.values[e] * (factor)

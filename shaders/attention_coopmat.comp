@@ -1,0 +1,420 @@
+#version 450
+// Attention of many query rows (lib/attention.glsl says what is computed) on cooperative matrices: flash attention, no score
+// matrix in memory. A workgroup owns TILE_M rows of a KV head and walks its keys in tiles of TILE_N. TILE_N / 16 subgroups
+// of 32 share 16 rows: each scores 16 keys, and then sums its part of the elements of the values.
+// f32 operands are the sum of two halves, high and low, of 21 bits together; of their four products the smallest is left
+// out. They are multiplied by a power of two first, so that the largest of a query, of a key and of a tile of values lies
+// in [2^14, 2^15). Weights are two halves in any case. What is not finite takes a way without matrices, where inf times a
+// low half of 0 is nothing.
+// Source: Dao et al. 2022, algorithm 1; Ootomo and Yokota 2022, for the halves.
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#include "attention.glsl"
+
+#define LANES (TILE_M * TILE_N / 8)
+
+layout(local_size_x = LANES) in;
+
+#ifdef Q_F16
+const uint kParts = 1;
+#else
+const uint kParts = 2;
+#endif
+const uint kPairs = MAX_QUADS / 16u;       // of quads, of a row, that an invocation loads: eight share a row
+const uint kRowStep = LANES / 8u;
+const uint kOwn = TILE_N / kRowStep;       // rows of a tile that an invocation loads
+const uint kOwnQueries = TILE_M / kRowStep;
+const uint kRowLanes = TILE_N / 8u;        // invocations that share the scores of a row, eight keys each
+const uint kStride = MAX_QUADS / 2u + 1u;  // uvec4 of a row; all strides are odd: eight rows fall into different banks
+const uint kScoreStride = TILE_N / 4u + 1u;
+const uint kWeightStride = TILE_N / 8u + 1u;
+const uint kSumStride = MAX_QUADS + 1u;
+const uint kSteps = MAX_QUADS / 4u;        // matrices along a row
+const uint kAcross = TILE_N / 16u;         // subgroups that share rows
+const uint kOwnSteps = (kSteps + kAcross - 1u) / kAcross;
+const uint kKeySteps = TILE_N / 16u;
+const float kWeightFactor = 16384.0;
+
+// Regions of the shared array: scores, whose place the weights take, and keys or values. Queries lie there before all of
+// them; with QUERIES_STAY (operands that are read when they are multiplied) they keep a place. Sums come last.
+const uint kQuerySize = kParts * TILE_M * kStride;
+#ifdef QUERIES_STAY
+const uint kScores = kQuerySize;
+#else
+const uint kScores = 0u;
+#endif
+const uint kWeights = kScores;
+const uint kScoresEnd = kScores + TILE_M * kScoreStride;
+const uint kWeightsEnd = kWeights + 2u * TILE_M * kWeightStride;
+const uint kTile = kScoresEnd > kWeightsEnd ? kScoresEnd : kWeightsEnd;
+const uint kTileEnd = kTile + kParts * TILE_N * kStride;
+const uint kSums = kScoresEnd;
+const uint kSumsEnd = kSums + TILE_M * kSumStride;
+const uint kEnd = kTileEnd > kSumsEnd ? kTileEnd : kSumsEnd;
+const uint kStorage = kEnd > kQuerySize ? kEnd : kQuerySize;
+
+shared uvec4 tile[kStorage];
+// The bits of the largest magnitude of a row, or of all values of a tile: they order as the numbers do, with inf and NaN
+// above all others.
+shared uint query_bits[TILE_M];
+shared uint key_bits[TILE_N];
+shared uint value_bits;
+shared vec4 key_inverse[TILE_N / 4];  // of the factors of keys; NaN of one that is not finite
+shared vec4 part_of_row[TILE_M][kRowLanes / 4];
+shared float change_of_row[TILE_M];
+
+#include "coopmat.glsl"
+
+const uint kInfinite = 0x7f800000u;
+
+// The exponent field of the power of two that brings a largest magnitude to [2^14, 2^15), as far as a float can.
+uint factor_field(uint bits) {
+  return min(268u - min(bits >> 23, 254u), 239u);
+}
+
+float factor_of(uint bits) {
+  return uintBitsToFloat(factor_field(bits) << 23);
+}
+
+// NaN where something is not finite.
+float inverse_factor(uint bits) {
+  return bits >= kInfinite ? uintBitsToFloat(0x7fc00000u) : uintBitsToFloat((254u - factor_field(bits)) << 23);
+}
+
+bool is_nan(float value) {
+  return (floatBitsToUint(value) & 0x7fffffffu) > kInfinite;
+}
+
+uint bits_of(vec4 quad) {
+  uvec4 bits = floatBitsToUint(quad) & 0x7fffffffu;
+  return max(max(bits.x, bits.y), max(bits.z, bits.w));
+}
+
+uvec2 to_halves(vec4 values) {
+  return uvec2(packFloat2x16(f16vec2(values.xy)), packFloat2x16(f16vec2(values.zw)));
+}
+
+// As many bits as a half has. Compilers take a conversion to a half and back for nothing.
+vec4 high_part(vec4 values) {
+  return uintBitsToFloat(floatBitsToUint(values) & 0xffffe000u);
+}
+
+// Two quads as halves, and what these leave out.
+void put_halves(uint at, uint low_at, vec4 first, vec4 second) {
+  vec4 first_high = high_part(first);
+  vec4 second_high = high_part(second);
+  tile[at] = uvec4(to_halves(first_high), to_halves(second_high));
+  tile[low_at] = uvec4(to_halves(first - first_high), to_halves(second - second_high));
+}
+
+uint x_lane() {
+  return gl_LocalInvocationIndex % 8u;
+}
+
+uint y_lane() {
+  return gl_LocalInvocationIndex / 8u;
+}
+
+// The first of two quads that this invocation loads; past the head's end, its last ones once more.
+uint quad_of(uint pair) {
+  return min(pair * 16u + x_lane() * 2u, QUADS - 2u);
+}
+
+KEY_QUAD next_tile[kOwn * kPairs * 2];  // keys or values on their way
+
+void fetch(bool is_values, uint first_key, uint end) {
+  [[unroll]] for (uint u = 0; u < kOwn; ++u) {
+    uint row = key_row(min(first_key + y_lane() + kRowStep * u, end - 1u));
+    [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) {
+      uint quad = quad_of(i / 2u) + i % 2u;
+      next_tile[u * kPairs * 2u + i] = is_values ? read_value(row, quad) : read_key(row, quad);
+    }
+  }
+}
+
+uint largest_of_row(uint u) {
+  uint most = 0u;
+  [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) most = max(most, bits_of(decode(next_tile[u * kPairs * 2u + i])));
+  return most;
+}
+
+void note_keys() {
+#ifndef Q_F16
+  [[unroll]] for (uint u = 0; u < kOwn; ++u) atomicMax(key_bits[y_lane() + kRowStep * u], largest_of_row(u));
+#endif
+}
+
+void note_values() {
+  uint most = 0u;
+  [[unroll]] for (uint u = 0; u < kOwn; ++u) most = max(most, largest_of_row(u));
+  most = subgroupMax(most);
+  if (subgroupElect()) atomicMax(value_bits, most);
+}
+
+void put_row(uint u, float factor) {
+  [[unroll]] for (uint p = 0; p < kPairs; ++p) {
+    uint i = (u * kPairs + p) * 2u;
+    uint at = kTile + (y_lane() + kRowStep * u) * kStride + quad_of(p) / 2u;
+#ifdef Q_F16
+    tile[at] = uvec4(next_tile[i], next_tile[i + 1u]);
+#else
+    put_halves(at, at + TILE_N * kStride, next_tile[i] * factor, next_tile[i + 1u] * factor);
+#endif
+  }
+}
+
+// The queries of this workgroup, for all of its tiles.
+void put_queries(uint first_row, uint rows) {
+  QUERY_QUAD quads[kOwnQueries * kPairs * 2];
+  for (uint i = gl_LocalInvocationIndex; i < TILE_M; i += LANES) query_bits[i] = 0u;
+  for (uint i = gl_LocalInvocationIndex; i < TILE_N; i += LANES) key_bits[i] = 0u;
+  if (gl_LocalInvocationIndex == 0u) value_bits = 0u;
+  barrier();
+  [[unroll]] for (uint u = 0; u < kOwnQueries; ++u) {
+    uint row = y_lane() + kRowStep * u;
+    uint first = query_quad(min(first_row + row, rows - 1u));
+    uint most = 0u;
+    [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) {
+      uint at = u * kPairs * 2u + i;
+      quads[at] = q[first + quad_of(i / 2u) + i % 2u];
+      most = max(most, bits_of(decode_query(quads[at])));
+    }
+    atomicMax(query_bits[row], most);
+  }
+  barrier();
+  [[unroll]] for (uint u = 0; u < kOwnQueries; ++u) {
+    uint row = y_lane() + kRowStep * u;
+    [[unroll]] for (uint p = 0; p < kPairs; ++p) {
+      uint i = (u * kPairs + p) * 2u;
+      uint at = row * kStride + quad_of(p) / 2u;
+#ifdef Q_F16
+      tile[at] = uvec4(quads[i], quads[i + 1u]);
+#else
+      float factor = factor_of(query_bits[row]);
+      put_halves(at, at + TILE_M * kStride, quads[i] * factor, quads[i + 1u] * factor);
+#endif
+    }
+  }
+}
+
+// scale * q . k as attention_tiled.comp has it, of operands that are not finite.
+float plain_score(uint row, uint t) {
+  uint first = query_quad(row);
+  uint key = key_row(t);
+  float sum = 0.0;
+  for (uint i = 0; i < QUADS; ++i) sum += dot(decode_query(q[first + i]) * scale, decode(read_key(key, i)));
+  return sum;
+}
+
+// Weights, which lie in place of the scores, times values that are not finite.
+void put_plain_sums(uint first_key, uint end) {
+  for (uint at = gl_LocalInvocationIndex; at < TILE_M * QUADS; at += LANES) {
+    uint row = at / QUADS;
+    vec4 sum = vec4(0.0);
+    for (uint i = 0; i < TILE_N; ++i) {
+      float weight = uintBitsToFloat(tile[kScores + row * kScoreStride + i / 4u][i % 4u]);
+      sum += weight * decode(read_value(key_row(min(first_key + i, end - 1u)), at % QUADS));
+    }
+    tile[kSums + row * kSumStride + at % QUADS] = floatBitsToUint(sum);
+  }
+}
+
+// The n-th matrix across that a subgroup sums up.
+uint column(uint part, uint n) {
+  return n * kAcross + part;
+}
+
+void main() {
+  uint rows = queries * group;
+  uint first_row = (gl_NumWorkGroups.x - 1u - gl_WorkGroupID.x) * TILE_M;  // those that see most keys begin first
+  int start = start_position();
+  uint begin = key_begin(start, first_row / group);
+  uint end = key_end(start, (min(first_row + TILE_M, rows) - 1u) / group);
+
+  uint part = MATRIX_SUBGROUP % kAcross;
+  uint down = MATRIX_SUBGROUP / kAcross * 16u;
+  uint own_row = gl_LocalInvocationIndex / kRowLanes;
+  uint own_part = gl_LocalInvocationIndex % kRowLanes;
+  uint score_at = kScores + own_row * kScoreStride + 2u * own_part;
+  uint row = min(first_row + own_row, rows - 1u);
+  uint my_begin = key_begin(start, row / group);
+  uint my_end = key_end(start, row / group);
+  uint mask_first = mask_start(row);
+  float largest = kHidden;
+  float weight_sum = 0.0;
+
+  put_queries(first_row, rows);
+  if (begin < end) {
+    fetch(false, begin, end);
+    note_keys();
+  }
+  barrier();
+  LEFT_MATRIX left[kParts * kSteps];
+  EACH_MATRIX for (uint k = 0; k < kSteps; ++k) {
+    if (4u * k < QUADS) {
+      LOAD_LEFT(left[kParts * k], down * kStride + 2u * k, kStride);
+#ifndef Q_F16
+      LOAD_LEFT(left[kParts * k + 1u], (TILE_M + down) * kStride + 2u * k, kStride);
+#endif
+    }
+  }
+#ifndef QUERIES_STAY
+  barrier();
+#endif
+#ifndef Q_F16
+  float of_query = inverse_factor(query_bits[own_row]);
+#endif
+  SUM_MATRIX sums[kOwnSteps];
+  EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) sums[n] = ZERO_SUM;
+
+  [[dont_unroll]] for (uint first_key = begin; first_key < end; first_key += TILE_N) {
+    [[unroll]] for (uint u = 0; u < kOwn; ++u) {
+      uint index = y_lane() + kRowStep * u;
+      put_row(u, factor_of(key_bits[index]));
+      if (x_lane() == 0u) key_inverse[index / 4u][index % 4u] = inverse_factor(key_bits[index]);
+    }
+    barrier();
+    fetch(true, first_key, end);
+    SUM_MATRIX product = ZERO_SUM;
+    EACH_MATRIX for (uint k = 0; k < kSteps; ++k) {
+      if (4u * k < QUADS) {
+        uint at = kTile + part * (16u * kStride) + 2u * k;
+        RIGHT_MATRIX right;
+        LOAD_RIGHT(right, at, kStride);
+#ifdef Q_F16
+        product = MULTIPLY_ADD(left[k], right, product);
+#else
+        RIGHT_MATRIX low;
+        LOAD_RIGHT(low, at + TILE_N * kStride, kStride);
+        SUM_MATRIX step_sum = MULTIPLY_ADD(left[2u * k + 1u], right, ZERO_SUM);
+        step_sum = MULTIPLY_ADD(left[2u * k], low, step_sum);
+        step_sum = MULTIPLY_ADD(left[2u * k], right, step_sum);
+        ADD(product, step_sum);
+#endif
+      }
+    }
+    STORE_SUM(product, kScores + down * kScoreStride + part * 4u, kScoreStride);
+    barrier();
+
+    vec4 scores[2];
+    bool is_odd = false;
+    [[unroll]] for (uint i = 0; i < 2u; ++i) {
+      scores[i] = uintBitsToFloat(tile[score_at + i]) * scale;
+#ifndef Q_F16
+      vec4 of_keys = key_inverse[2u * own_part + i];
+      scores[i] = scores[i] * min(of_keys, vec4(of_query)) * max(of_keys, vec4(of_query));
+      [[unroll]] for (uint j = 0; j < 4u; ++j) is_odd = is_odd || is_nan(scores[i][j]);
+#endif
+    }
+#ifndef Q_F16
+    if (is_odd || is_nan(of_query)) {
+      for (uint i = 0; i < 8u; ++i) {
+        float score = plain_score(row, min(first_key + 8u * own_part + i, end - 1u));
+        tile[score_at + i / 4u][i % 4u] = floatBitsToUint(score);
+      }
+      [[unroll]] for (uint i = 0; i < 2u; ++i) scores[i] = uintBitsToFloat(tile[score_at + i]);
+    }
+#endif
+    float most = kHidden;
+    [[unroll]] for (uint i = 0; i < 8u; ++i) {
+      uint t = first_key + 8u * own_part + i;
+      float score = scores[i / 4u][i % 4u];
+      score = t >= my_begin && t < my_end ? finish_score(score, mask_first, t) : kHidden;
+      scores[i / 4u][i % 4u] = score;
+      most = max(most, score);
+    }
+    part_of_row[own_row][own_part / 4u][own_part % 4u] = most;
+    note_values();
+    barrier();
+
+    uint largest_value = value_bits;
+    float now = largest;
+    [[unroll]] for (uint i = 0; i < kRowLanes / 4u; ++i) {
+      vec4 parts = part_of_row[own_row][i];
+      now = max(now, max(max(parts.x, parts.y), max(parts.z, parts.w)));
+    }
+    float change = exp(largest - now);
+    largest = now;
+    weight_sum *= change;
+    vec4 weights[2];
+    [[unroll]] for (uint i = 0; i < 8u; ++i) {
+      float score = scores[i / 4u][i % 4u];
+      weights[i / 4u][i % 4u] = score == kHidden ? 0.0 : exp(score - now);
+      weight_sum += weights[i / 4u][i % 4u];
+    }
+    if (own_part == 0u) change_of_row[own_row] = change;
+    if (largest_value >= kInfinite) {
+      tile[score_at] = floatBitsToUint(weights[0]);
+      tile[score_at + 1u] = floatBitsToUint(weights[1]);
+      barrier();
+      put_plain_sums(first_key, end);
+    } else {
+      uint at = kWeights + own_row * kWeightStride + own_part;
+      put_halves(at, at + TILE_M * kWeightStride, weights[0] * kWeightFactor, weights[1] * kWeightFactor);
+      [[unroll]] for (uint u = 0; u < kOwn; ++u) put_row(u, factor_of(largest_value));
+    }
+#ifdef Q_F16
+    float sum_factor = 1.0 / kWeightFactor;
+#else
+    float sum_factor = inverse_factor(largest_value) * (1.0 / kWeightFactor);
+    for (uint i = gl_LocalInvocationIndex; i < TILE_N; i += LANES) key_bits[i] = 0u;
+#endif
+    barrier();
+    if (first_key + TILE_N < end) fetch(false, first_key + TILE_N, end);
+    if (gl_LocalInvocationIndex == 0u) value_bits = 0u;
+    SUM_MATRIX changes;
+    LOAD_COLUMNS(changes, change_of_row, down);
+    if (largest_value >= kInfinite) {
+      EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) {
+        if (4u * column(part, n) < QUADS) {
+          SUM_MATRIX added;
+          LOAD_SUM(added, kSums + down * kSumStride + 4u * column(part, n), kSumStride);
+          MULTIPLY(sums[n], changes);
+          ADD(sums[n], added);
+        }
+      }
+    } else {
+      LEFT_MATRIX weight[2 * kKeySteps];
+      EACH_MATRIX for (uint k = 0; k < kKeySteps; ++k) {
+        LOAD_LEFT(weight[2u * k], kWeights + down * kWeightStride + 2u * k, kWeightStride);
+        LOAD_LEFT(weight[2u * k + 1u], kWeights + (TILE_M + down) * kWeightStride + 2u * k, kWeightStride);
+      }
+      EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) {
+        if (4u * column(part, n) < QUADS) {
+          SUM_MATRIX added = ZERO_SUM;
+          EACH_MATRIX for (uint k = 0; k < kKeySteps; ++k) {
+            uint at = kTile + k * (16u * kStride) + 2u * column(part, n);
+            RIGHT_MATRIX right;
+            LOAD_RIGHT_ROWS(right, at, kStride);
+            added = MULTIPLY_ADD(weight[2u * k + 1u], right, added);
+#ifndef Q_F16
+            RIGHT_MATRIX low;
+            LOAD_RIGHT_ROWS(low, at + TILE_N * kStride, kStride);
+            added = MULTIPLY_ADD(weight[2u * k], low, added);
+#endif
+            added = MULTIPLY_ADD(weight[2u * k], right, added);
+          }
+          MULTIPLY(sums[n], changes);
+          ADD_SCALED(sums[n], added, sum_factor);
+        }
+      }
+    }
+    if (first_key + TILE_N < end) note_keys();
+    barrier();
+  }
+
+  EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) {
+    if (4u * column(part, n) < QUADS) STORE_SUM(sums[n], kSums + down * kSumStride + 4u * column(part, n), kSumStride);
+  }
+  part_of_row[own_row][own_part / 4u][own_part % 4u] = weight_sum;
+  barrier();
+  for (uint at = gl_LocalInvocationIndex; at < TILE_M * QUADS; at += LANES) {
+    uint index = at / QUADS;
+    float total = 0.0;
+    [[unroll]] for (uint i = 0; i < kRowLanes / 4u; ++i) total += dot(part_of_row[index][i], vec4(1.0));
+    vec4 sum = uintBitsToFloat(tile[kSums + index * kSumStride + at % QUADS]);
+    if (first_row + index < rows) store_row(first_row + index, at % QUADS, sum * row_factor(total));
+  }
+}
