@@ -70,6 +70,17 @@ def test_a_module_that_cannot_be_is_refused(library: bytes, module: int, fields:
         verify_blob(write_program(tiny(1)), library=damaged(library, module, **fields))
 
 
+@pytest.mark.parametrize("size", [0, 1 << 16, (1 << 32) - 1])
+@pytest.mark.parametrize("axis", range(3))
+def test_a_local_size_that_cannot_be_is_refused(library: bytes, axis: int, size: int) -> None:
+    """Three large ones would overflow when their invocations are counted."""
+    root = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library))
+    algorithm = root.kernels[0].algorithms[0]
+    algorithm.localSize = [size if i == axis else 1 for i in range(3)]
+    with pytest.raises(RuntimeFailure, match=r"^kernel library: tiny/\w+: a local size that is not from 1 to 65535$"):
+        verify_blob(write_program(tiny(1)), library=pack_library(root))
+
+
 def test_five_modules_before_one_are_refused(library: bytes) -> None:
     """The player decodes a module's dictionary before the module."""
     for module in range(1, 6):

@@ -15,7 +15,8 @@ constexpr uint32_t kSpirvMagic = 0x07230203;
 constexpr size_t kWindowBytes = 1 << 15;
 constexpr size_t kBlockBytes = 1 << 14;
 constexpr size_t kAheadBytes = 1 << 13;
-constexpr uint32_t kMaxChain = 4;  // modules to decode before one
+constexpr uint32_t kMaxChain = 4;           // modules to decode before one
+constexpr uint32_t kMaxLocalSize = 0xffff;  // invocations; three of them multiplied fit 64 bits
 
 // Checks all that the player later relies on, once, so that nothing is checked again at a load.
 class Checker {
@@ -63,6 +64,8 @@ class Checker {
 
   Status algorithm(const fb::Algorithm& algorithm) const {
     if (count(algorithm.grid()) != 3 || count(algorithm.local_size()) != 3) return bad("needs 3 grid and local sizes");
+    for (uint32_t size : *algorithm.local_size())
+      if (size - 1 >= kMaxLocalSize) return bad("a local size that is not from 1 to 65535");
     if (!algorithm.specs() || !algorithm.push() || !algorithm.variants()) return bad("needs specs, push and variants");
     if (algorithm.when() != nullptr) ZP_TRY(expr(algorithm.when()));
     for (const fb::Expr* grid : *algorithm.grid()) ZP_TRY(expr(grid));
