@@ -4,8 +4,9 @@
 // of 32 share 16 rows: each scores 16 keys, and then sums its part of the elements of the values.
 // f32 operands are the sum of two halves, high and low, of 21 bits together; of their four products the smallest is left
 // out. They are multiplied by a power of two first, so that the largest of a query, of a key and of a tile of values lies
-// in [2^14, 2^15). Weights are two halves in any case. What is not finite takes a way without matrices, where inf times a
-// low half of 0 is nothing.
+// in [2^14, 2^15), and low ones by 2^11 more: what is 2^27 times smaller than the largest keeps its bits. Weights are two
+// halves in any case. Values that are not finite, or further apart, take a way without matrices, and so do queries and keys
+// that are not finite: inf times a low half of 0 would be NaN.
 // Source: Dao et al. 2022, algorithm 1; Ootomo and Yokota 2022, for the halves.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -36,6 +37,8 @@ const uint kAcross = TILE_N / 16u;         // subgroups that share rows
 const uint kOwnSteps = (kSteps + kAcross - 1u) / kAcross;
 const uint kKeySteps = TILE_N / 16u;
 const float kWeightFactor = 16384.0;
+const float kLowFactor = 2048.0;
+const uint kMostApart = 26u;               // powers of two
 
 // Regions of the shared array: scores, whose place the weights take, and keys or values. Queries lie there before all of
 // them; with QUERIES_STAY (operands that are read when they are multiplied) they keep a place. Sums come last.
@@ -61,9 +64,10 @@ shared uvec4 tile[kStorage];
 shared uint query_bits[TILE_M];
 shared uint key_bits[TILE_N];
 shared uint value_bits;
+shared uint least_bits;  // of four neighbours' largest magnitude, the least in a tile of values that is not 0
 shared vec4 key_inverse[TILE_N / 4];  // of the factors of keys; NaN of one that is not finite
 shared vec4 part_of_row[TILE_M][kRowLanes / 4];
-shared float change_of_row[TILE_M];
+shared vec4 change_of_row[TILE_M / 4];
 
 #include "coopmat.glsl"
 
@@ -106,7 +110,7 @@ void put_halves(uint at, uint low_at, vec4 first, vec4 second) {
   vec4 first_high = high_part(first);
   vec4 second_high = high_part(second);
   tile[at] = uvec4(to_halves(first_high), to_halves(second_high));
-  tile[low_at] = uvec4(to_halves(first - first_high), to_halves(second - second_high));
+  tile[low_at] = uvec4(to_halves((first - first_high) * kLowFactor), to_halves((second - second_high) * kLowFactor));
 }
 
 uint x_lane() {
@@ -148,9 +152,34 @@ void note_keys() {
 
 void note_values() {
   uint most = 0u;
-  [[unroll]] for (uint u = 0; u < kOwn; ++u) most = max(most, largest_of_row(u));
+  uint least = kInfinite;
+  [[unroll]] for (uint i = 0; i < kOwn * kPairs * 2u; ++i) {
+    uint bits = bits_of(decode(next_tile[i]));
+    most = max(most, bits);
+    least = min(least, bits == 0u ? kInfinite : bits);
+  }
   most = subgroupMax(most);
-  if (subgroupElect()) atomicMax(value_bits, most);
+  least = subgroupMin(least);
+  if (subgroupElect()) {
+    atomicMax(value_bits, most);
+    atomicMin(least_bits, least);
+  }
+}
+
+void forget_values() {
+  if (gl_LocalInvocationIndex == 0u) {
+    value_bits = 0u;
+    least_bits = kInfinite;
+  }
+}
+
+// Whether the matrices cannot have the values of a tile.
+bool are_odd(uint most, uint least) {
+#ifdef Q_F16
+  return most >= kInfinite;
+#else
+  return most >= kInfinite || (most >> 23) > (least >> 23) + kMostApart;
+#endif
 }
 
 void put_row(uint u, float factor) {
@@ -170,7 +199,7 @@ void put_queries(uint first_row, uint rows) {
   QUERY_QUAD quads[kOwnQueries * kPairs * 2];
   for (uint i = gl_LocalInvocationIndex; i < TILE_M; i += LANES) query_bits[i] = 0u;
   for (uint i = gl_LocalInvocationIndex; i < TILE_N; i += LANES) key_bits[i] = 0u;
-  if (gl_LocalInvocationIndex == 0u) value_bits = 0u;
+  forget_values();
   barrier();
   [[unroll]] for (uint u = 0; u < kOwnQueries; ++u) {
     uint row = y_lane() + kRowStep * u;
@@ -208,7 +237,7 @@ float plain_score(uint row, uint t) {
   return sum;
 }
 
-// Weights, which lie in place of the scores, times values that are not finite.
+// Weights, which lie in place of the scores, times values that the matrices cannot have.
 void put_plain_sums(uint first_key, uint end) {
   for (uint at = gl_LocalInvocationIndex; at < TILE_M * QUADS; at += LANES) {
     uint row = at / QUADS;
@@ -278,6 +307,9 @@ void main() {
     barrier();
     fetch(true, first_key, end);
     SUM_MATRIX product = ZERO_SUM;
+#ifndef Q_F16
+    SUM_MATRIX low_product = ZERO_SUM;
+#endif
     EACH_MATRIX for (uint k = 0; k < kSteps; ++k) {
       if (4u * k < QUADS) {
         uint at = kTile + part * (16u * kStride) + 2u * k;
@@ -288,13 +320,16 @@ void main() {
 #else
         RIGHT_MATRIX low;
         LOAD_RIGHT(low, at + TILE_N * kStride, kStride);
-        SUM_MATRIX step_sum = MULTIPLY_ADD(left[2u * k + 1u], right, ZERO_SUM);
-        step_sum = MULTIPLY_ADD(left[2u * k], low, step_sum);
-        step_sum = MULTIPLY_ADD(left[2u * k], right, step_sum);
+        SUM_MATRIX step_sum = MULTIPLY_ADD(left[2u * k], right, ZERO_SUM);
+        low_product = MULTIPLY_ADD(left[2u * k + 1u], right, low_product);
+        low_product = MULTIPLY_ADD(left[2u * k], low, low_product);
         ADD(product, step_sum);
 #endif
       }
     }
+#ifndef Q_F16
+    ADD_SCALED(product, low_product, 1.0 / kLowFactor);
+#endif
     STORE_SUM(product, kScores + down * kScoreStride + part * 4u, kScoreStride);
     barrier();
 
@@ -330,6 +365,7 @@ void main() {
     barrier();
 
     uint largest_value = value_bits;
+    bool is_plain = are_odd(largest_value, least_bits);
     float now = largest;
     [[unroll]] for (uint i = 0; i < kRowLanes / 4u; ++i) {
       vec4 parts = part_of_row[own_row][i];
@@ -344,8 +380,8 @@ void main() {
       weights[i / 4u][i % 4u] = score == kHidden ? 0.0 : exp(score - now);
       weight_sum += weights[i / 4u][i % 4u];
     }
-    if (own_part == 0u) change_of_row[own_row] = change;
-    if (largest_value >= kInfinite) {
+    if (own_part == 0u) change_of_row[own_row / 4u][own_row % 4u] = change;
+    if (is_plain) {
       tile[score_at] = floatBitsToUint(weights[0]);
       tile[score_at + 1u] = floatBitsToUint(weights[1]);
       barrier();
@@ -363,10 +399,10 @@ void main() {
 #endif
     barrier();
     if (first_key + TILE_N < end) fetch(false, first_key + TILE_N, end);
-    if (gl_LocalInvocationIndex == 0u) value_bits = 0u;
+    forget_values();
     SUM_MATRIX changes;
-    LOAD_COLUMNS(changes, change_of_row, down);
-    if (largest_value >= kInfinite) {
+    LOAD_COLUMNS(changes, change_of_row, down / 4u);
+    if (is_plain) {
       EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) {
         if (4u * column(part, n) < QUADS) {
           SUM_MATRIX added;
@@ -384,18 +420,20 @@ void main() {
       EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) {
         if (4u * column(part, n) < QUADS) {
           SUM_MATRIX added = ZERO_SUM;
+          SUM_MATRIX low_added = ZERO_SUM;
           EACH_MATRIX for (uint k = 0; k < kKeySteps; ++k) {
             uint at = kTile + k * (16u * kStride) + 2u * column(part, n);
             RIGHT_MATRIX right;
             LOAD_RIGHT_ROWS(right, at, kStride);
-            added = MULTIPLY_ADD(weight[2u * k + 1u], right, added);
+            low_added = MULTIPLY_ADD(weight[2u * k + 1u], right, low_added);
 #ifndef Q_F16
             RIGHT_MATRIX low;
             LOAD_RIGHT_ROWS(low, at + TILE_N * kStride, kStride);
-            added = MULTIPLY_ADD(weight[2u * k], low, added);
+            low_added = MULTIPLY_ADD(weight[2u * k], low, low_added);
 #endif
             added = MULTIPLY_ADD(weight[2u * k], right, added);
           }
+          ADD_SCALED(added, low_added, 1.0 / kLowFactor);
           MULTIPLY(sums[n], changes);
           ADD_SCALED(sums[n], added, sum_factor);
         }

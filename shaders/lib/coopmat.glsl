@@ -22,7 +22,7 @@
 #define STORE_SUM(matrix, first, stride) coopMatStore(matrix, tile, first, stride, gl_CooperativeMatrixLayoutRowMajor)
 // Every row is the 16 values of a shared array from `first` on.
 #define LOAD_ROWS(matrix, array, first) coopMatLoad(matrix, array, first, 0, gl_CooperativeMatrixLayoutRowMajor)
-// Every column is them.
+// Every column is the 16 values of a shared array of vec4 from `first` on.
 #define LOAD_COLUMNS(matrix, array, first) coopMatLoad(matrix, array, first, 0, gl_CooperativeMatrixLayoutColumnMajor)
 #define MULTIPLY_ADD(left, right, sum) coopMatMulAdd(left, right, sum)
 #define ADD(sum, other) sum += other

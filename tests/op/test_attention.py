@@ -309,6 +309,7 @@ def check_of_any_size(case: Case, actual: torch.Tensor, inputs: Inputs) -> None:
     assert torch.equal(torch.isinf(actual), torch.isinf(wanted))
     finite = torch.isfinite(wanted)
     assert not finite.any() or relative_rms(actual[finite], wanted[finite]) <= tolerance(case)
+    check_table("attention", {**inputs, "y": actual}, case.attrs(), {"y": wanted}, {"y": actual}, {"y": finite})
 
 
 @cache
@@ -351,6 +352,8 @@ MATRIX_CASES = [
     Case(queries=19),
     Case(queries=33, keys=131, start=98, heads=4, kv_heads=2, batch=2, layouts=(1, 1, 1)),
     Case(queries=19, window=13),
+    Case(queries=80, keys=300, start=200, window=90),
+    Case(queries=40, keys=150, start=(4, 99, 0), heads=6, kv_heads=3, batch=3),
     Case(queries=19, soft_cap=50.0, scale=2.0),
     Case(queries=19, causal=False, filled=True, start=11),
     Case(queries=21, keys=21, start=0, batch=2, heads=6, kv_heads=2, layouts=(1, 1, 1), merged=True),
@@ -389,6 +392,35 @@ def test_emulated_matrices_of_rows_of_any_size(size: float) -> None:
     inputs["k"][:, :, ::2] *= size
     inputs["v"][:, :, 64:128] *= size
     check(case, run_emulated(case, inputs), inputs)
+
+
+def values_apart(size: float, column: int) -> tuple[Case, Inputs]:
+    """One value is large, and half of the queries do not see it."""
+    case = Case(queries=40, keys=70, start=0)
+    inputs = case.inputs()
+    inputs["v"][0, 0, 20, column] = size
+    return case, inputs
+
+
+def check_apart(case: Case, actual: torch.Tensor, inputs: Inputs) -> None:
+    check(case, actual, inputs)
+    unseen = dataclasses.replace(case, queries=20)
+    check(unseen, actual[:, :, :20], inputs | {"q": inputs["q"][:, :, :20]})
+
+
+@pytest.mark.parametrize("size", [1e5, 1e7, 1e12, 1e30])
+@pytest.mark.parametrize("column", [0, 63])
+def test_values_far_apart(size: float, column: int, tier: str) -> None:
+    case, inputs = values_apart(size, column)
+    check_apart(case, run_attention(case, inputs, tier), inputs)
+
+
+@pytest.mark.parametrize("size", [1e5, 1e7, 1e12, 1e30])
+@pytest.mark.parametrize("column", [0, 63])
+def test_emulated_matrices_of_values_far_apart(size: float, column: int) -> None:
+    """What does not see the large one, and the other columns, keep their bits."""
+    case, inputs = values_apart(size, column)
+    check_apart(case, run_emulated(case, inputs), inputs)
 
 
 def test_without_matrices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ Sum multiply_add(Operand left, Operand right, Sum sum) {
 #define LOAD_ROWS(matrix, array, place) \
   for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_column(e)]
 #define LOAD_COLUMNS(matrix, array, place) \
-  for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_row()]
+  for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_row() / 4u][matrix_row() % 4u]
 #define MULTIPLY_ADD(left, right, sum) multiply_add(left, right, sum)
 #define ADD(sum, other) \
   for (uint e = 0; e < 8u; ++e) sum.values[e] += other.values[e]
