@@ -62,6 +62,8 @@ def lanes_are_a_vector() -> bool:
 
 
 MATRICES = "coopmat_f16_16x16x16"  # the fact of the product of cooperative matrices that kernels use
+# The same on plain arrays, for devices that have none.
+EMULATED_MATRICES = {"lib/coopmat.glsl": (Path(__file__).parent / "shaders" / "coopmat.glsl").read_text()}
 
 
 def takes_matrices() -> bool:
@@ -136,12 +138,19 @@ def mutated_library(kernel: str, source: str, old: str, new: str) -> bytes:
 
     Algorithms that do not read the file come from the cache of the true shaders.
     """
+    manifest = (SHADERS / f"{kernel}.toml").read_text()
+    text = (SHADERS / source).read_text()
+    assert text.count(old) == 1, f"{source}: {old!r} occurs {text.count(old)} times"
+    return library_of({kernel: fitting_views(manifest.replace(', "f16"', ""))}, {source: text.replace(old, new)})
+
+
+def library_of(manifests: Mapping[str, str], sources: Mapping[str, str]) -> bytes:
+    """A kernel library of these manifests, by kernel, with the texts of some shader files, by path, replaced."""
     with tempfile.TemporaryDirectory() as folder:
         shaders = Path(folder) / "shaders"
         shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
-        manifest = (SHADERS / f"{kernel}.toml").read_text()
-        (shaders / f"{kernel}.toml").write_text(fitting_views(manifest.replace(', "f16"', "")))
-        text = (shaders / source).read_text()
-        assert text.count(old) == 1, f"{source}: {old!r} occurs {text.count(old)} times"
-        (shaders / source).write_text(text.replace(old, new))
+        for kernel, text in manifests.items():
+            (shaders / f"{kernel}.toml").write_text(text)
+        for source, text in sources.items():
+            (shaders / source).write_text(text)
         return build_library(shaders, cache_dir=default_cache_dir(SHADERS))

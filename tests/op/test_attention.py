@@ -9,10 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
-import shutil
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -21,20 +18,20 @@ import torch
 from tests.op.attention_cases import Case, Inputs, torch_attention
 from tests.op.calls import (
     DEVICE_DTYPES,
+    EMULATED_MATRICES,
     MATRICES,
     SHADERS,
     checked_call,
     expected_outputs,
     fitting_views,
     lanes_are_a_vector,
+    library_of,
     mutated_library,
     relative_rms,
     run_call,
     takes_matrices,
 )
 from tests.op.tolerance import check_table
-from zeropoint.kernels.build import build_library
-from zeropoint.kernels.cache import default_cache_dir
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.references import OutputSpec
 from zeropoint.runtime.player import LoadedProgram, counters
@@ -325,12 +322,7 @@ def emulated(name: str, dtype: str, mask: str) -> bytes:
     others = [text.replace(tiled, f"{tiled}where = [\"dtype(k) == 'i8'\"]\n") for text in algorithms if tiled in text]
     for slots, dtypes in (("[qy]", f'"{dtype}"'), ("[kv]", f'"{dtype}", "i8"'), ("mask", f'"{mask}"')):
         head = re.sub(rf"^({slots} = .*dtype = )\[.*?\]", rf"\1[{dtypes}]", head, flags=re.M)
-    with TemporaryDirectory() as folder:
-        shaders = Path(folder) / "shaders"
-        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [item for item in names if item.endswith(".toml")])
-        shutil.copy(Path(__file__).parent / "shaders" / "coopmat.glsl", shaders / "lib" / "coopmat.glsl")
-        (shaders / "attention.toml").write_text(fitting_views("[[algorithm]]".join([head, chosen, *others])))
-        return build_library(shaders, cache_dir=default_cache_dir(SHADERS))
+    return library_of({"attention": fitting_views("[[algorithm]]".join([head, chosen, *others]))}, EMULATED_MATRICES)
 
 
 def run_emulated(case: Case, inputs: Inputs) -> torch.Tensor:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
-from tests.op.calls import MATRICES, SHADERS, fitting_views, takes_matrices
+from tests.op.calls import EMULATED_MATRICES, MATRICES, SHADERS, fitting_views, library_of, takes_matrices
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
 from tests.op.test_quantized_linear import tier
-from zeropoint.kernels.build import build_library
 from zeropoint.lowering.packing import Layout
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram
 
-EMULATION = Path(__file__).parent / "shaders" / "coopmat.glsl"
 GUARD = f"device.{MATRICES} and device.subgroup_size == 32 and 2 * rows(q) > TILE_M and "
 ENOUGH_TILES = re.compile(r" and ceil_div\(rows\(q\), TILE_M\)[^\"]*")
 # The larger tiles need more shared memory than software devices have: the same code on a smaller one.
@@ -78,24 +73,20 @@ def narrowed(manifest: str, chain: Chain) -> str:
 @cache
 def emulated(wanted: Case) -> bytes:
     """A kernel library whose linear has the one algorithm, for any device."""
-    linear = "linear_dq8ca"
-    with TemporaryDirectory() as folder:
-        shaders = Path(folder) / "shaders"
-        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name.endswith(".toml")])
-        shutil.copy(EMULATION, shaders / "lib" / "coopmat.glsl")
-        for kernel in ("choose_qparams_per_row", "quantize_and_pack"):
-            (shaders / f"{kernel}.toml").write_text(narrowed((SHADERS / f"{kernel}.toml").read_text(), wanted.chain))
-        head, *algorithms = narrowed((SHADERS / f"{linear}.toml").read_text(), wanted.chain).split("[[algorithm]]")
-        (chosen,) = (text for text in algorithms if f'name = "{wanted.algorithm}"' in text)
-        assert GUARD in chosen
-        chosen = ENOUGH_TILES.sub("", chosen.replace(GUARD, ""))
-        for large, smaller in SMALLER.items():
-            chosen = chosen.replace(large, smaller)
-        chosen = chosen.replace("unroll = true\n", "")
-        own = [key for key in ("grid", "spec", "push", "iterations") if f"\n{key} = " in chosen]
-        head = re.sub(rf"^(?:{'|'.join(own)}) = .*\n", "", head, flags=re.M)  # defaults that nothing takes
-        (shaders / f"{linear}.toml").write_text(f"{head}[[algorithm]]{chosen}")
-        return build_library(shaders, cache_dir=Path(folder) / "cache")
+    manifests = {
+        kernel: narrowed((SHADERS / f"{kernel}.toml").read_text(), wanted.chain)
+        for kernel in ("choose_qparams_per_row", "quantize_and_pack", "linear_dq8ca")
+    }
+    head, *algorithms = manifests["linear_dq8ca"].split("[[algorithm]]")
+    (chosen,) = (text for text in algorithms if f'name = "{wanted.algorithm}"' in text)
+    assert GUARD in chosen
+    chosen = ENOUGH_TILES.sub("", chosen.replace(GUARD, ""))
+    for large, smaller in SMALLER.items():
+        chosen = chosen.replace(large, smaller)
+    chosen = chosen.replace("unroll = true\n", "")
+    own = [key for key in ("grid", "spec", "push", "iterations") if f"\n{key} = " in chosen]
+    head = re.sub(rf"^(?:{'|'.join(own)}) = .*\n", "", head, flags=re.M)  # defaults that nothing takes
+    return library_of(manifests | {"linear_dq8ca": f"{head}[[algorithm]]{chosen}"}, EMULATED_MATRICES)
 
 
 def check(chain: Chain, x: torch.Tensor, library: bytes | None) -> str:
