@@ -41,14 +41,14 @@ layout(std430, binding = ZP_BINDING) ZP_ACCESS buffer Zp { ZP_TYPE zp[]; };
 void main() {
   uint row = gl_WorkGroupID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x;
   uint lane = gl_LocalInvocationIndex;
-  int lo = 0;
-  int hi = 0;
+  Extremes extremes = no_extremes();
   if (row < rows) {
-    for (uint k = lane; k < row_length; k += LANES) include_value(load_x_bits(row * row_length + k), lo, hi);
+    for (uint k = lane; k < row_length; k += LANES) include_value(load_x_bits(row * row_length + k), extremes);
   }
   float scale_value;
   int zero_point;
-  choose_for_row(lo, hi, scale_value, zero_point);
+  float inverse;
+  choose_for_row(extremes, scale_value, zero_point, inverse);
   if (lane != 0u || row >= rows) return;
   store_scale(row, scale_value);
   store_zero_point(row, zero_point);

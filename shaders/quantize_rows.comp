@@ -63,7 +63,7 @@ layout(std430, binding = GROUP_SUMS_BINDING) writeonly buffer GroupSums { GROUP_
 #endif
 
 #define QPARAMS_WRITE
-#include "activation.glsl"
+#include "quads.glsl"
 #include "activations.glsl"
 #include "choose_qparams.glsl"
 #include "qparams.glsl"
@@ -91,11 +91,10 @@ void quantize(uint row, uint start, out float scale_value, out int zero_point) {
 void quantize(uint row, uint start, out float scale_value, out int zero_point) {
   uint lane = gl_LocalInvocationIndex;
   float factor = row_factor(start);
-  int lo = 0;
-  int hi = 0;
-  for (uint k = lane; k < row_length; k += LANES) include_value(row_value_bits(start, k, factor), lo, hi);
-  choose_for_row(lo, hi, scale_value, zero_point);
-  float inverse = exact_div(1.0, scale_value);
+  Extremes extremes = no_extremes();
+  for (uint k = lane; k < row_length; k += LANES) include_value(row_value_bits(start, k, factor), extremes);
+  float inverse;
+  choose_for_row(extremes, scale_value, zero_point, inverse);
 #ifdef GROUP_SUMS_NONE
   const uint block = clamp(STEP, 16u, 32u);
 #else

@@ -77,7 +77,6 @@ const uint kValueTeams = LANES / kWidth;
 const uint kValueKeys = TILE_N / kValueTeams;  // of a tile, those of a lane
 const uint kMost = MAX_QUADS / kTeam;          // of kKeyQuads and kValueKeys
 const uint kJoined = 4u;                       // rows whose sums are joined at once
-const uint kTiles = 2u;                        // that a workgroup takes before another one helps
 const uint kRowsOfLane = MAX_ROWS * TILE_N / LANES;
 const uint kPairs = MAX_QUADS / 16u;           // of a head, those of a lane
 
@@ -400,7 +399,7 @@ void main() {
   find_span();
   uint first = span.x / TILE_N;
   uint end = max((span.y + TILE_N - 1u) / TILE_N, first + 1u);
-  uint count = min((end - first + kTiles - 1u) / kTiles, gl_NumWorkGroups.x);
+  uint count = min(end - first, gl_NumWorkGroups.x);
   if (gl_WorkGroupID.x >= count) return;
   int wanted = token_place(batch(), 0u, keys);
   place = wanted >= 0 && uint(wanted) < keys ? uint(wanted) : kOutside;

@@ -4,7 +4,7 @@
 //   v = linear(quantized(norm(x)))      PROLOGUE: see lib/row_values.glsl
 //   y = v,  y = v + residual,  or with GATED y[n] = f(v[n]) * v[n + outputs], f chosen by OP
 // Every workgroup quantizes the row for itself, into shared memory: reading it again costs less than waiting for another
-// dispatch. Codes, dot products and the order of the sums are those of the separate kernels.
+// dispatch. Codes and dot products are those of the separate kernels, and where SPLIT_K is theirs, the order of the sums.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"
@@ -62,7 +62,7 @@ layout(std430, binding = RESIDUAL_BINDING) readonly buffer Residual { RESIDUAL_T
 #endif
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
-#include "activation.glsl"
+#include "quads.glsl"
 #include "activations.glsl"
 #include "choose_qparams.glsl"
 #include "quantize.glsl"
@@ -80,7 +80,7 @@ const uint kStepChunks = STEP >= 32u ? STEP / 32u : 1u;  // chunks of 32 positio
 const uint kChunks = PACKED_LENGTH / 32u;
 const uint kSteps = (kChunks + kStepChunks - 1u) / kStepChunks;                  // or chunks, where a step is shorter
 const uint kSliceChunks = (kSteps + SPLIT_K - 1u) / SPLIT_K * kStepChunks;       // that an invocation works on
-const uint kRounds = (kSliceChunks + BATCH - 1u) / BATCH;
+const uint kBatches = (kSliceChunks + BATCH - 1u) / BATCH;
 
 shared uvec4 codes[MAX_K / 16];
 shared float partial[TURNS][2][SPLIT_K][TILE_N];
@@ -269,8 +269,8 @@ void main() {
     float added = float(residual[own_columns[0]]);
 #endif
     clear_sums();
-    for (uint first = 0; first < kRounds * BATCH; first += BATCH) {
-      bool is_last = first + BATCH >= kRounds * BATCH;
+    for (uint first = 0; first < kBatches * BATCH; first += BATCH) {
+      bool is_last = first + BATCH >= kBatches * BATCH;
       [[unroll]] for (uint i = 0; i < BATCH; ++i) {
         Chunk chunk = chunks[i];
         load_chunk(is_last ? tile + 1u : tile, is_last ? i : first + BATCH + i, i);
@@ -284,7 +284,8 @@ void main() {
       partial[turn][own][gl_LocalInvocationID.y][gl_LocalInvocationID.x] = totals[own] + sums[own];
     }
     barrier();
-    if (gl_LocalInvocationID.y == 0u && n < outputs) {
+    // Other invocations for each tile: none is behind the rest for long.
+    if (gl_LocalInvocationID.y == tile * (SPLIT_K / 8u) % SPLIT_K && n < outputs) {
       precise float value = output_value(turn, 0u, biases[0], scale_value);
       if (GATED != 0u) value = activate(value) * output_value(turn, 1u, biases[1], scale_value);
 #ifndef RESIDUAL_NONE

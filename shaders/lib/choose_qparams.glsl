@@ -7,9 +7,19 @@ float clamp_scale(float scale_value) {
   return bits < floatBitsToUint(eps) ? eps : scale_value;
 }
 
-int two_sided_zero_point(float lo, float hi, float scale_value) {
-  precise float low = exact_div(lo, scale_value);
-  precise float high = exact_div(hi, scale_value);
+float scale_between(float lo, float hi) {
+  precise float range = hi - lo;
+  float largest = max(-lo, hi);
+  if (mapping == 1) return clamp_scale(exact_div(largest, 0.5 * float(qmax - qmin)));
+  if (mapping == 3) return exact_div(clamp_scale(largest), float(qmax));
+  return clamp_scale(exact_div(range, float(qmax - qmin)));
+}
+
+// From lo / scale and hi / scale, as exact_div gives them.
+int zero_point_between(float low, float high) {
+  if (mapping == 3) return 0;
+  if (mapping == 1) return (qmax + qmin + 1) / 2;
+  if (mapping == 0) return int(clamp(float(qmin) - roundEven(low), float(qmin), float(qmax)));
   precise float low_error = float(qmin) + low;
   precise float high_error = float(qmax) + high;
   precise float error = low_error + high_error;
@@ -17,23 +27,4 @@ int two_sided_zero_point(float lo, float hi, float scale_value) {
   precise float from_high = float(qmax) - high;
   float zero_point = error > 0.0 ? from_low : from_high;
   return int(roundEven(clamp(zero_point, float(qmin), float(qmax))));
-}
-
-void choose(float lo, float hi, out float scale_value, out int zero_point) {
-  precise float range = hi - lo;
-  float largest = max(-lo, hi);
-  zero_point = 0;
-  if (mapping == 1) {
-    scale_value = clamp_scale(exact_div(largest, 0.5 * float(qmax - qmin)));
-    zero_point = (qmax + qmin + 1) / 2;
-  } else if (mapping == 3) {
-    scale_value = exact_div(clamp_scale(largest), float(qmax));
-  } else {
-    scale_value = clamp_scale(exact_div(range, float(qmax - qmin)));
-    if (mapping == 2) {
-      zero_point = two_sided_zero_point(lo, hi, scale_value);
-    } else {
-      zero_point = int(clamp(float(qmin) - roundEven(exact_div(lo, scale_value)), float(qmin), float(qmax)));
-    }
-  }
 }

@@ -27,11 +27,38 @@ uint element_of(uint i, uint j) {
   return source_index(4u * word_index(i) + j);
 }
 
+// Whether a word's elements are four neighbours from a multiple of four on.
+bool is_in_quads(uint start) {
+#ifdef UP_BINDING
+  start |= up_start;
+#endif
+  return GROUP_SIZE == GROUP_PADDED && ROW_LENGTH % 4u == 0u && start % 4u == 0u;
+}
+
+// Whether byte j of this invocation's word i stands for an element: of its last word, one look does for all four.
+bool has_value(uint i, uint j) {
+  if (GROUP_SIZE != GROUP_PADDED || ROW_LENGTH != PACKED_LENGTH) return element_of(i, j) < ROW_LENGTH;
+  return (i + 1u) * LANES <= PACKED_LENGTH / 4u || word_index(i) < PACKED_LENGTH / 4u;
+}
+
 void load_row(uint start) {
   if (is_normed()) {
     [[unroll]] for (uint i = 0; i < kKeptSquares; ++i) {
       if (i * LANES < ROW_LENGTH) kept_squares[i] = load_x(start + min(word_index(i), ROW_LENGTH - 1u));
     }
+  }
+  if (is_in_quads(start)) {
+    [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
+      if (i >= kWords) break;
+      uint quad = min(word_index(i), ROW_LENGTH / 4u - 1u);
+      uvec4 bits = quad_bits(x[start / 4u + quad]);
+      vec4 weights = weight_quad(quad);
+      [[unroll]] for (uint j = 0; j < 4u; ++j) {
+        kept[i][j] = bits[j];
+        kept_weights[i][j] = weights[j];
+      }
+    }
+    return;
   }
   [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
     if (i >= kWords) break;
@@ -55,37 +82,36 @@ float kept_factor(uint start) {
 }
 
 void put_word(uint i, uint word) {
-  if (word_index(i) < PACKED_LENGTH / 4u) store_word(word_index(i), word);
+  if ((i + 1u) * LANES <= PACKED_LENGTH / 4u || word_index(i) < PACKED_LENGTH / 4u) store_word(word_index(i), word);
 }
 
 // Makes the codes, and gives the row's scale and zero point; load_row comes before. What runs once should be short: its
 // instructions are waited for. Call in uniform flow.
 void quantize_row(uint start, out float scale_value, out int row_zero_point) {
   float factor = kept_factor(start);
-  int lo = 0;
-  int hi = 0;
+  Extremes extremes = no_extremes();
   [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
     if (i >= kWords) break;
     [[unroll]] for (uint j = 0; j < 4u; ++j) {
       kept[i][j] = value_of(kept[i][j], kept_weights[i][j], factor);
-      if (element_of(i, j) < ROW_LENGTH) include_value(kept[i][j], lo, hi);
+      if (has_value(i, j)) include_value(kept[i][j], extremes);
     }
   }
   for (uint i = kKeptWords; i < kWords; ++i) {
     [[unroll]] for (uint j = 0; j < 4u; ++j) {
       uint k = element_of(i, j);
-      if (k < ROW_LENGTH) include_value(row_value_bits(start, k, factor), lo, hi);
+      if (k < ROW_LENGTH) include_value(row_value_bits(start, k, factor), extremes);
     }
   }
-  choose_for_row(lo, hi, scale_value, row_zero_point);
-  float inverse = exact_div(1.0, scale_value);
+  float inverse;
+  choose_for_row(extremes, scale_value, row_zero_point, inverse);
   uint done = 0u;
   if (is_easy_scale(scale_value)) {
     [[unroll]] for (uint i = 0; i < kKeptWords; ++i) {
       if (i >= kWords) break;
       uint word = 0u;
       [[unroll]] for (uint j = 0; j < 4u; ++j) {
-        int code = element_of(i, j) < ROW_LENGTH ? quantized_easily(kept[i][j], inverse, row_zero_point) : 0;
+        int code = has_value(i, j) ? quantized_easily(kept[i][j], inverse, row_zero_point) : 0;
         word |= (uint(code) & 0xffu) << (8u * j);
       }
       put_word(i, word);

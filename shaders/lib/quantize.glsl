@@ -53,12 +53,17 @@ bool is_easy_scale(float scale_value) {
   return ROUNDING != 1 && scale_value > 1e-36 && is_finite_bits(floatBitsToUint(scale_value));
 }
 
+// A float of this size has no fraction: the sum with it is rounded to an integer, ties to even.
+const float kRounds = 12582912.0;  // 1.5 * 2^23
+const int kRoundsBits = 0x4b400000;
+
+// Of a value between its row's extremes, which are at most 2^16 codes apart.
 int quantized_easily(uint bits, float inverse, int zero_point) {
   precise float value = uintBitsToFloat(bits) * inverse;
-  if (ROUNDING == 0) value = roundEven(value);
-  value = value + float(zero_point);
-  if (ROUNDING == 2) value = roundEven(value);
-  return int(clamp(value, float(qmin), float(qmax)));
+  if (ROUNDING == 2) value = value + float(zero_point);
+  value = value + kRounds;
+  int code = floatBitsToInt(value) - kRoundsBits;
+  return clamp(ROUNDING == 2 ? code : code + zero_point, qmin, qmax);
 }
 
 // Index of x for packed position p, or row_length where the padding has none.

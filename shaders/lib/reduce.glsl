@@ -3,36 +3,44 @@
 
 shared float float_scratch[LANES];
 
-#if LANES == 256
-shared float sixteen_sums[16];
+#if LANES >= 256
+const uint kLastSums = LANES == 256 ? 16u : 32u;
+const uint kParts = LANES / kLastSums;
+shared float last_sums[kLastSums];
+shared float whole_sum;
 
-// Halving a row of 16 until one is left.
-float halved_sum(float values[16]) {
-  [[unroll]] for (uint width = 8u; width > 0u; width >>= 1) {
-    [[unroll]] for (uint i = 0; i < 8u; ++i) {
-      if (i < width) values[i] += values[i + width];
+// Right in invocation 0 alone. The same order as below, halving by halving, but two waits in all.
+float first_lane_sum(float value) {
+  uint lane = gl_LocalInvocationIndex;
+  float_scratch[lane] = value;
+  barrier();
+  if (lane < kLastSums) {
+    float values[kParts];
+    [[unroll]] for (uint i = 0; i < kParts; ++i) values[i] = float_scratch[lane + kLastSums * i];
+    [[unroll]] for (uint width = kParts / 2u; width > 0u; width >>= 1) {
+      [[unroll]] for (uint i = 0; i < width; ++i) values[i] += values[i + width];
     }
+    last_sums[lane] = values[0];
+  }
+  barrier();
+  if (lane > 0u) return 0.0;
+  float values[kLastSums];
+  [[unroll]] for (uint i = 0; i < kLastSums; ++i) values[i] = last_sums[i];
+  [[unroll]] for (uint width = kLastSums / 2u; width > 0u; width >>= 1) {
+    [[unroll]] for (uint i = 0; i < width; ++i) values[i] += values[i + width];
   }
   return values[0];
 }
 
-// The same order as below, halving by halving, but four of them a wait.
-float workgroup_sum(float value) {
-  uint lane = gl_LocalInvocationIndex;
-  barrier();  // an earlier result may still be read
-  float_scratch[lane] = value;
+// What invocation 0 has, for all.
+float first_lane_value(float value) {
+  if (gl_LocalInvocationIndex == 0u) whole_sum = value;
   barrier();
-  float values[16];
-  if (lane < 16u) {
-    [[unroll]] for (uint i = 0; i < 16u; ++i) values[i] = float_scratch[lane + 16u * i];
-    sixteen_sums[lane] = halved_sum(values);
-  }
-  barrier();
-  [[unroll]] for (uint i = 0; i < 16u; ++i) values[i] = sixteen_sums[i];
-  return halved_sum(values);
+  return whole_sum;
 }
 #else
-float workgroup_sum(float value) {
+// Right in every invocation.
+float first_lane_sum(float value) {
   uint lane = gl_LocalInvocationIndex;
   barrier();  // an earlier result may still be read
   float_scratch[lane] = value;
@@ -43,7 +51,15 @@ float workgroup_sum(float value) {
   }
   return float_scratch[0];
 }
+
+float first_lane_value(float value) {
+  return value;
+}
 #endif
+
+float workgroup_sum(float value) {
+  return first_lane_value(first_lane_sum(value));
+}
 
 // NaN is no maximum.
 float workgroup_max(float value) {

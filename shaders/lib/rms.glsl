@@ -9,5 +9,5 @@ float add_square(float sum, float value) {
 
 // 1 / sqrt(mean + eps), from every lane's sum of squares of its elements.
 float inverse_rms(float squares, uint length, float eps_value) {
-  return 1.0 / sqrt(workgroup_sum(squares) / float(length) + eps_value);
+  return first_lane_value(1.0 / sqrt(first_lane_sum(squares) / float(length) + eps_value));
 }

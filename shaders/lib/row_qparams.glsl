@@ -5,20 +5,34 @@ shared int keys_of[2 * LANES];  // the smallest, then the largest turned round, 
 #if LANES > 16
 const uint kEnds = LANES > 256 ? 32u : 16u;
 shared int ends[2 * kEnds];
+#else
+const uint kEnds = LANES;
+#define ends keys_of
 #endif
+shared float scale_of_row;
+shared float quotients[3];  // of 1, the smallest and the largest value, divided by it
 
-void include_value(uint bits, inout int lo, inout int hi) {
-  int key = float_key(bits);
-  lo = min(lo, key);
-  hi = max(hi, key);
+// Bits of a lane's smallest negative and largest positive value: those of a sign are in order, NaN outside +-inf.
+struct Extremes {
+  uint lowest;
+  int highest;
+};
+
+Extremes no_extremes() {
+  return Extremes(0x7fffffffu, 0);
 }
 
-// From every lane's smallest and largest key, at most and at least 0. A row that holds a NaN gets a NaN scale and zero
-// point 0. Call in uniform flow.
-void choose_for_row(int lo, int hi, out float scale_value, out int zero_point) {
+void include_value(uint bits, inout Extremes extremes) {
+  extremes.lowest = max(extremes.lowest, bits);
+  extremes.highest = max(extremes.highest, int(bits));
+}
+
+// From every lane's extremes, and 0; inverse is 1 / scale. A row that holds a NaN gets a NaN scale and zero point 0. Three
+// lanes divide, all at once: a division is long, and a whole workgroup would take its time. Call in uniform flow.
+void choose_for_row(Extremes extremes, out float scale_value, out int zero_point, out float inverse) {
   uint lane = gl_LocalInvocationIndex;
-  keys_of[lane] = lo;
-  keys_of[LANES + lane] = ~hi;
+  keys_of[lane] = extremes.lowest > 0x7fffffffu ? float_key(extremes.lowest) : 0;
+  keys_of[LANES + lane] = ~extremes.highest;
   barrier();
 #if LANES > 16
   if (lane < 2u * kEnds) {
@@ -28,18 +42,24 @@ void choose_for_row(int lo, int hi, out float scale_value, out int zero_point) {
     ends[lane] = least;
   }
   barrier();
-  [[unroll]] for (uint i = 0; i < kEnds; ++i) {
-    lo = min(lo, ends[i]);
-    hi = max(hi, ~ends[kEnds + i]);
-  }
-#else
-  [[unroll]] for (uint i = 0; i < LANES; ++i) {
-    lo = min(lo, keys_of[i]);
-    hi = max(hi, ~keys_of[LANES + i]);
-  }
 #endif
-  scale_value = uintBitsToFloat(kNanBits);
-  zero_point = 0;
-  if (lo < kKeyNegInf || hi > kKeyInf) return;
-  choose(key_float(lo), key_float(hi), scale_value, zero_point);
+  if (lane < 3u) {
+    int lo = 0;
+    int hi = 0;
+    [[unroll]] for (uint i = 0; i < kEnds; ++i) {
+      lo = min(lo, ends[i]);
+      hi = max(hi, ~ends[kEnds + i]);
+    }
+    float least = key_float(lo);
+    float greatest = key_float(hi);
+    bool is_nan_row = lo < kKeyNegInf || hi > kKeyInf;
+    float chosen = is_nan_row ? uintBitsToFloat(kNanBits) : scale_between(least, greatest);
+    quotients[lane] = exact_div(lane == 0u ? 1.0 : lane == 1u ? least : greatest, chosen);
+    scale_of_row = chosen;
+  }
+  barrier();
+  scale_value = scale_of_row;
+  inverse = quotients[0];
+  bool has_scale = (floatBitsToUint(scale_value) & 0x7fffffffu) <= 0x7f800000u;
+  zero_point = has_scale ? zero_point_between(quotients[1], quotients[2]) : 0;
 }

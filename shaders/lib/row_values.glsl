@@ -3,8 +3,12 @@
 //   PROLOGUE 1  x / sqrt(mean(x^2) + norm_eps) * weight_offset                the arithmetic of rms_norm.comp, not rounded
 //   PROLOGUE 2  x / sqrt(mean(x^2) + norm_eps) * (weight_offset + weight)     to f16 in between
 //   PROLOGUE 3  f(x) * up, f chosen by OP; quantize_rows.comp alone
-// Needs exact.glsl, activation.glsl, activations.glsl, rms.glsl, `weight`, and the push constants row_length, norm_eps and
+// Needs exact.glsl, quads.glsl, activations.glsl, rms.glsl, `weight`, and the push constants row_length, norm_eps and
 // weight_offset.
+
+uint load_x_bits(uint i) {
+  return QUAD_ELEMENT(x, i);
+}
 
 float load_x(uint i) {
   return uintBitsToFloat(load_x_bits(i));
@@ -34,9 +38,17 @@ uint value_of(uint bits, float own_weight, float factor) {
 
 float weight_at(uint k) {
 #ifdef UP_BINDING
-  if (PROLOGUE == 3u) return float(up[up_start + k]);
+  if (PROLOGUE == 3u) return uintBitsToFloat(QUAD_ELEMENT(up, up_start + k));
 #endif
-  return PROLOGUE == 2u ? float(weight[k]) : 0.0;
+  return PROLOGUE == 2u ? uintBitsToFloat(QUAD_ELEMENT(weight, k)) : 0.0;
+}
+
+// Of elements 4 * i and on, as weight_at; what `up` has of the row starts at a multiple of four.
+vec4 weight_quad(uint i) {
+#ifdef UP_BINDING
+  if (PROLOGUE == 3u) return uintBitsToFloat(quad_bits(up[up_start / 4u + i]));
+#endif
+  return PROLOGUE == 2u ? uintBitsToFloat(quad_bits(weight[i])) : vec4(0.0);
 }
 
 uint row_value_bits(uint start, uint k, float factor) {

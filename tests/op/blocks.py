@@ -20,18 +20,22 @@ MAX_ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """prologue: plain, norm, bare_norm or gated. ending: none, residual or gated, which a second linear follows."""
+    """prologue: plain, norm, bare_norm or gated. ending: none, residual or gated, which a second linear follows.
+
+    gap: elements before what a norm reads of a row of x, or between the halves of a gated one.
+    """
 
     chain: Chain
     prologue: str = "plain"
     ending: str = "none"
     op: GateOp = GateOp.SILU
+    gap: int = 0
 
     def __str__(self) -> str:
         return f"{self.chain}-{self.prologue}-{self.ending}-{self.op.name.lower()}"
 
     def width(self) -> int:
-        return self.chain.k * (2 if self.prologue == "gated" else 1)
+        return self.gap + self.chain.k * (2 if self.prologue == "gated" else 1)
 
     def build(self, fusions: str) -> tuple[Program, dict[str, bytes]]:
         b, c = ProgramBuilder(), self.chain
@@ -69,12 +73,13 @@ class Block:
             return x
         h = b.tensor("h", c.compute, [rows, k])
         if self.prologue == "gated":
-            places = {"gate_offset": 0, "gate_row_stride": 2 * k, "up_offset": k, "up_row_stride": 2 * k}
+            gate = {"gate_offset": 0, "gate_row_stride": self.width()}
+            places = {**gate, "up_offset": k + self.gap, "up_row_stride": self.width()}
             b.call("gated_activation", {"gate": x, "up": x, "y": h}, {"op": int(self.op), "row_length": k, **places})
             return h
         values = torch.linspace(-1.0, 2.0, k).to(TORCH[c.compute]).numpy()
         weight = None if self.prologue == "bare_norm" else b.constant("weight", c.compute, [k], data=values)
-        places = {"x_offset": 0, "x_inner_rows": 1, "x_outer_stride": k, "x_inner_stride": 0}
+        places = {"x_offset": self.gap, "x_inner_rows": 1, "x_outer_stride": self.width(), "x_inner_stride": 0}
         attrs = {"eps": 1e-6, "weight_offset": 1.0, "row_length": k, **places}
         b.call("rms_norm", {"x": x, "weight": weight, "y": h}, attrs)
         return h
