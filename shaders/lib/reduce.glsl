@@ -55,13 +55,8 @@ float first_lane_sum(float value) {
 float first_lane_value(float value) {
   return value;
 }
-#endif
 
-float workgroup_sum(float value) {
-  return first_lane_value(first_lane_sum(value));
-}
-
-// NaN is no maximum.
+// NaN is no maximum. Only here: above, a sum that follows would not wait until all have read it.
 float workgroup_max(float value) {
   uint lane = gl_LocalInvocationIndex;
   barrier();
@@ -74,4 +69,9 @@ float workgroup_max(float value) {
     barrier();
   }
   return float_scratch[0];
+}
+#endif
+
+float workgroup_sum(float value) {
+  return first_lane_value(first_lane_sum(value));
 }
