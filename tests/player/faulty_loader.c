@@ -19,7 +19,7 @@
   X(34, vkDestroyBuffer) X(35, vkDestroyImage) X(36, vkDestroyImageView) X(37, vkDestroyPipeline)                    \
   X(38, vkDestroyPipelineLayout) X(39, vkDestroyDescriptorSetLayout) X(40, vkDestroyShaderModule)                    \
   X(41, vkDestroyDescriptorPool) X(42, vkDestroyQueryPool) X(43, vkFreeCommandBuffers) X(44, vkDestroyCommandPool)   \
-  X(45, vkDestroyFence) X(46, vkDestroyPipelineCache)
+  X(45, vkDestroyFence) X(46, vkDestroyPipelineCache) X(47, vkGetFenceStatus)
 
 typedef void (*Function)(void);
 typedef Function (*Find)(void*, const char*);

@@ -28,6 +28,20 @@ with LoadedProgram(test_player.quantize()) as loaded:
 print(loader.zp_calls(b"vkCmdPipelineBarrier"), *validation(clear=True).messages, sep="\\n")
 """
 
+# Runs, the first of which tell how long one takes. The fence's status says each time that the device is lost.
+SHORT_RUNS = """
+import os
+from tests.player import test_player
+from tests.player.faulty import loader
+from zeropoint.runtime.player import LoadedProgram
+x = test_player.rows_of(7)
+with LoadedProgram(test_player.quantize()) as loaded:
+    wanted = [y.tobytes() for y in loaded.execute([x])]
+    loader.zp_arm(b"vkGetFenceStatus", 0, {result})
+    assert all([y.tobytes() for y in loaded.execute([x])] == wanted for _ in range(9))
+print(loader.zp_calls(b"vkGetFenceStatus"))
+"""
+
 
 def real_loader() -> str:
     """The path of this process's libvulkan.so.1, which opening the devices loads."""
@@ -85,3 +99,18 @@ def test_a_missing_barrier_is_reported(environment: dict[str, str], layers: str)
     assert any("SYNC-HAZARD-READ" in message or "READ_AFTER_WRITE hazard" in message for message in messages)
     _, *messages = run(environment, "-c", WITHOUT_BARRIERS.format(call=10**6), python=python).splitlines()
     assert messages == []
+
+
+@pytest.mark.parametrize(
+    ("staging", "result", "asked"),
+    [("", 1, False), ("1", 1, True), ("1", -4, True)],
+    ids=["none", "asked", "the answer is an error"],
+)
+def test_a_short_run_of_a_discrete_device_is_asked_for(
+    environment: dict[str, str], staging: str, result: int, asked: bool
+) -> None:
+    """And not slept for; whether it is done, or the device lost, the wait after that decides."""
+    own = {"ZEROPOINT_STAGING": staging} if staging else {}
+    calls = int(run(environment | own, "-c", SHORT_RUNS.format(result=result)))
+    assert (calls >= 3) == asked
+    assert asked or calls == 0

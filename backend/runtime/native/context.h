@@ -99,8 +99,10 @@ class Context {
   void save_pipelines();
 
   Status begin(VkCommandBuffer* commands);
-  // The next n command buffers for each n of submits, one after the other without a pause.
-  Status submit_and_wait(const VkCommandBuffer* commands, const std::vector<uint32_t>& submits);
+  // The next n command buffers for each n of submits, one after the other without a pause. expected_s: what they take,
+  // where that is known.
+  Status submit_and_wait(
+      const VkCommandBuffer* commands, const std::vector<uint32_t>& submits, double expected_s = 0.0);
   // Records commands with record(VkCommandBuffer), runs them once and waits.
   template <typename Record> Status run_once(Record record) {
     VkCommandBuffer commands = VK_NULL_HANDLE;
@@ -116,6 +118,7 @@ class Context {
 
  private:
   Status open();
+  void ask_until_done(double expected_s) const;
   Status scratch(uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* shared, std::shared_ptr<Buffer>* buffer);
   Status allocate(const VkMemoryRequirements& needs, MemoryUse use, bool map, Memory* memory);
   bool find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const;

@@ -265,7 +265,7 @@ Status Delegate::run(Recording* recording) {
     part += work;
   }
   auto start = std::chrono::steady_clock::now();
-  ZP_TRY(context_->submit_and_wait(recording->slices.data(), submits_));
+  ZP_TRY(context_->submit_and_wait(recording->slices.data(), submits_, recording->seconds));
   double seconds = std::max(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), 1e-9);
   recording->seconds = recording->runs++ == 0 ? seconds : std::min(recording->seconds, seconds);
   if (all >= kTellingWork) context_->work_per_s = all / seconds;
