@@ -106,8 +106,8 @@ def group_anchors(program: ExportedProgram, matching: Matching) -> list[list[Nod
     """Partitions of anchors, free of cycles with the rest and as few as the levels of the graph.
 
     The level of an anchor is the largest number of times that a path to it leaves the delegates for an operator outside
-    and comes back. Anchors that share a node are on the higher level of theirs; what is computed in column pieces is
-    read on the next level only.
+    and comes back. Anchors that share a node are on the higher level of theirs; what lies in pieces too large to
+    be joined is read on the next level only.
     """
     taken = matching.taken()
     level: dict[Node, int] = {}
@@ -141,7 +141,7 @@ def _crosses(source: Node, node: Node, taken: Mapping[Node, list[Node]], after: 
     if node not in taken:
         return False
     if source in taken:
-        return source in matching.lowered and matching.lowered[source].pieces > 1
+        return source in matching.lowered and matching.lowered[source].apart
     return source in after and not is_arithmetic(source)
 
 

@@ -61,12 +61,13 @@ class NotApplicable(Unsupported):
 class Lowered:
     """What a rule did with a node: the nodes it consumed, and the kernels it called.
 
+    apart: its value lies in pieces that one binding would not hold together, so nobody in the same Program reads it.
     needs: nodes whose rules do the rest of it, without which it means nothing.
     """
 
     nodes: tuple[Node, ...]
     kernels: tuple[str, ...]
-    pieces: int = 1
+    apart: bool = False
     needs: tuple[Node, ...] = ()
 
 
@@ -110,14 +111,9 @@ class Lowering:
         return _INTEGER_DTYPES[dtype]
 
     def view(self, node: Node) -> View:
-        """A node's value: computed here, a constant, a state, or else an input of the Program."""
-        if node in self._pieces:
-            raise Unsupported(
-                f"its input {node.name} is computed in {len(self._pieces[node])} column pieces; "
-                "raise max_binding_bytes to join them"
-            )
+        """A node's value: computed here, in pieces that then are joined, a constant, a state, or an input."""
         if node not in self._values:
-            self._values[node] = self.dense_view(self._stored(node))
+            self._values[node] = self.dense_view(self._joined(node) if node in self._pieces else self._stored(node))
         return self._values[node]
 
     def has_value(self, node: Node) -> bool:
@@ -185,6 +181,11 @@ class Lowering:
             self._pieces[node] = tuple(pieces)
         else:
             self._values[node] = self.dense_view(pieces[0])
+
+    def is_apart(self, node: Node) -> bool:
+        """Whether a node's value lies in pieces that one binding would not hold together."""
+        sizes = [self.builder.tensor_info(piece).size_bytes for piece in self._pieces.get(node, ())]
+        return sum(sizes) > self.options.max_binding_bytes
 
     def returned(self, node: Node, given: Container[int]) -> tuple[int, ...]:
         """result(), copied where it lies in memory that the host does not read, or in an input of the Program."""
@@ -275,6 +276,21 @@ class Lowering:
         return self.once(
             ("constant", name, dtype), lambda: (self.builder.constant(name, dtype, constant.shape, data=data),)
         )[0]
+
+    def _joined(self, node: Node) -> int:
+        """The tensor into which pieces that lie side by side are copied."""
+        sizes, pieces = self.dims(tensor_of(node).shape), self._pieces[node]
+        if self.is_apart(node):
+            raise Unsupported(
+                f"its input {node.name}, {len(pieces)} column pieces, does not fit max_binding_bytes; raise it"
+            )
+        tensor = self.builder.tensor(f"{node.name}.joined", self.builder.tensor_info(pieces[0]).dtype, sizes)
+        strides, column = dense_strides(sizes, self.multiply), 0
+        for piece in pieces:
+            source = self.dense_view(piece)
+            self.copy(source, View(tensor, Dim(column), source.sizes, strides), name=f"{node.name}.joined")
+            column += source.sizes[-1].base
+        return tensor
 
     def _constant_data(self, constant: Constant, dtype: DType) -> Callable[[], npt.NDArray[np.generic]]:
         def data() -> npt.NDArray[np.generic]:

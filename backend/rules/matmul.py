@@ -210,7 +210,7 @@ def _columns(product: _Product, lowering: Lowering) -> Lowered | None:
         emit_product(node, a, permute(b, [1, 0]) if axis == 0 else b, bias, y, lowering)
         pieces.append(y)
     lowering.bind(node, pieces)
-    return Lowered((node,), ("matmul",), len(pieces))
+    return Lowered((node,), ("matmul",), lowering.is_apart(node))
 
 
 def _bias_piece(product: _Product, start: int, stop: int, lowering: Lowering) -> int | None:

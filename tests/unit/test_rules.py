@@ -345,15 +345,24 @@ def names(nodes: object) -> list[str]:
     return [node.name for node in nodes if isinstance(node, Node)]
 
 
-def test_an_output_in_pieces_is_not_read_by_a_delegated_linear_of_the_same_program() -> None:
+def test_an_output_in_pieces_is_joined_where_one_binding_holds_it() -> None:
+    """Otherwise no delegated linear of the same program reads it."""
     options = CompileOptions(max_binding_bytes=1 << 20)
     model = nn.Sequential(
         QuantizedLinear(4096, Weights(n=640, group_size=128)), QuantizedLinear(640, Weights(n=4, group_size=32))
     )
     program = export(model, torch.randn(4, 4096))
+    lowered, _ = lower_program(program, options)
+    copies = [call for call in lowered.calls if call.kernel == "strided_copy"]
+    assert len(copies) == len({call.tensor("x") for call in copies}) == 2
+    assert [names(group) for group in group_anchors(program, match_program(program, options))] == [
+        ["linear", "linear_1"]
+    ]
+    large = Open(lambda m, x: m.linear(x).amax(-1), Weights(n=640, group_size=32), 64)
+    program = export(large, torch.randn(410, 64))
     with pytest.raises(
-        Unsupported, match=r"linear_1: accepted by the partitioner.* its input linear is computed in 2 column"
+        Unsupported, match=r"amax: accepted by the partitioner.* its input linear, 2 column pieces, does"
     ):
         lower_program(program, options)
     matching = match_program(program, options)
-    assert [names(group) for group in group_anchors(program, matching)] == [["linear"], ["linear_1"]]
+    assert [names(group) for group in group_anchors(program, matching)] == [["linear"], ["amax"]]

@@ -57,7 +57,7 @@ def lower_linear(node: Node, lowering: Lowering) -> Lowered:
     nodes = (*operands.nodes, *weight.nodes)
     if activation is not None:
         nodes = (*activation.nodes, *between, *nodes)
-    return Lowered((*_with_assertions(nodes), node), kernels, len(pieces))
+    return Lowered((*_with_assertions(nodes), node), kernels, lowering.is_apart(node))
 
 
 WHOLE = (torch.ops.aten.linear.default,)
