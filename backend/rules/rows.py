@@ -8,12 +8,12 @@ import torch
 from torch.fx import Node
 
 from ..errors import Unsupported
-from ..kernels._generated.signatures import ArgReduceOp, ReduceOp
+from ..kernels._generated.signatures import SIGNATURES, ArgReduceOp, ReduceOp, TopkOp
 from ..kernels.dtypes import DType
 from ..lowering.graph import arguments, node_argument, op_name, tensor_of
 from ..lowering.lowering import Lowered, Lowering
 from ..lowering.shapes import permute
-from ..lowering.values import FLOATS, bind_empty, cast, check_dtype, dense, offered_dtypes, scalar, whole
+from ..lowering.values import FLOATS, bind_empty, cast, check_dtype, dense, offered_dtypes, scalar, temporary, whole
 from ..lowering.view import ONE, ZERO, View, collapse, dense_strides
 from ..lowering.view_changes import axes_of
 from ..program import Dim
@@ -35,6 +35,7 @@ _ARGS = {
     "min": ArgReduceOp.ARGMIN,
 }
 _LEVELS = 2  # of rows
+PIECE = SIGNATURES["topk_rows"].constants["PIECE"]  # of a row, that one workgroup sorts
 
 
 def row_attrs(view: View, n_inner: int, lowering: Lowering, *, name: str) -> tuple[int, dict[str, Dim]]:
@@ -54,6 +55,26 @@ def row_attrs(view: View, n_inner: int, lowering: Lowering, *, name: str) -> tup
         "x_outer_stride": outer_stride,
         "x_inner_stride": inner_stride,
     }
+
+
+def first_of_rows(node: Node, x: View, k: int, op: TopkOp, lowering: Lowering, *, n_inner: int = 1) -> tuple[int, int]:
+    """The first k elements of each row over the last n_inner dimensions, and their indices, i32: both [..., k].
+
+    Those of each piece of a long row come first, then those of them all.
+    """
+    dtype, lead = lowering.builder.tensor_info(x.tensor).dtype, x.sizes[: len(x.sizes) - n_inner]
+    tensor, attrs = row_attrs(x, n_inner, lowering, name=node.name)
+    slots = {"x": tensor}
+    while True:
+        n_pieces = -(-attrs["row_length"].base // PIECE)
+        sizes = (*lead, Dim(n_pieces * k))
+        y = temporary(lowering, f"{node.name}.first", dtype, sizes)
+        index = temporary(lowering, f"{node.name}.index", DType.I32, sizes)
+        lowering.call("topk_rows", {**slots, "y": y, "index": index}, {"op": op, "k": k, **attrs}, node=node)
+        if n_pieces == 1:
+            return y, index
+        tensor, attrs = row_attrs(lowering.dense_view(y), 1, lowering, name=node.name)
+        slots = {"x": tensor, "from": index}
 
 
 def lower_softmax(node: Node, lowering: Lowering) -> Lowered:
@@ -129,10 +150,17 @@ def _argmax(node: Node, source: Node, lowering: Lowering) -> Lowered:
     dtype = tensor_of(x_node).dtype
     known = lowering.device_dtype(dtype) in offered_dtypes("argmax_rows", "x")
     view = cast(lowering, x_node, dtype if known else torch.int32)
-    dims = _dims(values["dim"], len(view.sizes))
-    x, attrs = row_attrs(permute(view, _last(len(view.sizes), dims)), len(dims), lowering, name=node.name)
+    dims, op = _dims(values["dim"], len(view.sizes)), _ARGS[_name(source)]
+    rows = permute(view, _last(len(view.sizes), dims))
+    length = lowering.product(rows.sizes[len(rows.sizes) - len(dims) :])
+    if op is ArgReduceOp.ARGMAX and not length.terms and length.base > PIECE:  # one workgroup would take its time
+        _, y = first_of_rows(node, rows, 1, TopkOp.LARGEST, lowering, n_inner=len(dims))
+        sizes = lowering.dims(tensor_of(node).shape)
+        lowering.bind_view(node, View(y, ZERO, sizes, dense_strides(sizes, lowering.multiply)))
+        return Lowered((node,), ("topk_rows",))
+    x, attrs = row_attrs(rows, len(dims), lowering, name=node.name)
     y = lowering.new(node)
-    lowering.call("argmax_rows", {"x": x, "y": y}, {"op": _ARGS[_name(source)], **attrs}, node=node)
+    lowering.call("argmax_rows", {"x": x, "y": y}, {"op": op, **attrs}, node=node)
     return Lowered((node,), ("argmax_rows",))
 
 
