@@ -37,6 +37,8 @@ CONTEXT, PREFILL = 1024, 512
 RUNS = 5
 WARM_UP_S = 5.0  # until a GPU runs at its full clock
 DRIVER_CACHES_OFF = {"__GL_SHADER_DISK_CACHE": "0", "MESA_SHADER_CACHE_DISABLE": "true"}
+LIKELIEST = ".top1"  # the same model, which gives the likeliest token alone: `zeropoint export --top-logits 1`
+ON_DEVICE = ", the likeliest token chosen on the device"
 PEER_PATHS: tuple[dict[str, str], ...] = ({}, {"GGML_VK_DISABLE_COOPMAT2": "1"})
 MODELS = ("qwen3-0.6b", "llama-3.2-1b", "llama-3.1-8b")
 
@@ -62,16 +64,19 @@ def main() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--model", "models", multiple=True, type=click.Choice(MODELS), default=MODELS, show_default=True)
 def prepare(folder: Path, models: Sequence[str]) -> None:
-    """Writes MODEL.zpp, a Program without constants, and MODEL.json, its shape, into FOLDER."""
+    """Writes MODEL.zpp and MODEL.top1.zpp, Programs without constants, and MODEL.json, their shape, into FOLDER."""
     from zeropoint.llm.shapes import llama_1b, qwen3_600m
 
     configs = dict(zip(MODELS, (qwen3_600m, llama_1b, shapes.llama_8b), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     for model in models:
-        program = shapes.export_shape(configs[model], max_context=CONTEXT, max_prefill=PREFILL)
-        (folder / f"{model}.zpp").write_bytes(write_program(program))
+        for name, top_logits in ((model, None), (f"{model}{LIKELIEST}", 1)):
+            program = shapes.export_shape(
+                configs[model], max_context=CONTEXT, max_prefill=PREFILL, top_logits=top_logits
+            )
+            (folder / f"{name}.zpp").write_bytes(write_program(program))
+            click.echo(f"{name}: {len(program.calls)} calls")
         (folder / f"{model}.json").write_text(json.dumps(shape_of(configs[model]())))
-        click.echo(f"{model}: {len(program.calls)} calls")
 
 
 @main.command()
@@ -94,7 +99,7 @@ def measure(
     """Measures and compares; weights and llama.cpp's files go to a temporary folder."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as space:
-        for model in models or sorted(path.stem for path in folder.glob("*.zpp")):
+        for model in models or sorted(path.stem for path in folder.glob("*.json")):
             for row in (
                 *_ours(folder, model, Path(space), tests, kernels),
                 *_peers(folder, model, Path(space), tests, peer),
@@ -113,13 +118,19 @@ def _row(backend: str, test: str, unit: str, runs: Sequence[float]) -> dict[str,
 
 
 def _ours(folder: Path, model: str, space: Path, tests: Sequence[str], kernels: bool) -> Iterator[dict[str, Any]]:
-    program, constants = shapes.random_constants(read_program((folder / f"{model}.zpp").read_bytes()))
+    made: shapes.Made = {}
+    program, constants = shapes.random_constants(read_program((folder / f"{model}.zpp").read_bytes()), made)
     blob = write_program(program)
     size = len(blob) + sum(data.size for data in constants.values())
     yield _row("zeropoint", "file", "MB", [size / 1e6])
     with LoadedProgram(blob, constants) as loaded:
         for test in tests:
             yield _row("zeropoint", test, "tokens/s", _rates(loaded, test))
+    program, same = shapes.random_constants(read_program((folder / f"{model}{LIKELIEST}.zpp").read_bytes()), made)
+    assert same.keys() == constants.keys()
+    with LoadedProgram(program, constants) as loaded:
+        for test in tests:
+            yield _row("zeropoint", f"{test}{ON_DEVICE}", "tokens/s", _rates(loaded, test))
     if kernels:
         with LoadedProgram(blob, constants, profile=True) as loaded:
             for test in tests:

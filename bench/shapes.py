@@ -39,7 +39,9 @@ def llama_8b() -> PreTrainedConfig:
     )  # fmt: skip
 
 
-def export_shape(config: Callable[[], PreTrainedConfig], *, max_context: int, max_prefill: int) -> Program:
+def export_shape(
+    config: Callable[[], PreTrainedConfig], *, max_context: int, max_prefill: int, top_logits: int | None = None
+) -> Program:
     """The Program of a decoder of this configuration: 8da4w, its table 8 bits, float16 scales."""
     from zeropoint.export.inspection import inspect
     from zeropoint.llm.export import TextExportOptions, export_decoder, lower_decoder, quantize_text_model
@@ -52,7 +54,7 @@ def export_shape(config: Callable[[], PreTrainedConfig], *, max_context: int, ma
     half_weight_scales(model)
     _repeat_layer(model, config())
     with quick_shapes(), tempfile.TemporaryDirectory() as folder:
-        exported = export_decoder(model, max_context=max_context, max_prefill=max_prefill)
+        exported = export_decoder(model, max_context=max_context, max_prefill=max_prefill, top_logits=top_logits)
         path = Path(folder) / "model.pte"
         lower_decoder(exported, options.program, {}).to_executorch().save(str(path))
         (program,) = inspect(path).programs
@@ -126,10 +128,16 @@ def _key(name: str) -> str:
     return xxhash.xxh3_128_hexdigest(name.encode())
 
 
-def random_constants(program: Program) -> tuple[Program, dict[str, np.ndarray]]:
-    """The Program with random constants [bytes, uint8] by key: weights, scales of a usual size, sums and tables."""
+Made = dict[str, tuple[str, np.ndarray]]  # by a Program's key, that of random bytes and the bytes
+
+
+def random_constants(program: Program, made: Made | None = None) -> tuple[Program, dict[str, np.ndarray]]:
+    """The Program with random constants [bytes, uint8] by key: weights, scales of a usual size, sums and tables.
+
+    made: of another Program of the same model, and is added to.
+    """
     generator = np.random.default_rng(1)
-    made: dict[str, tuple[str, np.ndarray]] = {}
+    made = {} if made is None else made
     for tensor in program.tensors:
         if tensor.memory is Memory.CONSTANT and tensor.alias_of < 0 and tensor.constant not in made:
             data = _random(generator, tensor)

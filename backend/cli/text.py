@@ -48,6 +48,7 @@ def _list_models(context: click.Context, _: click.Parameter, wanted: bool) -> No
 @click.option("--max-context", default=512, show_default=True, help="Tokens of prompt and answer.")
 @click.option("--max-prefill", type=int, help="Tokens of the prompt, or text, in one call. Default: 128, or all.")
 @click.option("--max-source", type=int, help="Tokens that an encoder with a decoder reads. Default: --max-context.")
+@click.option("--top-logits", type=int, help="Give so many of the largest logits, chosen on the device. Default: all.")
 @click.option("--compute-dtype", default="model", show_default=True, help="model, f32 or f16.")
 @click.option("--qparams-storage", default="buffer", show_default=True, help="buffer or image.")
 @click.option("--float-zero-point", default="model", show_default=True, help="model or compute.")
@@ -72,6 +73,7 @@ def export(
     max_context: int,
     max_prefill: int | None,
     max_source: int | None,
+    top_logits: int | None,
     compute_dtype: str,
     qparams_storage: str,
     float_zero_point: str,
@@ -104,7 +106,7 @@ def export(
     if encoder is not None:
         name = encoder.name
         unused = ["lm_head", "embedding", "weight_scales", "adapter", "max_context", "max_source", "kv_cache"]
-        unused += ["dry_run"]
+        unused += ["dry_run", "top_logits"]
         _refuse_given(context, unused + ["max_prefill"] * (not encoder.reads_text), f"{model} is an encoder")
         encoding = EncoderExportOptions(
             recipe=recipe or DEFAULT_RECIPE,
@@ -127,6 +129,7 @@ def export(
             max_context=max_context,
             max_prefill=min(DEFAULT_PREFILL, max_context) if max_prefill is None else max_prefill,
             max_source=max_source,
+            top_logits=top_logits,
             program=compiled,
         )
         source = find_source(model)

@@ -1,7 +1,7 @@
 """How fast a text program is: prompts, decoding at depths of its cache, loading, and where the device's time goes.
 
 Wall time through executorch.runtime, as llama-bench counts it: a prompt in calls of up to max_prefill tokens, the
-logits of its last token on the host; decoding one token a call.
+logits of its last token (or the largest, as the program has it) on the host; decoding one token a call.
 """
 
 from __future__ import annotations
@@ -128,10 +128,10 @@ def _check(text: TextProgram, options: BenchmarkOptions) -> None:
 def _measure(text: TextProgram, options: BenchmarkOptions) -> Iterator[Measurement]:
     for length in options.prefill:
         prompt = _tokens(text, length)
-        yield _rate(f"pp{length}", length, options.runs, partial(text.prefill, prompt))
+        yield _rate(f"pp{length}", length, options.runs, partial(text.read, prompt))
     for depth in options.depths:
         if depth:
-            text.prefill(_tokens(text, depth))
+            text.read(_tokens(text, depth))
         name = f"tg{options.tokens}" + (f"@d{depth}" if depth else "")
         yield _rate(name, options.tokens, options.runs, partial(_decode, text, depth, options.tokens))
 
@@ -152,7 +152,7 @@ def _rate(test: str, n_tokens: int, runs: int, work: Callable[[], object]) -> Me
 
 def _decode(text: TextProgram, depth: int, n_tokens: int) -> None:
     for position in range(depth, depth + n_tokens):
-        text.logits(_tokens(text, 1), position)
+        text.scores(_tokens(text, 1), position)
 
 
 def _tokens(text: TextProgram, count: int) -> list[int]:
@@ -163,7 +163,7 @@ def _time_load(path: Path) -> dict[str, float]:
     started = time.perf_counter()
     text = TextProgram(path)
     loaded = time.perf_counter()
-    text.logits(_tokens(text, 1), 0)
+    text.scores(_tokens(text, 1), 0)
     return {"load": loaded - started, "first call": time.perf_counter() - loaded}
 
 

@@ -1,7 +1,8 @@
 """From a trained model to a .pte whose linears run on Vulkan: load, quantize, torch.export, lower, write.
 
 The method is `forward(input_ids [1, T], cache_position [T]) -> logits [1, 1, vocabulary]` of the last position, for
-every T from 1 to max_prefill, with the KV cache inside. What generation has to know (lengths, special tokens, the chat
+every T from 1 to max_prefill, with the KV cache inside; or, of `top_logits` K, `-> logits [1, 1, K], tokens [1, 1, K]`,
+the likeliest first. What generation has to know (lengths, special tokens, the chat
 template) stands in constant methods, under the names that ExecuTorch's text runner reads where it has one.
 Rejected: logits of all positions, 25 MB for 128 tokens of a 49,152-word vocabulary.
 """
@@ -37,6 +38,7 @@ from ..export.partitioner import ZeropointPartitioner
 from ..export.passes.drop_unread_buffers import DropUnreadBuffers
 from ..export.versions import warn_of_untried
 from ..files import replace_file
+from ..kernels._generated.signatures import SIGNATURES
 from ..lowering.options import CompileOptions
 from ..quantization.coverage import QuantizationSummary, quantization_summary
 from ..quantization.exact_weights import exact_weight
@@ -47,7 +49,7 @@ from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights
 from .models import Source, find_source, load_tokenizer, load_weights, quantized_matrices
 from .quantized_loading import WhileLoading
-from .seq2seq import export_seq2seq, is_seq2seq, reads_speech, start_tokens
+from .seq2seq import export_seq2seq, is_seq2seq, largest, reads_speech, start_tokens
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
@@ -55,6 +57,7 @@ DEFAULT_RECIPE = "8da4w"
 DEFAULT_PREFILL = 128
 WEIGHT_SCALES = ("model", "f16")
 _LONGEST = 300  # characters of another library's message
+MOST_LOGITS = SIGNATURES["topk_rows"].constants["PIECE"] // 2
 FLOAT_TABLE = "model"  # an embedding that stays as the model has it
 Metadata = dict[str, int | bool | str | list[int]]
 
@@ -76,7 +79,9 @@ class TextExportOptions:
     8 bits it is stored once. weight_scales: `f16` rounds those of quantized weights (half_weight_scales). adapter: the
     folder or id of a LoRA adapter, which is merged into the weights first. max_context: positions in the KV cache.
     max_prefill: tokens in one call. max_source: tokens that the encoder of an encoder with a decoder reads, None for
-    max_context. program: how the delegates are compiled.
+    max_context. top_logits: a call gives that many of the largest logits and their tokens, chosen on the device: 1 for
+    the likeliest token, 40 for sampling of at most so many; None for those of all tokens. program: how the delegates
+    are compiled.
     """
 
     recipe: str | None = None
@@ -89,6 +94,7 @@ class TextExportOptions:
     max_context: int = 512
     max_prefill: int = DEFAULT_PREFILL
     max_source: int | None = None
+    top_logits: int | None = None
     program: CompileOptions = field(default_factory=CompileOptions)
 
     def __post_init__(self) -> None:
@@ -102,6 +108,8 @@ class TextExportOptions:
             raise OptionError(
                 f"export: max_prefill {self.max_prefill}; need 2 to max_context, which is {self.max_context}"
             )
+        if self.top_logits is not None and not 1 <= self.top_logits <= MOST_LOGITS:
+            raise OptionError(f"export: top_logits {self.top_logits}; need 1 to {MOST_LOGITS}")
         if self.max_source is not None and not 2 <= self.max_source <= 1 << 20:
             raise OptionError(f"export: max_source {self.max_source}; need 2 to {1 << 20}")
 
@@ -154,6 +162,9 @@ def export_text_model(
     if chosen.adapter is not None:
         weights = merge_adapter(weights, chosen.adapter, all_layers=n_layers is None)
     check_positions(weights.config, chosen)
+    vocabulary = int(weights.config.vocab_size)
+    if (chosen.top_logits or 0) > vocabulary:
+        raise OptionError(f"export: top_logits {chosen.top_logits}; the model has {vocabulary} tokens; lower it")
     before = set(quantization_summary(weights).quantized) - (quantizer.done if quantizer else set())
     if chosen.recipe is not None and before:
         raise OptionError(f"export: recipe {chosen.recipe}: the weights are quantized already; leave the recipe out")
@@ -170,9 +181,11 @@ def export_text_model(
         progress("torch.export")
         with _traced(source.name):
             if is_seq2seq(weights.config):
-                exported = export_seq2seq(weights, **lengths, max_source=chosen.max_source or chosen.max_context)
+                source_length = chosen.max_source or chosen.max_context
+                exported = export_seq2seq(weights, **lengths, max_source=source_length, top_logits=chosen.top_logits)
             else:
-                exported = export_decoder(weights, **lengths, reads_embeddings=source.reads_embeddings)
+                reads = source.reads_embeddings
+                exported = export_decoder(weights, **lengths, top_logits=chosen.top_logits, reads_embeddings=reads)
         progress("lower")
         program = lower_decoder(exported, chosen.program, metadata).to_executorch()
     progress("write")
@@ -309,17 +322,24 @@ def _ways(options: TextExportOptions) -> tuple[dict[str, Any], dict[str, Any], d
 
 
 def export_decoder(
-    model: PreTrainedModel, *, max_context: int, max_prefill: int, reads_embeddings: bool = False
+    model: PreTrainedModel,
+    *,
+    max_context: int,
+    max_prefill: int,
+    top_logits: int | None = None,
+    reads_embeddings: bool = False,
 ) -> ExportedProgram:
     """torch.export of a transformers decoder with a static cache; see the module for the method's inputs and output.
 
-    reads_embeddings: inputs_embeds [1, T, hidden] in place of input_ids.
+    top_logits: see TextExportOptions. reads_embeddings: inputs_embeds [1, T, hidden] in place of input_ids.
     """
     model.generation_config.cache_implementation = "static"
     model.generation_config.use_cache = True
     decoder = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=max_context)
     whole = type(model)
-    model.__class__ = _of_last_position(whole)  # a changed instance would lose tensors that the trace lifts out of it
+    model.__class__ = _of_last_position(
+        whole, top_logits
+    )  # a changed instance would lose tensors that the trace lifts out of it
     length = Dim("length", min=1, max=max_prefill)
     tokens = {"input_ids": torch.zeros(1, 3, dtype=torch.long)}
     if reads_embeddings:
@@ -357,12 +377,14 @@ def _simple_guards() -> Iterator[None]:
         search.count = count
 
 
-def _of_last_position(whole: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class with a forward that gives the logits of the last position alone."""
+def _of_last_position(whole: type[PreTrainedModel], top_logits: int | None) -> type[PreTrainedModel]:
+    """The class with a forward that gives the logits of the last position alone, or the largest of them."""
 
     @wraps(whole.forward)
     def forward(self: PreTrainedModel, *args: object, **options: object) -> object:
-        return whole.forward(self, *args, **{**options, "logits_to_keep": 1})
+        found = whole.forward(self, *args, **{**options, "logits_to_keep": 1})
+        found.logits = largest(found.logits, top_logits)
+        return found
 
     return type(whole.__name__, (whole,), {"forward": forward})
 
@@ -396,16 +418,21 @@ def text_metadata(
     ends = _end_tokens(model, tokenizer)
     begin = getattr(model.config if tokenizer is None else tokenizer, "bos_token_id", None)
     starts: Metadata = {"get_decoder_start_ids": start_tokens(model)} if is_seq2seq(model.config) else {}
-    return starts | {
-        "get_vocab_size": int(model.config.vocab_size),
-        "get_max_seq_len": options.max_prefill,
-        "get_max_context_len": options.max_context,
-        "get_bos_id": ends[0] if begin is None else int(begin),
-        "get_eos_ids": ends,
-        "enable_dynamic_shape": True,
-        "use_kv_cache": True,
-        "get_chat_template": "" if tokenizer is None else _chat_template(tokenizer),
-    }
+    top: Metadata = {} if options.top_logits is None else {"get_top_logits": options.top_logits}
+    return (
+        starts
+        | top
+        | {
+            "get_vocab_size": int(model.config.vocab_size),
+            "get_max_seq_len": options.max_prefill,
+            "get_max_context_len": options.max_context,
+            "get_bos_id": ends[0] if begin is None else int(begin),
+            "get_eos_ids": ends,
+            "enable_dynamic_shape": True,
+            "use_kv_cache": True,
+            "get_chat_template": "" if tokenizer is None else _chat_template(tokenizer),
+        }
+    )
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None) -> list[int]:

@@ -19,13 +19,15 @@ from ..runtime import player
 from ..runtime.pte import reported
 from ..runtime.running import open_program
 from .files import ENCODE
+from .sampling import Scores
 
 
 @dataclass(frozen=True, slots=True)
 class TextMetadata:
     """The constant methods of export.text_metadata. max_prefill: tokens in one call. n_linears: those of the model.
 
-    start_ids: what the decoder behind an encoder begins with; none of a model without an encoder.
+    start_ids: what the decoder behind an encoder begins with; none of a model without an encoder. top_logits: how many
+    of the largest logits a call gives; 0: all.
     """
 
     vocab_size: int
@@ -36,6 +38,7 @@ class TextMetadata:
     chat_template: str
     n_linears: int
     start_ids: tuple[int, ...] = ()
+    top_logits: int = 0
 
 
 @dataclass(slots=True)
@@ -109,7 +112,7 @@ class TextProgram:
     def encode(self, source: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Reads the tokens of a text, or features f32 [1, mels, frames] of speech: f32 [1, S, hidden].
 
-        From then on logits() are about it. Raises OptionError on another kind of source, or one of another size.
+        From then on scores() are about it. Raises OptionError on another kind of source, or one of another size.
         """
         if self._encode is None:
             raise OptionError(f"{self._path}: no method {ENCODE}: the model has no encoder; give it a prompt")
@@ -126,20 +129,36 @@ class TextProgram:
         result: torch.Tensor = hidden.clone()
         return result
 
-    def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
-        """Puts up to max_prefill tokens into the cache from position on; the last one's logits, [vocabulary]."""
+    def scores(self, tokens: Sequence[int], position: int) -> Scores:
+        """Puts up to max_prefill tokens into the cache from position on; what follows the last one."""
         ids = torch.tensor([tokens], dtype=torch.long)
         positions = torch.arange(position, position + len(tokens), dtype=torch.long)
-        (logits,) = reported("forward", lambda: self._forward.execute([ids, positions]))
-        result: torch.Tensor = logits.reshape(-1).clone()
-        return result
+        found = reported("forward", lambda: self._forward.execute([ids, positions]))
+        return Scores(*(item.reshape(-1).clone() for item in found))
+
+    def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
+        """scores() of the whole vocabulary, [vocabulary]. Raises as check_gives_all()."""
+        self.check_gives_all()
+        return self.scores(tokens, position).logits
+
+    def read(self, prompt: Sequence[int]) -> Scores:
+        """Puts a prompt into the cache from position 0 on, in pieces; what follows it."""
+        limit = self.metadata.max_prefill
+        for start in range(0, len(prompt), limit):
+            found = self.scores(prompt[start : start + limit], start)
+        return found
 
     def prefill(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Puts a prompt into the cache from position 0 on, in pieces; the last token's logits."""
-        limit = self.metadata.max_prefill
-        for start in range(0, len(tokens), limit):
-            logits = self.logits(tokens[start : start + limit], start)
-        return logits
+        """read() of the whole vocabulary, [vocabulary]. Raises as check_gives_all()."""
+        self.check_gives_all()
+        return self.read(tokens).logits
+
+    def check_gives_all(self) -> None:
+        """Raises OptionError where the program gives the largest logits alone."""
+        if self.metadata.top_logits:
+            raise OptionError(
+                f"{self._path}: logits: it gives the {self.metadata.top_logits} largest; export without --top-logits"
+            )
 
     def generate(self, prompt: Sequence[int], *, max_new_tokens: int, timing: Timing | None = None) -> Iterator[int]:
         """The likeliest tokens after the prompt, each as soon as it is known, without an end token.
@@ -175,16 +194,16 @@ class TextProgram:
 
     def _tokens(self, prompt: list[int], limit: int, timing: Timing) -> Iterator[int]:
         started = time.perf_counter()
-        logits = self.prefill(prompt)
+        scores = self.read(prompt)
         for position in range(len(prompt), len(prompt) + limit):
-            token = int(logits.argmax())
+            token = scores.likeliest()
             timing.seconds.append(time.perf_counter() - started)
             if token in self.metadata.eos_ids:
                 return
             yield token
             if position + 1 < len(prompt) + limit:
                 started = time.perf_counter()
-                logits = self.logits([token], position)
+                scores = self.scores([token], position)
 
     def _load(self) -> None:
         self.live: tuple[int, ...] = ()
@@ -198,7 +217,7 @@ class TextProgram:
 
     def _read_metadata(self, path: Path) -> TextMetadata:
         names = self._program.method_names
-        needed = (*_METADATA, *([_START] if self.has_encoder else []))
+        needed = (*_METADATA, *([_START] if self.has_encoder else []), *({_TOP} & names))
         missing = sorted({*needed, "forward"} - names)
         if missing:
             raise OptionError(f"{path}: no method {missing[0]}; need a text model that `zeropoint export` wrote")
@@ -212,10 +231,12 @@ class TextProgram:
             chat_template=values["get_chat_template"][0],
             n_linears=values["get_n_linears"][0],
             start_ids=tuple(values.get(_START, ())),
+            top_logits=values.get(_TOP, (0,))[0],
         )
         sizes = [found.vocab_size, found.max_prefill, found.max_context]
         sizes += [token + 1 for token in (*found.eos_ids, *found.start_ids)]
-        if not all(0 < size < 1 << 31 for size in sizes) or not 0 <= found.bos_id < found.vocab_size:
+        inside = 0 <= found.bos_id < found.vocab_size and 0 <= found.top_logits <= found.vocab_size
+        if not all(0 < size < 1 << 31 for size in sizes) or not inside:
             raise OptionError(f"{path}: {found}: numbers that no text model has; export it again")
         return found
 
@@ -235,6 +256,7 @@ class TextProgram:
 
 _METHODS = (ENCODE, "forward")  # in this order, as far as a model has them
 _START = "get_decoder_start_ids"
+_TOP = "get_top_logits"  # of a program that gives the largest logits alone
 _METADATA = (
     "get_vocab_size",
     "get_max_seq_len",

@@ -67,7 +67,7 @@ def measure_kernels(path: Path, calls: Sequence[tuple[int, int]]) -> dict[tuple[
     for length, position in calls:
         runs: list[dict[str, KernelTime]] = []
         for _ in range(REPEATS + 1):
-            text.logits([3] * length, position)
+            text.scores([3] * length, position)
             filled = (position + length) / text.metadata.max_context
             runs.append(_sums(programs, filled))
         names = sorted(runs[0], key=lambda name: -runs[-1][name].time_s)

@@ -41,6 +41,37 @@ class Sampling:
                 raise OptionError(f"generate: {name} {getattr(self, name)}; need {wanted}")
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a call says of the next token: logits f32 [n] of `tokens` [n], the likeliest first.
+
+    tokens: None where the logits are those of the whole vocabulary.
+    """
+
+    logits: torch.Tensor
+    tokens: torch.Tensor | None = None
+
+    def token(self, place: torch.Tensor) -> int:
+        """The token whose logit has this place."""
+        return int(place if self.tokens is None else self.tokens[place])
+
+    def likeliest(self) -> int:
+        return self.token(self.logits.argmax())
+
+
+def check_fits(options: Sampling, *, constrained: bool, top_logits: int) -> None:
+    """Raises OptionError on what needs more than the top_logits largest, where a program gives those alone (0: all)."""
+    if not top_logits:
+        return
+    without = f"the program gives the {top_logits} largest logits; %s, or export without --top-logits"
+    if constrained:
+        raise OptionError(f"generate: a schema or a grammar: {without % 'leave it out'}")
+    if options.repetition_penalty != 1.0:
+        raise OptionError(f"generate: repetition_penalty {options.repetition_penalty}: {without % 'leave it out'}")
+    if options.temperature and not 1 <= options.top_k <= top_logits:
+        raise OptionError(f"generate: top_k {options.top_k}: {without % f'need 1 to {top_logits}'}")
+
+
 class Sampler:
     """Draws tokens one after the other."""
 
@@ -52,13 +83,13 @@ class Sampler:
         else:
             self._generator.manual_seed(options.seed)
 
-    def choose(self, logits: torch.Tensor, seen: Sequence[int]) -> int:
-        """logits f32 [vocabulary], -inf where a token is not allowed; seen: tokens of the text so far."""
-        scores = penalized(logits, seen, self._options.repetition_penalty)
+    def choose(self, scores: Scores, seen: Sequence[int]) -> int:
+        """scores: -inf where a token is not allowed, see check_fits; seen: tokens of the text so far."""
+        logits = penalized(scores.logits, seen, self._options.repetition_penalty)
         if self._options.temperature == 0.0:
-            return int(scores.argmax())
-        weights = filtered(scores / self._options.temperature, self._options).softmax(-1)
-        return int(torch.multinomial(weights, 1, generator=self._generator))
+            return scores.token(logits.argmax())
+        weights = filtered(logits / self._options.temperature, self._options).softmax(-1)
+        return scores.token(torch.multinomial(weights, 1, generator=self._generator)[0])
 
 
 def penalized(logits: torch.Tensor, seen: Sequence[int], penalty: float) -> torch.Tensor:

@@ -63,8 +63,16 @@ def start_tokens(model: PreTrainedModel) -> list[int]:
     return [int(first)] if forced is None else [int(first), int(forced)]
 
 
+def largest(logits: torch.Tensor, count: int | None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Of logits [1, 1, n] so many, the largest first, and their tokens, each [1, 1, count]; None: as they are."""
+    if count is None:
+        return logits
+    values, tokens = logits.topk(count)
+    return values, tokens
+
+
 def export_seq2seq(
-    model: PreTrainedModel, *, max_source: int, max_context: int, max_prefill: int
+    model: PreTrainedModel, *, max_source: int, max_context: int, max_prefill: int, top_logits: int | None = None
 ) -> dict[str, ExportedProgram]:
     """torch.export of both methods, which share the caches; see the module for their inputs and outputs."""
     sizes: tuple[dict[int, Dim], ...] | None = None
@@ -77,7 +85,7 @@ def export_seq2seq(
     with torch.no_grad():
         positions = source_positions(model.config, max_source)
         states = _States(model, source, max_source=positions, max_context=max_context)
-        encoder, decoder = SourceEncoder(model, states), TargetDecoder(model, states)
+        encoder, decoder = SourceEncoder(model, states), TargetDecoder(model, states, top_logits)
         length = Dim("length", min=1, max=max_prefill)
         tokens = (torch.zeros(1, 3, dtype=torch.long), torch.arange(3))
         return {
@@ -135,15 +143,17 @@ class SourceEncoder(nn.Module):
 class TargetDecoder(nn.Module):
     """The method `forward`."""
 
-    def __init__(self, model: PreTrainedModel, states: _States) -> None:
+    def __init__(self, model: PreTrainedModel, states: _States, top_logits: int | None) -> None:
         super().__init__()
-        self.model, self.own = model, states.own
+        self.model, self.own, self.top_logits = model, states.own, top_logits
         self.caches = EncoderDecoderCache(states.own, states.source)
         self.caches.is_updated = {index: True for index in range(len(states.source.layers))}
         self.max_source = states.source.layers[0].keys.shape[2]
         _register(self, states.of_source() | states.of_target())
 
-    def forward(self, input_ids: torch.Tensor, cache_position: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, cache_position: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         for layer in self.own.layers:
             layer.cumulative_length.copy_(cache_position[:1].view_as(layer.cumulative_length))
         # Only its length is read: keys and values are in the caches.
@@ -158,8 +168,7 @@ class TargetDecoder(nn.Module):
             **{_cache_name(self.model): self.caches},
             **options,
         )
-        logits: torch.Tensor = output.logits[:, -1:]
-        return logits
+        return largest(output.logits[:, -1:], self.top_logits)
 
 
 class _SeenLayer(DynamicLayer):  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from ..runtime.running import open_program
 from .constraints import Constraint
 from .files import tokenizer_path
 from .generation import TextProgram
-from .sampling import Sampler, Sampling, StopText
+from .sampling import Sampler, Sampling, Scores, StopText, check_fits
 from .templates import Message
 from .tokenizer import Tokenizer, load_words
 
@@ -116,6 +116,7 @@ class Session:
     ) -> Iterator[str]:
         """The text after these tokens, of which those that the cache holds already are not computed again."""
         prompt, limit = list(tokens), self.program.metadata.max_context
+        check_fits(sampling, constrained=constraint is not None, top_logits=self.program.metadata.top_logits)
         if not prompt:
             raise OptionError("generate: prompt: no tokens; write something")
         if len(prompt) >= limit:
@@ -154,8 +155,12 @@ class Session:
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """f32 [vocabulary] after these tokens; the first ones that the cache holds are not computed again.
 
-        Raises OptionError on no tokens, or on more than the context holds.
+        Raises OptionError on no tokens, on more than the context holds, and where the program gives the largest alone.
         """
+        self.program.check_gives_all()
+        return self._scores(tokens).logits
+
+    def _scores(self, tokens: Sequence[int]) -> Scores:
         limit = self.program.metadata.max_context
         if not 0 < len(tokens) <= limit:
             raise OptionError(f"logits: {len(tokens)} tokens; need 1 to {limit}; give a text, or a shorter one")
@@ -168,7 +173,7 @@ class Session:
         step = self.program.metadata.max_prefill
         for start in range(same, len(tokens), step):
             part = list(tokens[start : start + step])
-            found = self.program.logits(part, start)
+            found = self.program.scores(part, start)
             self._held += part
             self.computed += len(part)
         return found
@@ -189,12 +194,14 @@ class Session:
         stats = self.statistics = Statistics(prompt=n_encoded + len(prompt))
         before, started = self.computed, time.perf_counter()
         tokens, sampler, stop, stream = prompt, Sampler(sampling), StopText(sampling.stop), self.words.stream()
-        logits = self.logits(tokens)
+        scores = self._scores(tokens)
         stats.computed = n_encoded + self.computed - before
         stats.first_s = encoding_s + time.perf_counter() - started
         metadata, started = self.program.metadata, time.perf_counter()
         while True:
-            token = sampler.choose(logits if constraint is None else constraint.allow(logits), tokens)
+            if constraint is not None:
+                scores = Scores(constraint.allow(scores.logits))
+            token = sampler.choose(scores, tokens)
             if token in metadata.eos_ids:
                 stats.end = "end token"
                 break
@@ -206,7 +213,7 @@ class Session:
             stats.end = self._reason(stop, constraint, max_new_tokens, len(tokens))
             if stats.end:
                 break
-            logits = self.logits(tokens)
+            scores = self._scores(tokens)
         yield stop.rest()
 
     def _reason(self, stop: StopText, constraint: Constraint | None, max_new_tokens: int, length: int) -> str:

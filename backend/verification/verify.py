@@ -107,10 +107,10 @@ def _verify_prompt(path: Path, prompt: str, tokenizer: Path | None) -> Verificat
     limit = text.metadata.max_prefill
     steps = [(tokens[start : start + limit], start) for start in range(0, len(tokens), limit)]
     for part, start in steps:
-        logits = text.logits(part, start)
+        scores = text.scores(part, start)
         what = f"tokens {start} to {start + len(part) - 1} of the prompt"
         runs += [run for item in delegates for run in item.verified(what)]
-    text.logits([int(logits.argmax())], len(tokens))
+    text.scores([scores.likeliest()], len(tokens))
     runs += [run for item in delegates for run in item.verified("the token after the prompt")]
     return Verification(tuple(runs))
 

@@ -35,6 +35,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def top_path(path: Path) -> Path:
+    """The same model, which gives the eight largest logits alone."""
+    export(path.with_suffix(""), path.with_name("top.pte"), *LENGTH_OPTIONS, "--layers", 1, "--top-logits", 8)
+    return path.with_name("top.pte")
+
+
+@pytest.fixture(scope="module")
 def encoder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
     model = transformers.BertModel(transformers.BertConfig(**ENCODER), add_pooling_layer=False)
@@ -125,6 +132,38 @@ def test_logits_of_too_few_or_too_many_tokens(model: TextModel, n_tokens: int) -
         OptionError, match=rf"^logits: {n_tokens} tokens; need 1 to {MAX_CONTEXT}; give a text, or a sh"
     ):
         model.logits([5] * n_tokens)
+
+
+def test_the_largest_logits_are_chosen_on_the_device(model: TextModel, top_path: Path) -> None:
+    """The same ones, bit for bit; what needs the others is refused before anything is drawn."""
+    top = TextModel(top_path)
+    for tokens in ([5], [5, 6, 7, 8]):
+        wanted = model.logits(tokens).topk(8)
+        found = top.session().program.scores(tokens, 0)
+        assert torch.equal(found.logits, wanted.values)
+        assert found.tokens is not None
+        assert torch.equal(found.tokens, wanted.indices)
+    session, other = top.session(), model.session()
+    assert [said(session, text, 5) for text in ("w1 w2", "w3")] == [said(other, text, 5) for text in ("w1 w2", "w3")]
+    drawn = Sampling(temperature=0.9, top_k=8, seed=3)
+    assert len(list(top.generate("w1", max_new_tokens=3, sampling=drawn))) > 1
+    with pytest.raises(OptionError, match=r"generate: top_k 9: the program gives the 8 largest logits; need 1 to 8"):
+        top.generate("w1", sampling=Sampling(temperature=0.9, top_k=9))
+    with pytest.raises(OptionError, match=r"top\.pte: logits: it gives the 8 largest; export without --top-logits"):
+        top.logits([5])
+    assert "topk_rows" in {call.kernel for program in session.program.programs() for call in program.calls}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "top_logits 0; need 1 to 1024"), (1025, "top_logits 1025; need 1 to 1024"), (1000, "the model has")],
+)
+def test_as_many_logits_as_there_are_not(path: Path, count: int, text: str) -> None:
+    options = [*LENGTH_OPTIONS, "--layers", 1, "--top-logits", count, "-o", path.with_name("none.pte")]
+    result = CliRunner().invoke(main, ["export", *map(str, [path.with_suffix(""), *options])])
+    assert result.exit_code == 2
+    assert text in result.output
+    assert not path.with_name("none.pte").exists()
 
 
 def test_sampling_stops_and_reasons(model: TextModel) -> None:

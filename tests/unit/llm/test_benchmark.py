@@ -26,13 +26,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(tokens, position) of every call of the model; no warm-up but the one run."""
     seen: list[tuple[int, int]] = []
-    real = TextProgram.logits
+    real = TextProgram.scores
 
-    def logits(self: TextProgram, tokens: list[int], position: int) -> object:
+    def scores(self: TextProgram, tokens: list[int], position: int) -> object:
         seen.append((len(tokens), position))
         return real(self, tokens, position)
 
-    monkeypatch.setattr(TextProgram, "logits", logits)
+    monkeypatch.setattr(TextProgram, "scores", scores)
     monkeypatch.setattr(benchmark, "WARM_UP_S", 0.0)
     return seen
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from zeropoint.errors import OptionError
-from zeropoint.llm.sampling import Sampler, Sampling, StopText, filtered, penalized
+from zeropoint.llm.sampling import Sampler, Sampling, Scores, StopText, check_fits, filtered, penalized
 
 SEEN = [3, 5, 5, 90]
 
@@ -56,18 +56,51 @@ def test_as_transformers(options: Sampling) -> None:
 def test_seeds_and_temperature() -> None:
     logits = torch.randn(50)
     options = Sampling(temperature=5.0, seed=3)
-    runs = [[Sampler(options).choose(logits, ()) for _ in range(1)] for _ in range(2)]
+    runs = [[Sampler(options).choose(Scores(logits), ()) for _ in range(1)] for _ in range(2)]
     assert runs[0] == runs[1]
     one, other = Sampler(options), Sampler(Sampling(temperature=5.0, seed=4))
-    assert [one.choose(logits, ()) for _ in range(20)] != [other.choose(logits, ()) for _ in range(20)]
-    assert Sampler(Sampling(seed=1)).choose(logits, ()) == int(logits.argmax())
-    counts = torch.bincount(torch.tensor([one.choose(logits / 5, ()) for _ in range(4000)]), minlength=50) / 4000
+    assert [one.choose(Scores(logits), ()) for _ in range(20)] != [other.choose(Scores(logits), ()) for _ in range(20)]
+    assert Sampler(Sampling(seed=1)).choose(Scores(logits), ()) == int(logits.argmax())
+    counts = (
+        torch.bincount(torch.tensor([one.choose(Scores(logits / 5), ()) for _ in range(4000)]), minlength=50) / 4000
+    )
     torch.testing.assert_close(counts, (logits / 25).softmax(-1), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("options", [Sampling(), Sampling(temperature=1.5, top_k=5, top_p=0.8, min_p=0.05, seed=7)])
+def test_of_the_largest_logits_alone(options: Sampling) -> None:
+    """The same tokens as of all logits, as often."""
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(2))
+    top = Scores(*logits.topk(9))
+    assert top.likeliest() == int(logits.argmax())
+    check_fits(options, constrained=False, top_logits=9)
+    whole, few = Sampler(options), Sampler(options)
+    counts = [
+        torch.bincount(torch.tensor([sampler.choose(scores, ()) for _ in range(3000)]), minlength=500) / 3000
+        for sampler, scores in ((whole, Scores(logits)), (few, top))
+    ]
+    torch.testing.assert_close(counts[0], counts[1], rtol=0, atol=0.04)
+    assert torch.equal(counts[0] > 0, counts[1] > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "constrained", "text"),
+    [
+        (Sampling(), True, "a schema or a grammar: the program gives the 9 largest logits; leave it out, or export"),
+        (Sampling(repetition_penalty=1.1), False, "repetition_penalty 1.1: the program gives the 9 largest logits; "),
+        (Sampling(temperature=0.5), False, "top_k 0: the program gives the 9 largest logits; need 1 to 9, or export"),
+        (Sampling(temperature=0.5, top_k=10), False, "top_k 10: the program gives the 9 largest logits; need 1 to 9"),
+    ],
+)
+def test_what_needs_all_logits(options: Sampling, constrained: bool, text: str) -> None:
+    with pytest.raises(OptionError, match=f"^generate: {text}.*without --top-logits$"):
+        check_fits(options, constrained=constrained, top_logits=9)
+    check_fits(options, constrained=constrained, top_logits=0)
 
 
 def test_a_likeliest_token_that_occurred_is_penalized() -> None:
     logits = torch.tensor([1.0, 0.9, -5.0])
-    assert Sampler(Sampling(repetition_penalty=1.2)).choose(logits, [0]) == 1
+    assert Sampler(Sampling(repetition_penalty=1.2)).choose(Scores(logits), [0]) == 1
 
 
 @pytest.mark.parametrize(
