@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """What ran for one kernel call. time_ns is None unless the program was loaded with profile=True."""
+    """What ran for one kernel call. time_ns is None unless the program was loaded with profile=True.
+
+    signature: what a file of choices knows the call by. candidates: the algorithms that the device can run, in the
+    manifest's order, whether their guards hold for this shape or not.
+    """
 
     call: int
     name: str
@@ -63,6 +68,19 @@ class Pick:
     grid: tuple[int, int, int]
     specs: Mapping[str, int]
     time_ns: int | None
+    signature: str = ""
+    candidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The file of a device that names algorithms to take before the manifest's, and its lines at a program's load.
+
+    path: None without a cache folder.
+    """
+
+    path: Path | None
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +181,10 @@ class LoadedProgram:
         """What the last run did, one per kernel call; empty before the first run."""
         return picks_of(self._id)
 
+    def choices(self) -> Choices:
+        """The choices that the program was loaded with."""
+        return choices_of(self._id)
+
     def tensors(self) -> tuple[TensorInfo, ...]:
         """Every tensor of the Program."""
         return self._describe()
@@ -200,7 +222,9 @@ def read_tensor(program_id: int, index: int) -> np.ndarray:
 def picks_of(program_id: int) -> tuple[Pick, ...]:
     """LoadedProgram.picks for any live program."""
     answer = json.loads(native.text_of(native.open_library().zp_picks(program_id)))
-    return tuple(Pick(**{**item, "grid": tuple(item["grid"])}) for item in answer)
+    return tuple(
+        Pick(**{**item, "grid": tuple(item["grid"]), "candidates": tuple(item["candidates"])}) for item in answer
+    )
 
 
 def tensors_of(program_id: int) -> tuple[TensorInfo, ...]:
@@ -212,6 +236,12 @@ def device_of(program_id: int) -> str:
     """The name of the device that a live program runs on."""
     name: str = json.loads(native.text_of(native.open_library().zp_describe(program_id)))["device"]
     return name
+
+
+def choices_of(program_id: int) -> Choices:
+    """LoadedProgram.choices for any live program."""
+    answer = json.loads(native.text_of(native.open_library().zp_describe(program_id)))
+    return Choices(Path(answer["choices"]) if answer["choices"] else None, answer["n_choices"])
 
 
 def programs() -> tuple[LiveProgram, ...]:

@@ -98,6 +98,11 @@ class Context {
   // Writes the pipeline cache file when pipelines were made since the last time.
   void save_pipelines();
 
+  // Where `zeropoint tune` puts the algorithms that it found to be faster; empty without a cache.
+  std::string choices_path() const { return cache_path(".choices"); }
+  // That file's text, a line for each choice (find_chosen) after the first; empty when there is none of ours.
+  std::string read_choices() const;
+
   Status begin(VkCommandBuffer* commands);
   // The next n command buffers for each n of submits, one after the other without a pause. expected_s: what they take,
   // where that is known.
@@ -127,7 +132,7 @@ class Context {
   template <typename Copy>
   Status download(uint64_t size_bytes, Copy copy, uint64_t n, uint64_t stride, uint64_t part, void* data);
   void load_pipeline_cache();
-  std::string cache_path() const;
+  std::string cache_path(const char* suffix) const;
 
   VkQueue queue_ = VK_NULL_HANDLE;
   VkFence fence_ = VK_NULL_HANDLE;

@@ -97,6 +97,7 @@ Status Delegate::open(const Library& library, const FindConstant& find, const vo
     const Call& call = program_.calls[i];
     ZP_TRY(find_candidates(program_, call, *context_, &candidates_.emplace_back()).in(call.where(i)));
   }
+  choices_ = context_->read_choices();
   // Fail now, not at the first long prompt: the largest shape must have an algorithm too.
   std::vector<int64_t> maxima;
   for (const Symbol& symbol : program_.symbols)
@@ -224,7 +225,12 @@ Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pic
         shapes.push_back({bound.data(), static_cast<int>(bound.size()), tensor >= 0});
       }
       Pick& result = picks->emplace_back(Pick{next, {}, {}, {}, {}});
-      ZP_TRY(pick(call, candidates_[next], shapes, symbols, facts_, *context_, &result).in(call.where(next)));
+      auto pick_of = [&](const std::vector<Candidate>& candidates) {
+        return pick(call, candidates, shapes, symbols, facts_, *context_, &result);
+      };
+      std::vector<Candidate> chosen;
+      if (!choices_.empty()) chosen = find_chosen(choices_, signature(program_, call, symbols), candidates_[next]);
+      if (chosen.empty() || !pick_of(chosen).ok()) ZP_TRY(pick_of(candidates_[next]).in(call.where(next)));
       result.work = work_of(program_, call, symbols);
     }
     return Status();

@@ -101,6 +101,7 @@ class Delegate {
   std::vector<std::shared_ptr<Buffer>> buffers_;    // per tensor, of constants and of states that are no alias
   std::vector<std::unique_ptr<Image>> images_;      // per tensor, null unless an image
   std::vector<std::vector<Candidate>> candidates_;  // per call
+  std::string choices_;                             // Context::read_choices()
   States states_;
   States kept_;  // the same, with what they held before a run as first contents: where a run may report an index
   std::shared_ptr<Buffer> own_arena_;  // ZP_KEEP_ALL

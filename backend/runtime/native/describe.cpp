@@ -16,7 +16,9 @@ std::string Delegate::describe() {
   };
   return cat("{\"device\":", json_string(context_->info.name), ",\"inputs\":", json_list(program_.inputs, host),
       ",\"outputs\":", json_list(program_.outputs, host), ",\"tensors\":", json_list(program_.tensors, described),
-      ",\"symbols\":", last_ == nullptr ? "null" : dims_text(last_->symbols), "}");
+      ",\"symbols\":", last_ == nullptr ? "null" : dims_text(last_->symbols),
+      ",\"choices\":", json_string(context_->choices_path()),
+      ",\"n_choices\":", choices_.empty() ? 0 : std::count(choices_.begin(), choices_.end(), '\n') - 1, "}");
 }
 
 std::string Delegate::picks() {
@@ -31,10 +33,13 @@ std::string Delegate::picks() {
       specs += cat(s == 0 ? "" : ",", json_string(view(algorithm.specs()->Get(s)->name())), ":", pick.specs[s]);
     bool timed = last_->queries != VK_NULL_HANDLE && i < times_.size();
     std::string ns = timed ? std::to_string(std::get<2>(times_[i]) - std::get<1>(times_[i])) : "null";
+    auto name = [](const Candidate& candidate) { return json_string(view(candidate.algorithm->name())); };
     return cat("{\"call\":", pick.call, ",\"name\":", json_string(call.name),
         ",\"kernel\":", json_string(view(call.kernel->name())), ",\"algorithm\":", json_string(view(algorithm.name())),
         ",\"key\":", json_string(variant_key(*call.kernel, algorithm, *pick.candidate.variant)),
-        ",\"grid\":", dims_text({pick.grid, pick.grid + 3}), ",\"specs\":{", specs, "},\"time_ns\":", ns, "}");
+        ",\"grid\":", dims_text({pick.grid, pick.grid + 3}), ",\"specs\":{", specs, "},\"time_ns\":", ns,
+        ",\"signature\":", json_string(signature(program_, call, last_->symbols)),
+        ",\"candidates\":", json_list(candidates_[pick.call], name), "}");
   });
 }
 

@@ -133,6 +133,39 @@ Status find_candidates(
   return fail(Code::kIncompatible, context.info.name, " cannot run it: ", join(blocks));
 }
 
+std::string signature(const Program& program, const Call& call, const std::vector<int64_t>& symbols) {
+  std::string result(view(call.kernel->name()));
+  for (uint32_t i = 0; i < call.integer_attrs.size(); ++i) {
+    const fb::AttrDecl& attr = *call.kernel->attrs()->Get(i);
+    if (attr.kind() == fb::ValueKind::integer) result += cat(" ", view(attr.name()), "=", call.integer_attrs[i]);
+  }
+  for (uint32_t slot = 0; slot < call.tensors.size(); ++slot) {
+    if (call.tensors[slot] < 0) continue;
+    const Tensor& tensor = program.tensors[static_cast<size_t>(call.tensors[slot])];
+    std::vector<int64_t> dims = values_of(tensor.dims, symbols);
+    for (size_t i = 0; i < dims.size(); ++i) {
+      int64_t power = 1;
+      while (power < dims[i]) power *= 2;
+      if (!tensor.dims[i].terms.empty() && dims[i] > 0) dims[i] = power;
+    }
+    std::string bound = text_of({tensor.dtype, tensor.storage});
+    result += cat(" ", view(call.kernel->slots()->Get(slot)->name()), "=", bound, "[", join(dims, AsIs(), ","), "]");
+  }
+  return result;
+}
+
+std::vector<Candidate> find_chosen(
+    std::string_view choices, const std::string& signature, const std::vector<Candidate>& candidates) {
+  std::string before = cat("\n", signature, " -> ");
+  size_t at = choices.find(before);
+  if (at == choices.npos) return {};
+  std::string_view rest = choices.substr(at + before.size());  // a line without an end is cut, and no name
+  for (const Candidate& candidate : candidates)
+    if (std::string name = cat(view(candidate.algorithm->name()), "\n"); rest.substr(0, name.size()) == name)
+      return {candidate};
+  return {};
+}
+
 Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
     const std::vector<int64_t>& symbols, const std::vector<int64_t>& facts, const Context& context, Pick* result) {
   std::vector<int64_t> attrs = call.integer_attrs;

@@ -27,6 +27,15 @@ struct Pick {
 Status find_candidates(
     const Program& program, const Call& call, const Context& context, std::vector<Candidate>* candidates);
 
+// What a choice of algorithm is known by: the kernel, its integer attributes (0: depends on symbols), and what is bound
+// to its slots. Dimensions that depend on symbols are rounded up to a power of two. Has no line break and no " -> ".
+// `kernel step=32 q=i8:buffer[8,64] w=i4:buffer[2,24,32] y=f32:buffer[8,24]`
+std::string signature(const Program& program, const Call& call, const std::vector<int64_t>& symbols);
+
+// The candidate whose algorithm a line `signature -> algorithm` of choices names, or none. Safe on untrusted choices.
+std::vector<Candidate> find_chosen(
+    std::string_view choices, const std::string& signature, const std::vector<Candidate>& candidates);
+
 // The first candidate whose guard holds and whose grid fits. shapes: one per slot; facts: in the library's order.
 Status pick(const Call& call, const std::vector<Candidate>& candidates, const std::vector<SlotShape>& shapes,
     const std::vector<int64_t>& symbols, const std::vector<int64_t>& facts, const Context& context, Pick* result);

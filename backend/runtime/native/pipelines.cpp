@@ -15,6 +15,8 @@ namespace {
 constexpr std::string_view kMagic = "ZPPC2\n";
 constexpr size_t kHeaderBytes = kMagic.size() + 32;  // with the content key of what follows
 constexpr size_t kMaxCacheBytes = 256 << 20;
+constexpr std::string_view kChoices = "zeropoint choices 1\n";
+constexpr size_t kMaxChoicesBytes = 256 << 10;
 constexpr size_t kMaxPipelines = 64;  // with those that no recording holds; a software device takes megabytes for each
 
 // The directory for cache files, made when missing; empty when the cache is off or no directory can be made.
@@ -30,13 +32,18 @@ std::string cache_directory() {
   return error ? "" : path;
 }
 
-// The file's payload when it is a regular file of ours, whole, unchanged and made by this driver; otherwise empty.
-std::string read_cache(const std::string& path, const uint8_t* uuid) {
+// A regular file of ours with at most so many bytes; otherwise empty.
+std::string read_own(const std::string& path, size_t most_bytes) {
   struct stat info{};
   bool ours = lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid();
-  if (!ours || static_cast<uint64_t>(info.st_size) > kMaxCacheBytes) return "";
+  if (!ours || static_cast<uint64_t>(info.st_size) > most_bytes) return "";
   std::ifstream file(path, std::ios::binary);
-  std::string data{std::istreambuf_iterator<char>(file), {}};
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The file's payload when it is whole, unchanged and made by this driver; otherwise empty.
+std::string read_cache(const std::string& path, const uint8_t* uuid) {
+  std::string data = read_own(path, kMaxCacheBytes);
   std::string header = data.substr(0, kHeaderBytes);
   data.erase(0, kHeaderBytes);
   VkPipelineCacheHeaderVersionOne driver{};
@@ -54,15 +61,20 @@ VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& 
   return image ? VK_DESCRIPTOR_TYPE_STORAGE_IMAGE : VK_DESCRIPTOR_TYPE_STORAGE_BUFFER;
 }
 
-std::string Context::cache_path() const {
+std::string Context::cache_path(const char* suffix) const {
   const Library* library = nullptr;
   std::string directory = cache_directory();
   if (directory.empty() || !Library::embedded(&library).ok()) return "";
-  return directory + "/" + info.cache_id + "-" + printable(library->hash()).substr(0, 16) + ".pipelines";
+  return directory + "/" + info.cache_id + "-" + printable(library->hash()).substr(0, 16) + suffix;
+}
+
+std::string Context::read_choices() const {
+  std::string text = read_own(choices_path(), kMaxChoicesBytes);
+  return text.compare(0, kChoices.size(), kChoices) == 0 ? text : "";
 }
 
 void Context::load_pipeline_cache() {
-  std::string path = cache_path();
+  std::string path = cache_path(".pipelines");
   std::string data = path.empty() ? "" : read_cache(path, info.cache_uuid);
   VkPipelineCacheCreateInfo create{VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO, nullptr, 0, data.size(), data.data()};
   if (vkCreatePipelineCache(device, &create, nullptr, &pipeline_cache_) == VK_SUCCESS) return;
@@ -72,7 +84,7 @@ void Context::load_pipeline_cache() {
 
 void Context::save_pipelines() {
   if (!std::exchange(pipelines_changed_, false) || pipeline_cache_ == VK_NULL_HANDLE) return;
-  std::string path = cache_path();
+  std::string path = cache_path(".pipelines");
   size_t size = 0;
   if (path.empty() || vkGetPipelineCacheData(device, pipeline_cache_, &size, nullptr) != VK_SUCCESS) return;
   std::string data(size, '\0');

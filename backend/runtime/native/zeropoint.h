@@ -67,9 +67,9 @@ ZP_API int zp_load(const void* blob, uint64_t size_bytes, const zp_constant* con
 /* Programs that zp_load made; ExecuTorch's are destroyed by ExecuTorch. */
 ZP_API int zp_unload(uint64_t program);
 
-/* {"device": name, "inputs": [dtype, ...], "outputs": [dtype, ...], "tensors": [{...}], "symbols": [value, ...]}; dims
- * and symbols are those of the last execute: -1 and null before the first.
- */
+/* {"device": name, "inputs": [dtype, ...], "outputs": [dtype, ...], "tensors": [{...}], "symbols": [value, ...],
+   "choices": path, "n_choices": n}; dims and symbols are those of the last execute: -1 and null before the first.
+   choices: the file that names algorithms to prefer, "" without a cache; n_choices: its lines at the load. */
 ZP_API const char* zp_describe(uint64_t program);
 /* Fills dtype, rank, dims and size_bytes of each output for these inputs; data is neither read nor written,
    except that of integer inputs. */
@@ -82,8 +82,9 @@ ZP_API int zp_execute(
 /* Gives the states of a program, and of the methods that share them, their first contents. 0: of all live programs. */
 ZP_API int zp_reset(uint64_t program);
 
-/* Of the last execute: [{"call", "name", "kernel", "algorithm", "key", "grid", "specs", "time_ns"}]; time_ns
-   is null unless the program profiles. */
+/* Of the last execute: [{"call", "name", "kernel", "algorithm", "key", "grid", "specs", "time_ns", "signature",
+   "candidates"}]; time_ns is null unless the program profiles. signature: what the file of choices knows the call by;
+   candidates: the algorithms that the device can run, in the manifest's order, whether their guards hold or not. */
 ZP_API const char* zp_picks(uint64_t program);
 ZP_API const char* zp_counters(void);
 /* {"active", "count", "messages"} of the validation layers; clear != 0 forgets them. */
