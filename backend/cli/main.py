@@ -99,7 +99,7 @@ def bench(
     options = BenchmarkOptions(prefill=prefill, depths=depth, tokens=tokens, runs=runs)
     place, measurements = measure_text(program, options)
     command = " ".join(["zeropoint", *sys.argv[1:]])
-    click.echo(f"{place.model} on {place.device} ({place.driver})")
+    click.echo(place)
     for found in itertools.chain(measurements, measure_loads(program) if load else ()):
         click.echo(found)
         if results is not None:
@@ -115,6 +115,34 @@ def bench(
         click.echo(f"{length} tokens at {position}: {total * 1e3:.3f} ms of device time")
         for item in times:
             click.echo(item.text(ceilings))
+
+
+@main.command()
+@click.argument("program", type=FILE)
+@click.option("--runs", type=click.IntRange(min=2), default=7, show_default=True, help="Of each algorithm and length.")
+@click.option("--reset", is_flag=True, help="Remove the device's choices, of all models, in place of measuring.")
+def tune(program: Path, runs: int, reset: bool) -> None:
+    """Measures the algorithms that the device can run for a text model's shapes, and keeps those that are faster.
+
+    They stand in a file beside the pipeline cache, which every program that is loaded on the device heeds.
+    """
+    quiet()
+    from ..llm.tuning import reset as remove
+    from ..llm.tuning import tune as measure
+
+    if reset:
+        path, was_there = remove(program)
+        click.echo(f"{path}: {'removed' if was_there else 'not there'}")
+        return
+    tuning = measure(program, runs=runs, note=lambda step: click.echo(f"tune: {step}", err=True))
+    found = tuning.found
+    click.echo(f"{program.stem} on {tuning.device}: device time of all calls of a shape, by the manifest and by choice")
+    for line in (*found.choices, *found.totals):
+        click.echo(line)
+    n_open = sum(len(algorithms) > 1 for algorithms in found.shapes.values())
+    click.echo(f"{len(found.choices)} choices for {n_open} shapes that have several algorithms, of {len(found.shapes)}")
+    if found.choices:
+        click.echo(f"kept in {tuning.path}; `zeropoint tune --reset {program}` removes it")
 
 
 @main.command()

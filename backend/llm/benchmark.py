@@ -22,6 +22,7 @@ from pathlib import Path
 from ..errors import OptionError, RuntimeFailure
 from ..runtime import player
 from ..runtime.devices import devices
+from ..runtime.player import Choices
 from ..version import __version__
 from .generation import TextProgram
 
@@ -57,11 +58,16 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where it was measured."""
+    """Where it was measured, and with which choices of `zeropoint tune`."""
 
     device: str
     driver: str
     model: str
+    choices: Choices
+
+    def __str__(self) -> str:
+        choices = f", {self.choices.count} choices of {self.choices.path}" if self.choices.count else ""
+        return f"{self.model} on {self.device} ({self.driver}){choices}"
 
     def to_json(self, found: Measurement, command: str) -> str:
         """One line of a results file."""
@@ -74,6 +80,7 @@ class Place:
                 "command": command,
                 "backend": "zeropoint",
                 "model": self.model,
+                "choices": self.choices.count,
                 "test": found.test,
                 "unit": found.unit,
                 "median": found.median,
@@ -87,8 +94,9 @@ def measure_text(path: Path, options: BenchmarkOptions) -> tuple[Place, Iterator
     text = TextProgram(path)
     _check(text, options)
     name = next((player.device_of(live) for live in text.live), "none")
+    choices = next((player.choices_of(live) for live in text.live), Choices(None, 0))
     driver = next((device.driver for device in devices() if device.name == name), "")
-    return Place(name, driver, path.stem), _measure(text, options)
+    return Place(name, driver, path.stem, choices), _measure(text, options)
 
 
 def measure_loads(path: Path) -> list[Measurement]:

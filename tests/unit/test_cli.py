@@ -49,7 +49,7 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_lists_every_command() -> None:
     listing = call("--help").output
-    for name in ("devices", "kernels", "export", "generate", "bench", "run", "inspect", "explain", "verify"):
+    for name in ("devices", "kernels", "export", "generate", "bench", "tune", "run", "inspect", "explain", "verify"):
         assert f"  {name} " in listing
 
 
