@@ -141,7 +141,7 @@ def test_picked_only_where_the_device_reports_the_product(
         (ROWS, 320, 6200, "coopmat_wide"),
         (ROWS, 128, 4000, "coopmat_flat"),
         (40, 192, 12300, "coopmat_wide"),
-        (20, 128, 12300, "coopmat_flat"),
+        (40, 128, 6200, "coopmat_flat"),
     ],
 )
 @pytest.mark.parametrize("sums", [True, False])

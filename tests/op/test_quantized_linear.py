@@ -75,11 +75,15 @@ def tier(chain: Chain, rows: int) -> str:
     if lanes_are_a_vector():
         return "broadcast_gemv" if rows == 1 else "broadcast_tiled"
     facts = device_facts()
-    is_few = rows <= 8 and facts["max_workgroup_invocations"] >= 256
-    is_plain = not chain.asymmetric and not chain.terms and chain.storage == "buffer" and chain.zp in ("i8", "f32")
-    if is_few and rows > 1 and facts["int8_dot"] and facts["subgroup_size"] in (4, 8, 32) and is_plain:
+    dot, fits = facts["int8_dot"], facts["max_workgroup_invocations"] >= 256
+    is_few = fits and rows <= (32 if dot and not facts["is_cpu"] else 8)
+    is_usual = chain.storage == "buffer" and chain.zp in ("i8", "f32")
+    is_plain = is_usual and not chain.asymmetric and not chain.terms
+    if is_few and rows > 1 and dot and facts["subgroup_size"] in (4, 8, 32) and is_plain:
         return "gemv_pair"
-    return ("gemv" if is_few else "tiled") + ("" if facts["int8_dot"] else "_nodot")
+    if fits and not is_few and dot and facts["subgroup_size"] == 32 and not facts["is_cpu"] and is_usual:
+        return "gemv_rows"
+    return ("gemv" if is_few else "tiled") + ("" if dot else "_nodot")
 
 
 def check(
@@ -95,8 +99,10 @@ def check(
     loaded = LoadedProgram(program, constants, keep_all=True, library=library)
     x = x.to(torch.float16 if chain.compute == "f16" else torch.float32)
     start = 0
-    while start < len(x):
-        rows = min(rows_at_once[start % len(rows_at_once)], len(x) - start)
+    for most in itertools.cycle(rows_at_once):
+        rows = min(most, len(x) - start)
+        if not rows:
+            break
         part = x[start : start + rows]
         start += rows
         (y,) = loaded.execute([part.numpy()])
@@ -163,13 +169,13 @@ def rows_for(chain: Chain, *, largest: float) -> tuple[Chain, torch.Tensor]:
     ],
 )
 @pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
-@pytest.mark.parametrize("rows_at_once", [(1, 3), (19,)], ids=["gemv", "tiled"])
+@pytest.mark.parametrize("rows_at_once", [(1, 3, 18), (33, 5)], ids=["gemv", "tiled"])
 def test_every_variant(
     chain: Chain, disabled: str, rows_at_once: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain, x = rows_for(chain, largest=1e3)
-    check(chain, x[:19] if rows_at_once == (1, 3) else x, rows_at_once=rows_at_once)
+    check(chain, x[: 22 if rows_at_once[0] == 1 else None], rows_at_once=rows_at_once)
 
 
 def is_quick(chain: Chain) -> bool:
