@@ -114,7 +114,7 @@ def test_a_healthy_program_is_right(options: dict[str, object], n_rows: int) -> 
 
 @pytest.mark.parametrize(
     ("kernel", "algorithm", "call"),
-    [("quantize_and_pack", "blocks", 1), ("linear_dq8ca", "tiled", 2)],
+    [("quantize_and_pack", "blocks", 1), ("linear_dq8ca", "gemv_pair", 2)],
 )
 def test_a_broken_shader_is_named_and_no_other(
     kernel: str, algorithm: str, call: int, monkeypatch: pytest.MonkeyPatch
