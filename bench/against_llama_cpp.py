@@ -124,6 +124,8 @@ def _ours(folder: Path, model: str, space: Path, tests: Sequence[str], kernels: 
     size = len(blob) + sum(data.size for data in constants.values())
     yield _row("zeropoint", "file", "MB", [size / 1e6])
     with LoadedProgram(blob, constants) as loaded:
+        if choices := loaded.choices().count:
+            click.echo(f"{choices} choices of {loaded.choices().path}")
         for test in tests:
             yield _row("zeropoint", test, "tokens/s", _rates(loaded, test))
     program, same = shapes.random_constants(read_program((folder / f"{model}{LIKELIEST}.zpp").read_bytes()), made)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import ZeropointError
+from ..errors import OptionError, ZeropointError
 from ..version import __version__
 from .common import FILE, echo_peak, quiet
 from .text import chat, export, generate
@@ -119,9 +119,9 @@ def bench(
 
 @main.command()
 @click.argument("program", type=FILE)
-@click.option("--runs", type=click.IntRange(min=2), default=7, show_default=True, help="Of each algorithm and length.")
+@click.option("--runs", type=click.IntRange(min=2), help="Of each algorithm and length. Default: 7.")
 @click.option("--reset", is_flag=True, help="Remove the device's choices, of all models, in place of measuring.")
-def tune(program: Path, runs: int, reset: bool) -> None:
+def tune(program: Path, runs: int | None, reset: bool) -> None:
     """Measures the algorithms that the device can run for a text model's shapes, and keeps those that are faster.
 
     They stand in a file beside the pipeline cache, which every program that is loaded on the device heeds.
@@ -130,11 +130,13 @@ def tune(program: Path, runs: int, reset: bool) -> None:
     from ..llm.tuning import reset as remove
     from ..llm.tuning import tune as measure
 
+    if reset and runs is not None:
+        raise OptionError("tune: --runs with --reset, which measures nothing; leave one of them out")
     if reset:
         path, was_there = remove(program)
         click.echo(f"{path}: {'removed' if was_there else 'not there'}")
         return
-    tuning = measure(program, runs=runs, note=lambda step: click.echo(f"tune: {step}", err=True))
+    tuning = measure(program, runs=runs or 7, note=lambda step: click.echo(f"tune: {step}", err=True))
     found = tuning.found
     click.echo(f"{program.stem} on {tuning.device}: device time of all calls of a shape, by the manifest and by choice")
     for line in (*found.choices, *found.totals):

@@ -337,9 +337,8 @@ def export_decoder(
     model.generation_config.use_cache = True
     decoder = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=max_context)
     whole = type(model)
-    model.__class__ = _of_last_position(
-        whole, top_logits
-    )  # a changed instance would lose tensors that the trace lifts out of it
+    # A changed instance would lose tensors that the trace lifts out of it.
+    model.__class__ = _of_last_position(whole, top_logits)
     length = Dim("length", min=1, max=max_prefill)
     tokens = {"input_ids": torch.zeros(1, 3, dtype=torch.long)}
     if reads_embeddings:

@@ -126,7 +126,7 @@ class TextProgram:
             raise OptionError(f"generate: source: {given.dtype} {shape}; the encoder reads {limit}")
         encoder = self._encode
         (hidden,) = reported(ENCODE, lambda: encoder.execute([given]))
-        result: torch.Tensor = hidden.clone()
+        result: torch.Tensor = hidden
         return result
 
     def scores(self, tokens: Sequence[int], position: int) -> Scores:
@@ -134,7 +134,7 @@ class TextProgram:
         ids = torch.tensor([tokens], dtype=torch.long)
         positions = torch.arange(position, position + len(tokens), dtype=torch.long)
         found = reported("forward", lambda: self._forward.execute([ids, positions]))
-        return Scores(*(item.reshape(-1).clone() for item in found))
+        return Scores(*(item.reshape(-1) for item in found))  # execute() gives copies
 
     def logits(self, tokens: Sequence[int], position: int) -> torch.Tensor:
         """scores() of the whole vocabulary, [vocabulary]. Raises as check_gives_all()."""

@@ -116,7 +116,7 @@ class Session:
     ) -> Iterator[str]:
         """The text after these tokens, of which those that the cache holds already are not computed again."""
         prompt, limit = list(tokens), self.program.metadata.max_context
-        check_fits(sampling, constrained=constraint is not None, top_logits=self.program.metadata.top_logits)
+        self._check(sampling, constraint)
         if not prompt:
             raise OptionError("generate: prompt: no tokens; write something")
         if len(prompt) >= limit:
@@ -137,6 +137,7 @@ class Session:
         constraint: Constraint | None = None,
     ) -> Iterator[str]:
         """The answer to a prompt beside what the session has heard; see TextModel.generate."""
+        self._check(sampling, constraint)
         found: Sequence[int] | torch.Tensor
         if isinstance(prompt, torch.Tensor):
             found = prompt
@@ -225,6 +226,9 @@ class Session:
         if length >= self.program.metadata.max_context:
             return "context"
         return "limit" if self.statistics.generated >= max_new_tokens else ""
+
+    def _check(self, sampling: Sampling, constraint: Constraint | None) -> None:
+        check_fits(sampling, constrained=constraint is not None, top_logits=self.program.metadata.top_logits)
 
     def constraint(self, json_schema: str, grammar: str) -> Constraint | None:
         """For continue_tokens; None without a schema or a grammar. Raises OptionError on one that is refused."""

@@ -207,6 +207,8 @@ def _measure(bench: _Bench, note: Callable[[str], object]) -> Findings:
     shapes = bench.shapes
     trials = []
     most = max(map(len, shapes.values()), default=0)
+    if most < 2:
+        return Findings(shapes, (), tuple(_total(point, base, base, set()) for point in bench.points))
     for place in range(most):
         note(f"other algorithms, {place + 1} of {most}")
         wanted = {item: names[place] for item, names in shapes.items() if len(names) > max(place, 1)}

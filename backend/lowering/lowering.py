@@ -61,7 +61,7 @@ class NotApplicable(Unsupported):
 class Lowered:
     """What a rule did with a node: the nodes it consumed, and the kernels it called.
 
-    apart: its value lies in pieces that one binding would not hold together, so nobody in the same Program reads it.
+    apart: its value lies in pieces that no binding holds together, so nothing in the same Program may read it.
     needs: nodes whose rules do the rest of it, without which it means nothing.
     """
 
@@ -184,8 +184,10 @@ class Lowering:
 
     def is_apart(self, node: Node) -> bool:
         """Whether a node's value lies in pieces that one binding would not hold together."""
-        sizes = [self.builder.tensor_info(piece).size_bytes for piece in self._pieces.get(node, ())]
-        return sum(sizes) > self.options.max_binding_bytes
+        return self._size_of_pieces(node) > self.options.max_binding_bytes
+
+    def _size_of_pieces(self, node: Node) -> int:
+        return sum(self.builder.tensor_info(piece).size_bytes for piece in self._pieces.get(node, ()))
 
     def returned(self, node: Node, given: Container[int]) -> tuple[int, ...]:
         """result(), copied where it lies in memory that the host does not read, or in an input of the Program."""
@@ -281,8 +283,9 @@ class Lowering:
         """The tensor into which pieces that lie side by side are copied."""
         sizes, pieces = self.dims(tensor_of(node).shape), self._pieces[node]
         if self.is_apart(node):
+            size, limit = self._size_of_pieces(node), self.options.max_binding_bytes
             raise Unsupported(
-                f"its input {node.name}, {len(pieces)} column pieces, does not fit max_binding_bytes; raise it"
+                f"its input {node.name}, {len(pieces)} column pieces: {size} bytes; max_binding_bytes {limit}; raise it"
             )
         tensor = self.builder.tensor(f"{node.name}.joined", self.builder.tensor_info(pieces[0]).dtype, sizes)
         strides, column = dense_strides(sizes, self.multiply), 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ class Pick:
     grid: tuple[int, int, int]
     specs: Mapping[str, int]
     time_ns: int | None
-    signature: str = ""
-    candidates: tuple[str, ...] = ()
+    signature: str
+    candidates: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +242,8 @@ def device_of(program_id: int) -> str:
 def choices_of(program_id: int) -> Choices:
     """LoadedProgram.choices for any live program."""
     answer = json.loads(native.text_of(native.open_library().zp_describe(program_id)))
-    return Choices(Path(answer["choices"]) if answer["choices"] else None, answer["n_choices"])
+    name = os.fsdecode(answer["choices"].encode("latin-1"))  # the player writes each byte as a character
+    return Choices(Path(name) if name else None, answer["n_choices"])
 
 
 def programs() -> tuple[LiveProgram, ...]:

@@ -17,9 +17,13 @@ from tests.e2e.test_checkpoints import LENGTH_OPTIONS, decoder, export, saved, w
 from zeropoint.cli.main import main
 from zeropoint.errors import OptionError
 from zeropoint.llm import text_model
+from zeropoint.llm.generation import TextProgram
 from zeropoint.llm.sampling import Sampling
 from zeropoint.llm.terminal import Terminal
 from zeropoint.llm.text_model import Session, TextEncoder, TextModel
+from zeropoint.llm.tuning import keep
+from zeropoint.runtime import player
+from zeropoint.verification.verify import verify
 
 pytestmark = pytest.mark.usefixtures("validated")
 
@@ -164,6 +168,26 @@ def test_as_many_logits_as_there_are_not(path: Path, count: int, text: str) -> N
     assert result.exit_code == 2
     assert text in result.output
     assert not path.with_name("none.pte").exists()
+
+
+@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["cpu", "gpu"])
+def test_every_algorithm_first(path: Path, disabled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of choices may name any: what a call computes is right, or its guard leaves it to another."""
+    monkeypatch.setenv("ZEROPOINT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    text, shapes = TextProgram(path), dict[str, tuple[str, ...]]()
+    for tokens, position in ([5], 0), ([5] * 3, 9), ([5] * text.metadata.max_prefill, 0):
+        text.scores(tokens, position)
+        shapes |= {pick.signature: pick.candidates for live in text.live for pick in player.picks_of(live)}
+    target = player.choices_of(text.live[0]).path
+    assert target is not None
+    ran = set()
+    for place in range(max(map(len, shapes.values()))):
+        keep(target, shapes, {item: names[min(place, len(names) - 1)] for item, names in shapes.items()})
+        found = verify(path, prompt="w1 w2 w3 w4 w5 w6 w7 w8 w9")
+        assert found.is_right, str(found)
+        ran |= {(pick.kernel, pick.algorithm) for run in found.runs for pick in run.picks.values()}
+    assert len({algorithm for kernel, algorithm in ran if kernel == "linear_dq8ca"}) >= 3
 
 
 def test_sampling_stops_and_reasons(model: TextModel) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.op.calls import checked_call
+from tests.op.calls import checked_call, mutated_library, run_call
 from tests.op.cases import out
 from tests.op.test_rows import special_rows
 from tests.op.values import dense_rows, integers, normal
@@ -79,3 +79,25 @@ def test_rows_that_lie_in_two_levels() -> None:
     wanted = x[:, 3:9, 2:68].reshape(12, 66).topk(3)
     assert torch.equal(found["index"].long(), wanted.indices)
     assert torch.equal(found["y"], wanted.values)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (" || (keys[a] == keys[b] && places[a] < places[b])", ""),
+        ("i / run * run + run - 1u - i % run", "i"),
+        ("key = kLargest;", "key = 0;"),
+        ("size - 1u - i % half_size", "half_size + i % half_size"),
+    ],
+    ids=["order of equals", "halves", "nan", "first step"],
+)
+def test_mutations(old: str, new: str) -> None:
+    x = torch.cat([special_rows(300, torch.float32), normal(3, 300)])
+    specs = {"y": out((14, 37), x.dtype), "index": out((14, 37), torch.int32)}
+    attrs = {"op": 0, "k": 37, **dense_rows(300)}
+    wanted = in_order(x, TopkOp.LARGEST)[:, :37]
+    found, _ = run_call("topk_rows", {"x": x}, specs, attrs)
+    assert torch.equal(found["index"].long(), wanted)
+    library = mutated_library("topk_rows", "topk_rows.comp", old, new)
+    found, _ = run_call("topk_rows", {"x": x}, specs, attrs, library=library)
+    assert not torch.equal(found["index"].long(), wanted)

@@ -176,3 +176,13 @@ def test_a_file_that_is_not_the_devices_own_is_ignored(
     assert pick_of(5).algorithm == plain[5].algorithm
     with LoadedProgram(*linear()) as loaded:
         assert (loaded.choices().path, loaded.choices().count) == (None, 0)
+
+
+def test_a_folder_with_letters_beyond_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "Prüfung ß"
+    monkeypatch.setenv("ZEROPOINT_CACHE_DIR", str(folder))
+    with LoadedProgram(*linear()) as loaded:
+        found = loaded.choices().path
+    assert found is not None
+    assert found.parent == folder
+    assert folder.is_dir()

@@ -237,7 +237,7 @@ def test_the_report_tells_all_about_the_first_wrong_call() -> None:
     built, inputs = chain()
     found = device_run(built, inputs, added("w", 3, 0.5))
     picks = {
-        i: Pick(i, call.name, call.kernel, "elements", f"elementwise_binary/elements[{i}]", (1, 1, 1), {}, None)
+        i: Pick(i, call.name, call.kernel, "elements", f"elementwise_binary/elements[{i}]", (1, 1, 1), {}, None, "", ())
         for i, call in enumerate(built[0].calls)
     }
     run = Run("forward", 0, "some device", built[0], (), picks, SHADERS, recompute(found, OUTPUTS), ())
@@ -259,7 +259,7 @@ def test_the_verdict_of_a_run_that_is_right() -> None:
     built, inputs = chain()
     checks: tuple[SlotCheck, ...] = recompute(device_run(built, inputs), OUTPUTS)
     outputs = (OutputCheck(0, 0.5, 1e-3),)
-    picks = {i: Pick(i, "", "arange", "elements", "key", (1, 1, 1), {}, None) for i in range(3)}
+    picks = {i: Pick(i, "", "arange", "elements", "key", (1, 1, 1), {}, None, "", ()) for i in range(3)}
     right = Run("forward", 0, "d", built[0], (), picks, SHADERS, checks, ())
     assert Verification((right,)).verdict() == "3 calls in 1 runs of delegates: all within tolerance"
     summed = Run("forward", 0, "d", built[0], (), picks, SHADERS, checks, outputs)

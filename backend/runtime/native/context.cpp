@@ -72,14 +72,14 @@ Status Context::open() {
   VkFenceCreateInfo fence{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
   ZP_VK(vkCreateFence, device, &fence, nullptr, &fence_);
   vkGetPhysicalDeviceMemoryProperties(info.handle, &memory_);
-  bool shared_memory = info.type == VK_PHYSICAL_DEVICE_TYPE_CPU || info.type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
-  if (std::getenv("ZEROPOINT_STAGING") != nullptr) shared_memory = false;  // what a discrete device does, for tests
+  shares_memory_ = info.type == VK_PHYSICAL_DEVICE_TYPE_CPU || info.type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
+  if (std::getenv("ZEROPOINT_STAGING") != nullptr) shares_memory_ = false;  // what a discrete device does, for tests
   constexpr VkMemoryPropertyFlags kDirect = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                             VK_MEMORY_PROPERTY_HOST_COHERENT_BIT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
   for (uint32_t i = 0; i < memory_.memoryTypeCount; ++i) {
     VkMemoryPropertyFlags flags = memory_.memoryTypes[i].propertyFlags;
     uint64_t heap = memory_.memoryHeaps[memory_.memoryTypes[i].heapIndex].size;
-    direct_ = direct_ || (shared_memory && (flags & kDirect) == kDirect);
+    direct_ = direct_ || (shares_memory_ && (flags & kDirect) == kDirect);
     if ((flags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT) != 0) heap_bytes = std::max(heap_bytes, heap);
   }
   work_per_s = info.type == VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU ? kDiscreteWorkPerS : kWorkPerS;
@@ -121,7 +121,7 @@ Status Context::begin(VkCommandBuffer* commands) {
 // A thread that sleeps wakes some 50 us after a discrete device is done, which counts in a short run. Elsewhere the
 // processor's time, or its power, is the device's.
 void Context::ask_until_done(double expected_s) const {
-  if (direct_ || expected_s > kAskS) return;
+  if (shares_memory_ || expected_s > kAskS) return;
   auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(2.0 * expected_s);
   while (std::chrono::steady_clock::now() < end && vkGetFenceStatus(device, fence_) == VK_NOT_READY)
     std::this_thread::yield();

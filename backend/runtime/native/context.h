@@ -137,8 +137,9 @@ class Context {
   VkQueue queue_ = VK_NULL_HANDLE;
   VkFence fence_ = VK_NULL_HANDLE;
   VkPhysicalDeviceMemoryProperties memory_{};
-  bool direct_ = false;  // the host reads and writes device buffers in place
-  bool lost_ = false;    // a submission failed: nothing runs here any more
+  bool shares_memory_ = false;  // with the host
+  bool direct_ = false;         // the host reads and writes device buffers in place
+  bool lost_ = false;           // a submission failed: nothing runs here any more
   uint64_t arena_bytes_ = 0;
   uint64_t staging_bytes_ = 0;
   std::shared_ptr<Buffer> arena_;

@@ -97,7 +97,8 @@ Status Delegate::open(const Library& library, const FindConstant& find, const vo
     const Call& call = program_.calls[i];
     ZP_TRY(find_candidates(program_, call, *context_, &candidates_.emplace_back()).in(call.where(i)));
   }
-  choices_ = context_->read_choices();
+  const Library* embedded = nullptr;
+  if (Library::embedded(&embedded).ok() && &library == embedded) choices_ = context_->read_choices();
   // Fail now, not at the first long prompt: the largest shape must have an algorithm too.
   std::vector<int64_t> maxima;
   for (const Symbol& symbol : program_.symbols)

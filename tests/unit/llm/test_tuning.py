@@ -162,6 +162,12 @@ def test_what_cannot_be_tuned(
     assert refused(path).endswith(": no timestamps; the manifest's order stays")
 
 
+def test_runs_of_a_reset(path: Path, cache: Path) -> None:
+    result = call("tune", path, "--reset", "--runs", 3)
+    assert result.exit_code == 2
+    assert "tune: --runs with --reset, which measures nothing; leave one of them out" in result.output
+
+
 def test_lengths_at_both_ends_of_what_a_signature_stands_for() -> None:
     assert points_of(6, 16) == (
         (1, 0), (1, 15), (2, 0), (2, 14), (3, 0), (3, 13), (4, 0), (4, 12), (5, 0), (5, 11), (6, 0), (6, 10),
