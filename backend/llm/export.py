@@ -38,18 +38,19 @@ from ..export.partitioner import ZeropointPartitioner
 from ..export.passes.drop_unread_buffers import DropUnreadBuffers
 from ..export.versions import warn_of_untried
 from ..files import replace_file
-from ..kernels._generated.signatures import SIGNATURES
 from ..lowering.options import CompileOptions
 from ..quantization.coverage import QuantizationSummary, quantization_summary
 from ..quantization.exact_weights import exact_weight
 from ..quantization.half_scales import HalfScales, half_weight_scales
 from ..quantization.recipes import EMBEDDINGS, quantize, why_unfit
+from ..rules.rows import MOST_FIRST
 from .adapters import merge_adapter
 from .files import check_output, tokenizer_path
 from .kept_weights import KeptTable, keep_weights
 from .models import Source, find_source, load_tokenizer, load_weights, quantized_matrices
 from .quantized_loading import WhileLoading
-from .seq2seq import export_seq2seq, is_seq2seq, largest, reads_speech, start_tokens
+from .sampling import largest
+from .seq2seq import export_seq2seq, is_seq2seq, reads_speech, start_tokens
 from .shape_rules import quick_shapes
 
 STEPS = ("load", "quantize", "torch.export", "lower", "write")
@@ -57,7 +58,6 @@ DEFAULT_RECIPE = "8da4w"
 DEFAULT_PREFILL = 128
 WEIGHT_SCALES = ("model", "f16")
 _LONGEST = 300  # characters of another library's message
-MOST_LOGITS = SIGNATURES["topk_rows"].constants["PIECE"] // 2
 FLOAT_TABLE = "model"  # an embedding that stays as the model has it
 Metadata = dict[str, int | bool | str | list[int]]
 
@@ -108,8 +108,8 @@ class TextExportOptions:
             raise OptionError(
                 f"export: max_prefill {self.max_prefill}; need 2 to max_context, which is {self.max_context}"
             )
-        if self.top_logits is not None and not 1 <= self.top_logits <= MOST_LOGITS:
-            raise OptionError(f"export: top_logits {self.top_logits}; need 1 to {MOST_LOGITS}")
+        if self.top_logits is not None and not 1 <= self.top_logits <= MOST_FIRST:
+            raise OptionError(f"export: top_logits {self.top_logits}; need 1 to {MOST_FIRST}")
         if self.max_source is not None and not 2 <= self.max_source <= 1 << 20:
             raise OptionError(f"export: max_source {self.max_source}; need 2 to {1 << 20}")
 

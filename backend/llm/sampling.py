@@ -41,6 +41,17 @@ class Sampling:
                 raise OptionError(f"generate: {name} {getattr(self, name)}; need {wanted}")
 
 
+def largest(logits: torch.Tensor, count: int | None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """What a model gives of its logits: of [1, 1, n] so many, the largest first, and their tokens, each [1, 1, count].
+
+    None: all, as they are.
+    """
+    if count is None:
+        return logits
+    values, tokens = logits.topk(count)
+    return values, tokens
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What a call says of the next token: logits f32 [n] of `tokens` [n], the likeliest first.

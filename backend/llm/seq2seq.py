@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 from ..errors import OptionError
 from .files import ENCODE
+from .sampling import largest
 
 _SPEECH = ("whisper",)  # model types whose features always fill the encoder
 
@@ -61,14 +62,6 @@ def start_tokens(model: PreTrainedModel) -> list[int]:
                           "its generation_config.json")  # fmt: skip
     forced = getattr(generation, "forced_bos_token_id", None)
     return [int(first)] if forced is None else [int(first), int(forced)]
-
-
-def largest(logits: torch.Tensor, count: int | None) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """Of logits [1, 1, n] so many, the largest first, and their tokens, each [1, 1, count]; None: as they are."""
-    if count is None:
-        return logits
-    values, tokens = logits.topk(count)
-    return values, tokens
 
 
 def export_seq2seq(

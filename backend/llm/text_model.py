@@ -331,5 +331,5 @@ class TextEncoder:
         """f32 [hidden] of a text, or [tokens, hidden] of an encoder that was exported with --pooling none."""
         ids = torch.tensor([self._words.chat(text)])
         (found,) = self._forward.execute([ids, torch.ones_like(ids)])
-        vector: torch.Tensor = found[0].clone()
+        vector: torch.Tensor = found[0]
         return vector

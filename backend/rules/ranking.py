@@ -15,7 +15,7 @@ from ..lowering.shapes import permute
 from ..lowering.values import bind_empty, check_dtype
 from ..lowering.view import ZERO
 from ..lowering.view_changes import axis_of
-from .rows import PIECE, first_of_rows
+from .rows import MOST_FIRST, PIECE, first_of_rows
 
 
 def lower_topk_parent(node: Node, lowering: Lowering) -> Lowered:
@@ -27,8 +27,8 @@ def lower_topk_parent(node: Node, lowering: Lowering) -> Lowered:
     if not rank or not isinstance(k, int):
         raise Unsupported(f"{node.name}: topk of rank {rank}, k {k}; offered rank 1 and more, and a constant k")
     length = static_dim(source, axis_of(values["dim"], rank))
-    if length > PIECE and k > PIECE // 2:
-        raise Unsupported(f"{node.name}: topk of {k} in {length}; offered up to {PIECE // 2}, or all of {PIECE}")
+    if length > PIECE and k > MOST_FIRST:
+        raise Unsupported(f"{node.name}: topk of {k} in {length}; offered up to {MOST_FIRST}, or all of {PIECE}")
     return Lowered((node,), ())
 
 

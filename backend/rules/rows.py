@@ -36,6 +36,7 @@ _ARGS = {
 }
 _LEVELS = 2  # of rows
 PIECE = SIGNATURES["topk_rows"].constants["PIECE"]  # of a row, that one workgroup sorts
+MOST_FIRST = PIECE // 2  # of a longer row: what its pieces give is at most half as long
 
 
 def row_attrs(view: View, n_inner: int, lowering: Lowering, *, name: str) -> tuple[int, dict[str, Dim]]:

@@ -10,7 +10,7 @@ from torch import nn
 from torchao.quantization.quant_primitives import MappingType, choose_qparams_affine, dequantize_affine, quantize_affine
 
 import zeropoint
-from tests.e2e.models import Activations, Forms, Linears, Weights
+from tests.e2e.models import Activations, Forms, Linears, QuantizedLinear, Weights
 from tests.e2e.running import Method, compare, everything_decomposed, export, lower, relative_rms, rows_of
 from tests.e2e.test_linear_matrix import FORMS, KINDS
 
@@ -93,6 +93,29 @@ def test_large_outputs_are_computed_in_column_pieces() -> None:
     assert [len(output.tensors) for output in found.outputs] == [2, 1]
     assert max(tensor.size_bytes for tensor in found.tensors) <= 1 << 20
     compare(Method(pte), model, [rows_of(64, n) for n in (1, 9, 512)], tolerance=1e-6)
+
+
+class Read(nn.Module):
+    """A linear whose weight does not fit one binding, and what reads its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = QuantizedLinear(4096, Weights(n=640, group_size=128))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.linear(x)
+        return y, torch.tanh(y / 100), y.cumsum(-1)
+
+
+def test_column_pieces_are_joined_for_what_reads_them() -> None:
+    model = Read().eval()
+    pte, partitioner = lower(
+        export(model, rows_of(4096, 4), max_sizes={0: 16}), zeropoint.CompileOptions(max_binding_bytes=1 << 20)
+    )
+    assert partitioner.reasons == {}
+    (found,) = zeropoint.inspect(pte).programs
+    assert [len(output.tensors) for output in found.outputs] == [2, 1, 1]
+    compare(Method(pte), model, [rows_of(4096, n) for n in (1, 3, 16)], tolerance=1e-6)
 
 
 @pytest.mark.parametrize(("recipe", "group_size"), [("8da4w", 32), ("8da4w-float-zp", 16), ("8da8w", None), ("4w", 48)])

@@ -173,6 +173,22 @@ def test_answers(exported: Exported) -> None:
         assert chosen.split() == [f"w{token - 5}" for token in wanted if token > 4]
 
 
+def test_the_largest_logits(exported: Exported, tmp_path: Path) -> None:
+    """The same ones as of all, bit for bit, from the decoder's method."""
+    lengths = ["--max-context", CONTEXT, "--max-prefill", PREFILL]
+    lengths += [] if exported.reads_speech else ["--max-source", SOURCE]
+    export(exported.path.parent / "model", tmp_path / "top.pte", *lengths, "--top-logits", 6)
+    whole, top = TextProgram(exported.path), TextProgram(tmp_path / "top.pte")
+    source = exported.source(5)
+    for program in (whole, top):
+        program.encode(source if exported.reads_speech else source[0].tolist())
+    for tokens, position in (([*exported.start, 9, 8], 0), ([7], len(exported.start) + 2)):
+        wanted, found = whole.logits(tokens, position).topk(6), top.scores(tokens, position)
+        assert torch.equal(found.logits, wanted.values)
+        assert found.tokens is not None
+        assert torch.equal(found.tokens, wanted.indices)
+
+
 def test_commands(exported: Exported, tmp_path: Path) -> None:
     """generate, verify and bench; chat says why not."""
 
