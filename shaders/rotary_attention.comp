@@ -49,11 +49,13 @@ layout(push_constant) uniform Push {
   int nan_rows;
   float eps;
   uint y_batch;
+  uint turn;
+  uint awaited;
 };
 
-layout(std430, binding = Q_BINDING) readonly buffer Q { Q_TYPE q[]; };
-layout(std430, binding = K_BINDING) readonly buffer K { K_TYPE k[]; };
-layout(std430, binding = V_BINDING) readonly buffer V { V_TYPE v[]; };
+layout(std430, binding = Q_BINDING) coherent readonly buffer Q { Q_TYPE q[]; };
+layout(std430, binding = K_BINDING) coherent readonly buffer K { K_TYPE k[]; };
+layout(std430, binding = V_BINDING) coherent readonly buffer V { V_TYPE v[]; };
 layout(std430, binding = Q_NORM_BINDING) readonly buffer QNorm { Q_NORM_TYPE q_norm[]; };
 layout(std430, binding = K_NORM_BINDING) readonly buffer KNorm { K_NORM_TYPE k_norm[]; };
 layout(std430, binding = COS_TABLE_BINDING) readonly buffer Cos { COS_TABLE_TYPE cos_table[]; };
@@ -66,7 +68,8 @@ layout(std430, binding = V_CACHE_BINDING) buffer VCache { V_CACHE_TYPE v_cache[]
 layout(std430, binding = SPLIT_SUMS_BINDING) coherent buffer SplitSums { SPLIT_SUMS_TYPE split_sums[]; };
 layout(std430, binding = ARRIVED_BINDING) coherent buffer Arrived { ARRIVED_TYPE arrived[]; };
 #endif
-layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+layout(std430, binding = Y_BINDING) coherent writeonly buffer Y { Y_TYPE y[]; };
+#include "turns.glsl"
 
 const uint HEAD_DIM = 4u * QUADS;
 const uint kOutside = 0xffffffffu;
@@ -387,7 +390,7 @@ void find_span() {
   span = uvec2(key_begin(start, 0u), key_end(start, 0u));
 }
 
-void main() {
+void attend_to_head() {
   uint tile = gl_WorkGroupID.x;
   if (window > 0) {
     find_span();
@@ -395,8 +398,9 @@ void main() {
   }
   load_keys(tile);
   load_values(tile);
-  KEY_QUAD own_value = v[v_first + batch() * v_batch + kv_head() * QUADS + min(gl_LocalInvocationIndex, QUADS - 1u)];
   find_span();
+  await_turn();
+  KEY_QUAD own_value = v[v_first + batch() * v_batch + kv_head() * QUADS + min(gl_LocalInvocationIndex, QUADS - 1u)];
   uint first = span.x / TILE_N;
   uint end = max((span.y + TILE_N - 1u) / TILE_N, first + 1u);
   uint count = min(end - first, gl_NumWorkGroups.x);
@@ -418,4 +422,9 @@ void main() {
     load_splits(count);
   }
 #endif
+}
+
+void main() {
+  attend_to_head();
+  give_turn();
 }

@@ -38,13 +38,15 @@ layout(push_constant) uniform Push {
   int qmin;
   int qmax;
   float eps;
+  uint turn;
+  uint awaited;
 };
 
 #define row_length ROW_LENGTH
 #define mapping MAPPING
 
-layout(std430, binding = X_BINDING) readonly buffer X { X_TYPE x[]; };
-layout(std430, binding = WEIGHT_BINDING) readonly buffer Weight { WEIGHT_TYPE weight[]; };
+layout(std430, binding = X_BINDING) coherent readonly buffer X { X_TYPE x[]; };
+layout(std430, binding = WEIGHT_BINDING) coherent readonly buffer Weight { WEIGHT_TYPE weight[]; };
 // Weights are read once, past the cache of a core: `coherent`.
 layout(std430, binding = W_BINDING) coherent readonly buffer W { W_TYPE w[]; };
 layout(std430, binding = W_SCALE_BINDING) coherent readonly buffer WScale { W_SCALE_TYPE w_scale[]; };
@@ -58,9 +60,10 @@ layout(std430, binding = W_ZP_BINDING) readonly buffer WZp { W_ZP_TYPE w_zp[]; }
 layout(std430, binding = BIAS_BINDING) readonly buffer Bias { BIAS_TYPE bias[]; };
 #endif
 #ifndef RESIDUAL_NONE
-layout(std430, binding = RESIDUAL_BINDING) readonly buffer Residual { RESIDUAL_TYPE residual[]; };
+layout(std430, binding = RESIDUAL_BINDING) coherent readonly buffer Residual { RESIDUAL_TYPE residual[]; };
 #endif
-layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
+layout(std430, binding = Y_BINDING) coherent writeonly buffer Y { Y_TYPE y[]; };
+#include "turns.glsl"
 
 #include "quads.glsl"
 #include "activations.glsl"
@@ -251,8 +254,9 @@ float output_value(uint turn, uint c, float bias_value, float scale_value) {
 }
 
 void main() {
-  load_row(X_OFFSET);
   [[unroll]] for (uint i = 0; i < BATCH; ++i) load_chunk(0u, i, i);
+  await_turn();
+  load_row(X_OFFSET);
   float scale_value;
   quantize_row(X_OFFSET, scale_value, zero_point);
   barrier();
@@ -294,4 +298,5 @@ void main() {
       y[n] = Y_TYPE(value);
     }
   }
+  give_turn();
 }

@@ -74,6 +74,7 @@ class ShaderCache:
             [[push.name, push.value is None] for push in job.algorithm.pushes],
             [spec.name for spec in job.algorithm.specs],
             job.algorithm.unroll,
+            job.algorithm.ahead,
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

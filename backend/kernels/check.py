@@ -7,7 +7,7 @@ from .capabilities import NAMES, matrix_products, needed, needed_extensions
 from .dtypes import DType, Storage
 from .facts import FACTS
 from .keys import SlotKey, VariantKey
-from .manifest import Algorithm, Io, Manifest, Slot
+from .manifest import TURNS_BINDING, Algorithm, Io, Manifest, Slot
 from .prelude import IMAGE_FORMATS, IMAGE_SAMPLED, element_type, puts_parts
 from .reflect import Binding, Interface, reflect
 from .spirv import Module, Opcode
@@ -57,9 +57,13 @@ class _Check:
     def check_unknown_bindings(self) -> None:
         names = [slot.name for slot in self.manifest.slots]
         seen: set[int] = set()
+        turns = [binding for binding in self.found.bindings if binding.binding == TURNS_BINDING]
+        self.check_turns(turns)
         for binding in self.found.bindings:
             if binding.set != 0:
                 raise self.error(f"{binding.name}: descriptor set 0 declared; found set {binding.set}")
+            if binding in turns:
+                continue
             if binding.name in names and names.index(binding.name) != binding.binding:
                 declared = names.index(binding.name)
                 raise self.error(f"slot {binding.name}: binding {declared} declared; found {binding.binding}")
@@ -73,6 +77,18 @@ class _Check:
                 )
             seen.add(binding.binding)
 
+    def check_turns(self, found: list[Binding]) -> None:
+        """An algorithm that takes turns has their counts, as lib/turns.glsl declares them, and no other one has."""
+        wanted = [] if self.algorithm.ahead is None else ["turns, a buffer of u32 that is awaited and given"]
+        waits, gives = (TURNS_BINDING in used for used in (self.used.loaded, self.used.written))
+        said = [
+            f"{binding.name}, a {binding.kind} of {binding.element} that is {'' if waits else 'not '}awaited and "
+            f"{'' if gives else 'not '}given"
+            for binding in found
+        ]
+        if said != wanted:
+            raise self.error(f"binding {TURNS_BINDING}: [{'; '.join(wanted)}] declared; found [{'; '.join(said)}]")
+
     def check_slot(self, index: int, slot: Slot, choice: SlotKey) -> None:
         found = next((binding for binding in self.found.bindings if binding.binding == index), None)
         where = f"slot {slot.name}"
@@ -85,6 +101,8 @@ class _Check:
         declared = self.declared(slot, choice)
         if f"{found.kind} of {found.element}" != declared:
             raise self.error(f"{where}: {declared} declared; found {found.kind} of {found.element}")
+        if self.algorithm.ahead is not None and slot.name not in self.algorithm.ahead and not found.coherent:
+            raise self.error(f"{where}: found a binding that is not coherent; what is not in `ahead` comes by turns")
         self.check_direction(index, slot, found, puts_parts(slot, choice))
 
     def declared(self, slot: Slot, choice: SlotKey) -> str:

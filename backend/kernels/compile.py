@@ -14,6 +14,7 @@ from . import spirv
 from .cache import CompiledVariant, Job, ShaderCache
 from .check import check_variant
 from .glslang_library import load_library, preamble_text
+from .manifest import TURNS_BINDING
 from .prelude import Prelude, prelude
 from .toolchain import TARGET, Toolchain, run_tool
 
@@ -106,7 +107,7 @@ def _compile(job: Job, toolchain: Toolchain, scratch: Path) -> CompiledVariant:
     return CompiledVariant(
         key=job.key,
         spirv=data,
-        bindings=tuple(binding.binding for binding in found.bindings),
+        bindings=tuple(binding.binding for binding in found.bindings if binding.binding != TURNS_BINDING),
         capabilities=found.capabilities,
         local_size=found.local_size,
         push_bytes=4 * len(found.pushes),

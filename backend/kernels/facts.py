@@ -35,6 +35,7 @@ FACTS = (
     "max_stage_images",
     "max_image_extent",
     "max_loop_iterations",
+    "ordered_starts",
     "is_cpu",
     "vendor_id",
 )

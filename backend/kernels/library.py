@@ -20,8 +20,9 @@ from .keys import SlotKey, VariantKey
 from .manifest import Algorithm, Io, Manifest, Push, ValueKind
 
 IDENTIFIER = b"ZPL1"
-VERSION = 3
+VERSION = 4
 _CHAIN = 4  # modules to decode before one, at most
+_COMPARED = 128  # modules of an algorithm, up to which each is compared with all before it
 _WINDOW = 1 << 15  # as far back as deflate looks
 _BLOCK = 1 << 14
 _AHEAD = 1 << 13  # of a block, in its dictionary
@@ -213,6 +214,7 @@ class _Writer:
             push=[self.push(i, push, slots, attrs) for i, push in enumerate(algorithm.pushes)],
             variants=[self.variant(variant) for variant in compiled],
             source=_source(algorithm),
+            ahead=None if algorithm.ahead is None else [slots.index(name) for name in algorithm.ahead],
         )
 
     def push(self, index: int, push: Push, slots: list[str], attrs: list[str]) -> object:
@@ -235,16 +237,20 @@ class _Writer:
         )
 
     def add_modules(self, compiled: Sequence[CompiledVariant]) -> None:
-        """Numbers an algorithm's modules; each has the most alike of some earlier ones as its dictionary.
+        """Numbers an algorithm's modules; each has the most alike of earlier ones as its dictionary.
 
-        Keys count through their slots, so modules that differ in one slot lie a power of two apart, or nearly.
+        Where there are many, each is compared with few: keys count through their slots, so modules that differ in one
+        slot lie a power of two apart, or nearly.
         """
+        modules = dict.fromkeys(variant.spirv for variant in compiled)
         earlier: list[bytes] = []
-        for spirv in dict.fromkeys(variant.spirv for variant in compiled):
+        for spirv in modules:
             if spirv in self.modules:
                 continue
-            near = {len(earlier) - (1 << step) for step in range(len(earlier).bit_length())}
-            likes = [earlier[place] for place in sorted({0, *near} if earlier else ())]
+            places = set(range(len(earlier)))
+            if len(modules) > _COMPARED:
+                places &= {0, *(len(earlier) - (1 << step) for step in range(len(earlier).bit_length()))}
+            likes = [earlier[place] for place in sorted(places)]
             base = self.most_alike(spirv, [like for like in likes if self.depths[self.modules[like]] < _CHAIN])
             self.modules[spirv] = len(self.bases)
             self.bases.append(base)

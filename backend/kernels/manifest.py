@@ -12,6 +12,8 @@ from .where import Where
 
 MAX_PUSH_BYTES = 128
 MAX_SLOTS = 32
+TURNS_BINDING = MAX_SLOTS  # behind those of the slots
+TURN_PUSHES = ("turn", "awaited")  # the last ones of an algorithm that takes turns; the player sets them
 GRID_FOLD = 32768  # workgroups along one dimension; the rest goes into the next one
 MOST_ITERATIONS = 50_000  # of one invocation's loops, which every driver runs to their ends
 
@@ -97,6 +99,7 @@ class Algorithm:
     unroll: bool = False  # spirv-opt unrolls the loops marked [[unroll]]
     where: tuple[Where, ...] = ()  # which of the kernel's variants this algorithm has
     iterations: Expr | None = None  # at most, of one invocation's loops that nothing unrolls, together
+    ahead: tuple[str, ...] | None = None  # it takes turns (lib/turns.glsl), and may read these slots before its own
 
 
 @dataclass(frozen=True, slots=True)

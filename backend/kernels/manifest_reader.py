@@ -19,6 +19,7 @@ from .manifest import (
     MAX_PUSH_BYTES,
     MAX_SLOTS,
     MOST_ITERATIONS,
+    TURN_PUSHES,
     VIEWS,
     Algorithm,
     AttrDecl,
@@ -40,7 +41,14 @@ _SLOT_MACRO = re.compile(r"(.*)_(BINDING|F32|F16|I32|I8|U8|I4|NONE|BUFFER|IMAGE|
 _KINDS = ("int", "int[<count>]", "float")
 _ARRAY = re.compile(r"int\[([1-9])\]")
 _ATTR = re.compile(r"\s*attr\(\s*(\w+)\s*\)\s*")
-_DEFAULTS = ("source", "grid", "spec", "push", "iterations")  # of an algorithm, which the manifest may give for all
+_DEFAULTS = (
+    "source",
+    "grid",
+    "spec",
+    "push",
+    "iterations",
+    "ahead",
+)  # of an algorithm, which the manifest may give for all
 _NO_IMAGE = (DType.U8, DType.I4)
 
 
@@ -227,7 +235,9 @@ class _Parser(TomlReader):
         """One of them, the defaults of all put in. arrays: the attributes that are several."""
         key = f"algorithm[{index}]"
         self.known(
-            key, table, ("name", "source", "where", "when", "iterations", "unroll", "defines", "grid", "spec", "push")
+            key,
+            table,
+            ("name", "source", "where", "when", "iterations", "unroll", "defines", "grid", "spec", "push", "ahead"),
         )
         name = self.named(f"{key}.name", self.get("name", table, str, key), _NAME)
         key = f"algorithm.{name}"
@@ -237,6 +247,12 @@ class _Parser(TomlReader):
                 raise self.error(f"{key}.defines.{define}", "is also in [constants]; give it one value")
         scope = replace(scope, constants={**scope.constants, **dict(defines)})
         iterations = self.expr(f"{key}.iterations", table["iterations"], scope) if "iterations" in table else None
+        ahead = self.ahead(f"{key}.ahead", table, slots)
+        pushes = self.get("push", table, dict, key, default={})
+        if ahead is not None:
+            if taken := [push for push in TURN_PUSHES if push in pushes]:
+                raise self.error(f"{key}.push.{taken[0]}", "is the turns', which `ahead` adds; choose another name")
+            pushes = pushes | dict.fromkeys(TURN_PUSHES, "0")
         return Algorithm(
             name=name,
             source=self.source(f"{key}.source", self.get("source", table, str, key, default=f"{self.path.stem}.comp")),
@@ -247,11 +263,24 @@ class _Parser(TomlReader):
                 Spec(self.named(f"{key}.spec.{spec}", spec, _MACRO), self.expr(f"{key}.spec.{spec}", text, scope))
                 for spec, text in self.get("spec", table, dict, key, default={}).items()
             ),
-            pushes=self.pushes(f"{key}.push", self.get("push", table, dict, key, default={}), scope, arrays),
+            pushes=self.pushes(f"{key}.push", pushes, scope, arrays),
             unroll=self.get("unroll", table, bool, key, default=False),
             where=self.where(key, table, slots),
             iterations=iterations,
+            ahead=ahead,
         )
+
+    def ahead(self, key: str, table: Mapping[str, object], slots: tuple[Slot, ...]) -> tuple[str, ...] | None:
+        """The slots that are read before the turn; none says that the algorithm takes no turns."""
+        if "ahead" not in table:
+            return None
+        names = [slot.name for slot in slots if slot.io is not Io.OUT]
+        found = [self.typed(key, name, str) for name in self.typed(key, table["ahead"], list)]
+        for name in found:
+            if name not in names:
+                raise self.error(key, f"{name!r}; slots that are read: {', '.join(names)}")
+        self.unique(key, found)
+        return tuple(found)
 
     def guard(self, key: str, when: object, iterations: Expr | None, scope: Scope) -> Expr | None:
         """`when`, and that no loop is longer than the driver runs it. The text is what a refusal shows."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .dtypes import DType, Storage
 from .keys import SlotKey, VariantKey
-from .manifest import Algorithm, Io, Manifest, Slot
+from .manifest import TURNS_BINDING, Algorithm, Io, Manifest, Slot
 
 _GLSL = {"f32": "float", "f16": "float16_t", "i32": "int", "u32": "uint", "i8": "int8_t", "u8": "uint8_t"}
 _GLSL_VECTOR = {"f32": "vec", "f16": "f16vec", "i32": "ivec", "u32": "uvec", "i8": "i8vec", "u8": "u8vec"}
@@ -33,6 +33,7 @@ def prelude(manifest: Manifest, algorithm: Algorithm, key: VariantKey) -> Prelud
             bits = int(element_type(slot, choice).split("x")[0][1:])
             extensions |= {_EXTENSION_OF_BITS[bits]} if bits < 32 else set()
     macros += [(name, str(value)) for name, value in (*manifest.macros(), *algorithm.defines)]
+    macros += [("TURNS_BINDING", str(TURNS_BINDING))] if algorithm.ahead is not None else []
     return Prelude(macros=tuple(macros), extensions=tuple(sorted(extensions)))
 
 

@@ -9,6 +9,7 @@ from . import spirv
 from .spirv import Decoration, Module, Opcode, StorageClass
 
 _RESOURCES = (StorageClass.UNIFORM_CONSTANT, StorageClass.UNIFORM, StorageClass.STORAGE_BUFFER)
+_FLAGS = (Decoration.NON_READABLE, Decoration.NON_WRITABLE, Decoration.COHERENT)
 _WORKGROUP_SIZE = 25  # BuiltIn
 _LOCAL_SIZE, _LOCAL_SIZE_ID = 17, 38  # execution modes
 _IMAGE_FORMATS = {
@@ -31,6 +32,7 @@ class Binding:
     element: str
     readable: bool
     writable: bool
+    coherent: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +107,11 @@ def _binding(module: Module, variable: int, storage: int, pointee: int) -> Bindi
     kind, element = f"storage class {storage}", f"a type of opcode {module.types[pointee].opcode}"
     declared = module.types[pointee]
     name = module.names.get((variable, None), "")
-    flags = {flag for flag in (Decoration.NON_READABLE, Decoration.NON_WRITABLE) if _decorated(module, variable, flag)}
+    flags = {flag for flag in _FLAGS if _decorated(module, variable, flag)}
     if declared.opcode == Opcode.TYPE_STRUCT:
         last = len(declared.operands) - 1
         name = module.names.get((pointee, last), "")
-        flags |= {f for f in (Decoration.NON_READABLE, Decoration.NON_WRITABLE) if _decorated(module, pointee, f, last)}
+        flags |= {flag for flag in _FLAGS if _decorated(module, pointee, flag, last)}
     if declared.opcode == Opcode.TYPE_STRUCT and storage == StorageClass.STORAGE_BUFFER:
         kind, element = "buffer", _buffer_element(module, pointee)
     elif storage == StorageClass.UNIFORM_CONSTANT and declared.opcode == Opcode.TYPE_IMAGE:
@@ -122,6 +124,7 @@ def _binding(module: Module, variable: int, storage: int, pointee: int) -> Bindi
         element=element,
         readable=Decoration.NON_READABLE not in flags,
         writable=Decoration.NON_WRITABLE not in flags,
+        coherent=Decoration.COHERENT in flags,
     )
 
 

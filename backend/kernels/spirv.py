@@ -77,6 +77,7 @@ class Decoration(IntEnum):
     SPEC_ID = 1
     ARRAY_STRIDE = 6
     BUILT_IN = 11
+    COHERENT = 23
     NON_WRITABLE = 24
     NON_READABLE = 25
     BINDING = 33

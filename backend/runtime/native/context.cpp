@@ -6,7 +6,6 @@
 namespace zeropoint {
 namespace {
 
-constexpr uint64_t kSmallestScratch = 256;
 constexpr double kAskS = 4e-3;                                // a run that is expected to be shorter is asked for
 constexpr double kWorkPerS = 20e9, kDiscreteWorkPerS = 1e12;  // of slow ones, before a run tells
 
@@ -97,8 +96,7 @@ void Context::add_program(uint64_t arena_bytes, uint64_t staging_bytes) {
 void Context::remove_program() {
   if (--counters.programs > 0) return;
   arena_bytes_ = staging_bytes_ = 0;
-  arena_.reset();
-  staging_.reset();
+  for (auto* shared : {&arena_, &staging_, &turns_, &stuck_}) shared->reset();
 }
 
 Status Context::scratch(

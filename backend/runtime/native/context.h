@@ -41,6 +41,9 @@ struct PipelineSource {
 
 VkDescriptorType descriptor_type(const fb::Variant& variant, const fb::Binding& binding);
 
+inline constexpr uint64_t kSmallestScratch = 256;
+inline constexpr uint64_t kTurnBytes = 256;  // as shaders/lib/turns.glsl; an offset of a binding
+
 class Context {
  public:
   ~Context();  // of one whose open() failed: the others stay until the process ends
@@ -87,6 +90,11 @@ class Context {
   Status staging(const Buffer& arena, std::shared_ptr<Buffer>* staging) {
     return arena.mapped ? Status() : scratch(staging_bytes_, MemoryUse::kHost, &staging_, staging);
   }
+  // Counts of turns, for so many, and where the host finds the first word of them.
+  Status turns(uint64_t count, std::shared_ptr<Buffer>* turns, std::shared_ptr<Buffer>* stuck) {
+    ZP_TRY(scratch(kSmallestScratch, MemoryUse::kHost, &stuck_, stuck));
+    return scratch(count * kTurnBytes, MemoryUse::kDevice, &turns_, turns);
+  }
   void add_program(uint64_t arena_bytes, uint64_t staging_bytes);
   void remove_program();
 
@@ -108,6 +116,8 @@ class Context {
   // where that is known.
   Status submit_and_wait(
       const VkCommandBuffer* commands, const std::vector<uint32_t>& submits, double expected_s = 0.0);
+  // After a run that has left states in disorder: nothing runs here any more.
+  void give_up() { lost_ = true; }
   // Records commands with record(VkCommandBuffer), runs them once and waits.
   template <typename Record> Status run_once(Record record) {
     VkCommandBuffer commands = VK_NULL_HANDLE;
@@ -139,14 +149,17 @@ class Context {
   VkPhysicalDeviceMemoryProperties memory_{};
   bool shares_memory_ = false;  // with the host
   bool direct_ = false;         // the host reads and writes device buffers in place
-  bool lost_ = false;           // a submission failed: nothing runs here any more
+  bool lost_ = false;           // a submission failed
   uint64_t arena_bytes_ = 0;
   uint64_t staging_bytes_ = 0;
   std::shared_ptr<Buffer> arena_;
   std::shared_ptr<Buffer> staging_;
+  std::shared_ptr<Buffer> turns_;
+  std::shared_ptr<Buffer> stuck_;
   std::unordered_map<std::string, std::weak_ptr<Buffer>> constants_;
   std::vector<std::weak_ptr<State>> states_;
-  std::map<std::pair<const fb::Variant*, std::vector<int32_t>>, std::shared_ptr<Pipeline>> pipelines_;
+  using PipelineKey = std::tuple<const fb::Algorithm*, const fb::Variant*, std::vector<int32_t>>;
+  std::map<PipelineKey, std::shared_ptr<Pipeline>> pipelines_;
   VkPipelineCache pipeline_cache_ = VK_NULL_HANDLE;
   bool pipelines_changed_ = false;
 };

@@ -381,6 +381,7 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOu
   if (program_.faults >= 0)
     std::memset(host_bytes(*recording, static_cast<size_t>(program_.faults)), 0, sizeof(Faults));
   ZP_TRY(run(recording));
+  ZP_TRY(check_turns(*recording));
   if (recording->queries != VK_NULL_HANDLE) ZP_TRY(read_times(*recording));
   if (program_.faults >= 0) ZP_TRY(read_faults(*recording));
   return copy_out(*recording);
@@ -402,6 +403,16 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
     ZP_TRY(convert(input.host_dtype, inputs[i].data, stored, target, product(inputs[i])).in("input[", i, "]"));
   }
   return Status();
+}
+
+// A turn that never came: what the run computed is worth nothing, states included, which others may share.
+Status Delegate::check_turns(const Recording& recording) {
+  uint32_t stuck = 0;
+  if (recording.stuck != nullptr) std::memcpy(&stuck, recording.stuck->mapped, sizeof(stuck));
+  if (stuck == 0) return Status();
+  context_->give_up();
+  return fail(Code::kDevice, context_->info.name, ": a dispatch waited in vain for the one before it; set ",
+      "ZEROPOINT_DISABLE=ordered_starts and load the program again");
 }
 
 // An index that was computed on the device and lies outside: the first one that a call has reported. States are again

@@ -61,6 +61,7 @@ class Delegate {
     VkQueryPool queries = VK_NULL_HANDLE;
     std::shared_ptr<Buffer> arena;
     std::shared_ptr<Buffer> staging;                   // null when the arena is read and written in place
+    std::shared_ptr<Buffer> turns, stuck;              // stuck: null when no dispatch takes turns
     std::vector<Pick> picks;                           // of the calls that run
     std::vector<std::shared_ptr<Pipeline>> pipelines;  // of the picks, null where a grid is empty
   };
@@ -88,6 +89,7 @@ class Delegate {
   Status copy_out(const Recording& recording);
   Status read_times(const Recording& recording);
   Status read_faults(const Recording& recording);
+  Status check_turns(const Recording& recording);
 
   Program program_;
   uint32_t flags_ = 0;

@@ -68,6 +68,11 @@ class Checker {
       if (size - 1 >= kMaxLocalSize) return bad("a local size that is not from 1 to 65535");
     if (!algorithm.specs() || !algorithm.push() || !algorithm.variants()) return bad("needs specs, push and variants");
     if (algorithm.when() != nullptr) ZP_TRY(expr(algorithm.when()));
+    for (uint16_t slot : items(algorithm.ahead()))
+      if (slot >= count(kernel_->slots())) return bad("reads a slot ahead that it does not have");
+    for (const fb::Variant* variant : *algorithm.variants())
+      if (algorithm.ahead() != nullptr && variant->push_bytes() < kTurnPushBytes)
+        return bad("takes turns, without push constants for them");
     for (const fb::Expr* grid : *algorithm.grid()) ZP_TRY(expr(grid));
     for (const fb::Spec* spec : *algorithm.specs()) ZP_TRY(expr(spec->value()));
     for (const fb::Push* push : *algorithm.push()) {

@@ -36,7 +36,8 @@ namespace zeropoint {
   X(max_workgroup_size_z, limits.maxComputeWorkGroupSize[2]) X(max_push_bytes, limits.maxPushConstantsSize) \
   X(max_stage_buffers, limits.maxPerStageDescriptorStorageBuffers) \
   X(max_stage_images, limits.maxPerStageDescriptorStorageImages) X(max_image_extent, limits.maxImageDimension2D) \
-  X(max_loop_iterations, loop_iterations(*info)) X(is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU) \
+  X(max_loop_iterations, loop_iterations(*info)) X(ordered_starts, ordered_starts(driver.driverID)) \
+  X(is_cpu, info->type == VK_PHYSICAL_DEVICE_TYPE_CPU) \
   X(vendor_id, first.vendorID)
 // clang-format on
 
@@ -61,9 +62,11 @@ std::string fact_names();
 // Why a device with these facts cannot run a module with a SPIR-V capability; empty when it can.
 std::string missing_capability(uint32_t capability, const Facts& facts);
 
-inline constexpr uint32_t kLibraryVersion = 3;
+inline constexpr uint32_t kLibraryVersion = 4;
 inline constexpr uint32_t kMaxSpirvBytes = 16 << 20;
 inline constexpr uint32_t kMaxPushBytes = 128;
+inline constexpr uint32_t kTurnPushBytes = 8;  // the last ones of an algorithm that takes turns: `turn` and `awaited`
+inline constexpr uint32_t kTurnsBinding = 32;
 
 // Null-safe views of flatbuffers.
 template <typename Vector> uint32_t count(const Vector* vector) { return vector == nullptr ? 0 : vector->size(); }

@@ -70,7 +70,8 @@ std::string blocked_by(const fb::Algorithm& algorithm, const fb::Variant& varian
       {"invocations", int64_t{local.Get(0)} * local.Get(1) * local.Get(2), Fact::max_workgroup_invocations},
       {"shared bytes", variant.shared_bytes(), Fact::shared_memory_bytes},
       {"push bytes", variant.push_bytes(), Fact::max_push_bytes}, {"images", images, Fact::max_stage_images},
-      {"buffers", variant.bindings()->size() - images, Fact::max_stage_buffers}};
+      {"buffers", variant.bindings()->size() - images + (algorithm.ahead() != nullptr ? 1 : 0),
+          Fact::max_stage_buffers}};
   for (const auto& [what, found, limit] : needs)
     if (int64_t most = context.facts[limit]; found > most)
       return cat("needs ", found, " ", what, " (the device has ", most, ")");

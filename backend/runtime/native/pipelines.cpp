@@ -107,7 +107,7 @@ Status Context::pipelines(const Library& library, const std::vector<PipelineSour
   for (size_t i = 0; i < sources.size(); ++i) {
     std::shared_ptr<Pipeline>& made = result->emplace_back();
     if (sources[i].variant == nullptr) continue;
-    std::shared_ptr<Pipeline>& known = pipelines_[{sources[i].variant, sources[i].specs}];
+    std::shared_ptr<Pipeline>& known = pipelines_[{sources[i].algorithm, sources[i].variant, sources[i].specs}];
     if (known == nullptr) {
       known = std::make_shared<Pipeline>();
       known->context = this;
@@ -122,7 +122,8 @@ Status Context::pipelines(const Library& library, const std::vector<PipelineSour
   pipelines_changed_ = pipelines_changed_ || !fresh.empty();
   for (size_t i = fresh.size(); i-- > 0;) {
     if (statuses[i].ok()) continue;
-    pipelines_.erase({sources[fresh[i]].variant, sources[fresh[i]].specs});
+    const PipelineSource& source = sources[fresh[i]];
+    pipelines_.erase({source.algorithm, source.variant, source.specs});
     *failed = fresh[i];
   }
   for (auto i = pipelines_.begin(); i != pipelines_.end() && pipelines_.size() > kMaxPipelines;)
@@ -139,6 +140,8 @@ Status Context::create_pipeline(const Library& library, const PipelineSource& so
   for (const fb::Binding* binding : *variant.bindings())
     bindings.push_back(
         {binding->binding(), descriptor_type(variant, *binding), 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
+  if (source.algorithm->ahead() != nullptr)
+    bindings.push_back({kTurnsBinding, VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1, VK_SHADER_STAGE_COMPUTE_BIT, nullptr});
   VkDescriptorSetLayoutCreateInfo set{VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, nullptr, 0,
       static_cast<uint32_t>(bindings.size()), bindings.data()};
   ZP_VK(vkCreateDescriptorSetLayout, device, &set, nullptr, &pipeline->set_layout);

@@ -13,9 +13,15 @@ namespace {
 
 constexpr size_t kMaxRecordings = 16;
 constexpr double kMaxSlices = 256.0;
-constexpr double kTellingWork = 1e8;  // a run of less tells what a submit takes
+constexpr double kTellingWork = 1e8;        // a run of less tells what a submit takes
+constexpr uint64_t kMostAwaited = 1 << 20;  // workgroups
 
-using Access = std::pair<const Tensor*, bool>;  // written, or else read
+struct Access {
+  const Tensor* tensor;
+  bool write;     // or else read
+  bool in_turn;   // by a dispatch that takes turns
+  bool is_ahead;  // before its turn
+};
 
 }  // namespace
 
@@ -36,10 +42,12 @@ class Delegate::Recorder {
 
   Status run() {
     ZP_TRY(make_pipelines());
+    ZP_TRY(create_turns());
     ZP_TRY(create_descriptors());
     double most = most_work();
     ZP_TRY(next_slice());
     if (recording_.profile) ZP_TRY(create_queries());
+    clear_turns();
     for (const Input& input : program_.inputs)
       if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
     if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), true);
@@ -52,12 +60,16 @@ class Delegate::Recorder {
     timestamp(0);
     for (size_t i = 0; i < recording_.picks.size(); ++i) {
       double before = recording_.work.back();
-      if (before > 0.0 && before + recording_.picks[i].work > most) ZP_TRY(next_slice());
+      if (before > 0.0 && before + recording_.picks[i].work > most) {
+        if (awaited_ > 0) flush();
+        ZP_TRY(next_slice());
+      }
       recording_.work.back() += recording_.picks[i].work;
       if (recording_.profile) flush();
       if (recording_.pipelines[i] != nullptr) ZP_TRY(call(recording_.picks[i], *recording_.pipelines[i]));
       timestamp(i + 1);
     }
+    read_turns();
     for (const Output& output : program_.outputs)
       for (uint32_t tensor : output.tensors) copy(tensor, false);
     if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), false);
@@ -101,11 +113,43 @@ class Delegate::Recorder {
         "call[", pick.call, "] ", variant_key(*call.kernel, *pick.candidate.algorithm, *pick.candidate.variant));
   }
 
+  // Of a pick whose algorithm can; whether it does is the device's matter, and the workgroups' number.
+  static bool has_turns(const Pick& pick) { return pick.candidate.algorithm->ahead() != nullptr; }
+
+  bool takes_turns(const Pick& pick) const {
+    uint64_t workgroups = uint64_t{pick.grid[0]} * pick.grid[1] * pick.grid[2];
+    return has_turns(pick) && workgroups <= kMostAwaited && context_.facts[Fact::ordered_starts] != 0 &&
+           !recording_.profile;
+  }
+
+  Status create_turns() {
+    auto n_turns = std::count_if(recording_.picks.begin(), recording_.picks.end(), has_turns);
+    if (n_turns > 0) ZP_TRY(context_.turns(static_cast<uint64_t>(n_turns) + 1, &recording_.turns, &recording_.stuck));
+    auto takes = [&](const Pick& pick) { return takes_turns(pick); };
+    if (std::none_of(recording_.picks.begin(), recording_.picks.end(), takes)) recording_.stuck.reset();
+    return Status();
+  }
+
+  void clear_turns() {
+    if (recording_.stuck == nullptr) return;
+    vkCmdFillBuffer(commands_, recording_.turns->handle, 0, VK_WHOLE_SIZE, 0);
+    is_cleared_ = true;
+  }
+
+  void read_turns() {
+    if (recording_.stuck == nullptr) return;
+    flush();
+    VkBufferCopy first{0, 0, sizeof(uint32_t)};
+    vkCmdCopyBuffer(commands_, recording_.turns->handle, recording_.stuck->handle, 1, &first);
+  }
+
   Status create_descriptors() {
     std::vector<VkDescriptorPoolSize> sizes;
-    for (const Pick& pick : recording_.picks)
+    for (const Pick& pick : recording_.picks) {
+      if (has_turns(pick)) sizes.push_back({VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, 1});
       for (const fb::Binding* binding : *pick.candidate.variant->bindings())
         sizes.push_back({descriptor_type(*pick.candidate.variant, *binding), 1});
+    }
     if (sizes.empty()) return Status();
     VkDescriptorPoolCreateInfo info{VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, nullptr, 0,
         static_cast<uint32_t>(recording_.picks.size()), static_cast<uint32_t>(sizes.size()), sizes.data()};
@@ -129,16 +173,22 @@ class Delegate::Recorder {
   }
 
   void flush() {
-    if (pending_.empty()) return;
+    awaited_ = 0;
+    if (pending_.empty() && !is_cleared_) return;
     Context::barrier(commands_);
     ++context_.counters.barriers_recorded;
     pending_.clear();
+    is_cleared_ = false;
   }
 
+  // A turn comes after all turns since the last barrier, but for what is read ahead of it, or is not coherent.
   void depend(const std::vector<Access>& accesses) {
-    for (const auto& [tensor, write] : accesses)
-      for (size_t i = 0; i < pending_.size(); ++i)
-        if ((write || pending_[i].second) && tensor->shares_memory(*pending_[i].first)) flush();
+    for (const Access& own : accesses)
+      for (size_t i = 0; i < pending_.size(); ++i) {
+        const Access& other = pending_[i];
+        bool waits = own.in_turn && other.in_turn && !(other.write && (own.is_ahead || other.is_ahead));
+        if (!waits && (own.write || other.write) && own.tensor->shares_memory(*other.tensor)) flush();
+      }
     pending_.insert(pending_.end(), accesses.begin(), accesses.end());
   }
 
@@ -147,7 +197,7 @@ class Delegate::Recorder {
     const Tensor& tensor = program_.tensors[index];
     uint64_t bytes = static_cast<uint64_t>(tensor.numel(recording_.symbols)) * bits_of(tensor.dtype) / 8;
     if (bytes == 0 || recording_.staging == nullptr) return;
-    depend({{&tensor, to_arena}});
+    depend({{&tensor, to_arena, false, false}});
     VkBufferCopy region{delegate_.staging_offsets_[index], tensor.offset, bytes};
     if (!to_arena) std::swap(region.srcOffset, region.dstOffset);
     VkBuffer source = to_arena ? recording_.staging->handle : recording_.arena->handle;
@@ -155,22 +205,37 @@ class Delegate::Recorder {
     vkCmdCopyBuffer(commands_, source, target, 1, &region);
   }
 
+  static bool reads_ahead(const Pick& pick, uint32_t slot) {
+    const auto& ahead = *pick.candidate.algorithm->ahead();
+    return std::find(ahead.begin(), ahead.end(), slot) != ahead.end();
+  }
+
   Status call(const Pick& pick, const Pipeline& pipeline) {
     const Call& call = program_.calls[pick.call];
     std::vector<Access> accesses;
+    bool in_turn = takes_turns(pick);
+    n_turns_ += has_turns(pick);
+    if (in_turn && is_cleared_) flush();
     for (uint32_t slot = 0; slot < call.tensors.size(); ++slot) {
       auto tensor = static_cast<size_t>(call.tensors[slot]);
       if (call.tensors[slot] < 0 || program_.tensors[tensor].is_constant()) continue;
       bool write = call.kernel->slots()->Get(slot)->io() == fb::Io::output;
-      accesses.emplace_back(&program_.tensors[tensor], write);
+      accesses.push_back({&program_.tensors[tensor], write, in_turn, in_turn && reads_ahead(pick, slot)});
     }
     depend(accesses);
     const fb::Variant& variant = *pick.candidate.variant;
     vkCmdBindPipeline(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.handle);
-    if (variant.bindings()->size() > 0) ZP_TRY(bind(call, pick, pipeline));
+    if (variant.bindings()->size() > 0 || has_turns(pick)) ZP_TRY(bind(call, pick, pipeline));
+    uint8_t push[kMaxPushBytes];
+    std::memcpy(push, pick.push, sizeof(push));
+    if (in_turn) {
+      uint32_t values[] = {++turn_, std::exchange(awaited_, pick.grid[0] * pick.grid[1] * pick.grid[2])};
+      static_assert(sizeof(values) == kTurnPushBytes);
+      std::memcpy(push + variant.push_bytes() - sizeof(values), values, sizeof(values));
+    }
     if (variant.push_bytes() > 0)
       vkCmdPushConstants(
-          commands_, pipeline.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes() + 3) / 4 * 4, pick.push);
+          commands_, pipeline.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (variant.push_bytes() + 3) / 4 * 4, push);
     vkCmdDispatch(commands_, pick.grid[0], pick.grid[1], pick.grid[2]);
     ++context_.counters.dispatches_recorded;
     return Status();
@@ -191,6 +256,15 @@ class Delegate::Recorder {
           descriptor_type(*pick.candidate.variant, *binding), &texels, &buffer, nullptr};
       vkUpdateDescriptorSets(context_.device, 1, &write, 0, nullptr);
     }
+    if (has_turns(pick)) {
+      // A dispatch that takes none has a part of its own, which validation layers take to be written.
+      bool all = takes_turns(pick);
+      VkDescriptorBufferInfo turns{
+          recording_.turns->handle, all ? 0 : n_turns_ * kTurnBytes, all ? VK_WHOLE_SIZE : kTurnBytes};
+      VkWriteDescriptorSet write{VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, nullptr, set, kTurnsBinding, 0, 1,
+          VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, nullptr, &turns, nullptr};
+      vkUpdateDescriptorSets(context_.device, 1, &write, 0, nullptr);
+    }
     vkCmdBindDescriptorSets(commands_, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline.layout, 0, 1, &set, 0, nullptr);
     return Status();
   }
@@ -201,6 +275,10 @@ class Delegate::Recorder {
   Recording& recording_;
   VkCommandBuffer commands_ = VK_NULL_HANDLE;  // the last slice
   std::vector<Access> pending_;                // since the last barrier
+  bool is_cleared_ = false;                    // the turns are, since the last barrier
+  uint64_t n_turns_ = 0;                       // of dispatches so far that could take one
+  uint32_t turn_ = 0;                          // of the last that did
+  uint32_t awaited_ = 0;                       // its workgroups; 0: a barrier came since
 };
 
 // A guess of its speed cut slices that what it took shows to be needless, or too long.

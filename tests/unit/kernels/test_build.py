@@ -46,7 +46,7 @@ def library(shaders: Path, tmp_path: Path) -> bytes:
 
 def test_content(library: bytes) -> None:
     root = fb.LibraryT.InitFromObj(fb.Library.GetRootAs(library))
-    assert (root.version, root.facts) == (3, [b"subgroup_size", b"int8_dot"])
+    assert (root.version, root.facts) == (4, [b"subgroup_size", b"int8_dot"])
     (kernel,) = root.kernels
     assert (kernel.name, kernel.doc) == (b"tiny", b"y = x * eps - zp + bias")
     assert [(slot.name, slot.io, slot.optional) for slot in kernel.slots] == [
@@ -159,10 +159,10 @@ def test_reading_something_else(library: bytes) -> None:
 
 
 def test_reading_another_version(library: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeropoint.kernels.library.VERSION", 4)
+    monkeypatch.setattr("zeropoint.kernels.library.VERSION", 5)
     with pytest.raises(ShaderError) as error:
         read_library(library)
-    assert str(error.value) == "kernel library: version 3; this package reads 4; build it again"
+    assert str(error.value) == "kernel library: version 4; this package reads 5; build it again"
 
 
 def test_an_algorithm_has_one_local_size(tmp_path: Path) -> None:

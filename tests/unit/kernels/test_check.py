@@ -402,3 +402,54 @@ def test_matrices_whose_product_no_device_is_asked_for(tmp_path: Path) -> None:
     assert refused(tmp_path / "none", *on_matrices(16), manifest_changes=no_guard) == text
     text = refused(tmp_path / "unknown", *on_matrices(32))
     assert text == "product coopmat_f16_16x16x32: the player has no device fact for it; add one or do without"
+
+
+TURNS = ('name = "only"', 'name = "only"\nahead = ["zp", "bias"]')
+PUSHES = ("float eps; };", "float eps; uint turn; uint awaited; };")
+COHERENT = tuple((line, line.replace(" buffer", " coherent buffer")) for line in (X_LINE, Y_LINE))
+COUNTS = ("void main() {", "layout(std430, binding = 32) volatile buffer Turns { uint turns[]; };\nvoid main() {")
+WAIT = ("  float value", "  if (turns[turn - 1u] < awaited) return;\n  float value")
+GIVE = ("  y[i] = value;", "  y[i] = value;\n  atomicAdd(turns[turn], 1u);")
+DECLARED = "turns, a buffer of u32 that is awaited and given"
+
+
+def test_an_algorithm_that_takes_turns_counts_them(tmp_path: Path) -> None:
+    result = compile_tiny(tmp_path, PUSHES, *COHERENT, COUNTS, WAIT, GIVE, manifest_changes=(TURNS,))
+    assert (result.bindings, result.push_bytes) == ((0, 1, 3), 16)
+
+
+def other(change: tuple[str, str], old: str, new: str) -> tuple[str, str]:
+    assert old in change[1]
+    return change[0], change[1].replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ((), ""),
+        ((COUNTS, WAIT), DECLARED.replace("and given", "and not given")),
+        ((COUNTS, GIVE), DECLARED.replace("is awaited", "is not awaited")),
+        ((other(COUNTS, "uint", "int"), WAIT, other(GIVE, "1u", "1")), DECLARED.replace("u32", "i32")),
+        ((other(COUNTS, "turns[]", "order[]"), other(GIVE, "turns", "order")), "order, a buffer of u32"),
+    ],
+)
+def test_turns_without_their_counts(tmp_path: Path, changes: tuple[tuple[str, str], ...], found: str) -> None:
+    text = refused(tmp_path, PUSHES, *COHERENT, *changes, manifest_changes=(TURNS,))
+    assert text.startswith(f"binding 32: [{DECLARED}] declared; found [{found}")
+
+
+def test_counts_of_an_algorithm_that_takes_no_turns(tmp_path: Path) -> None:
+    changes = (COUNTS, other(WAIT, "turn - 1u] < awaited", "0] < n"), other(GIVE, "turn]", "n]"))
+    assert refused(tmp_path, *changes) == f"binding 32: [] declared; found [{DECLARED}]"
+
+
+def test_counts_in_another_set(tmp_path: Path) -> None:
+    changes = (PUSHES, *COHERENT, other(COUNTS, "std430,", "std430, set = 1,"), WAIT, GIVE)
+    assert refused(tmp_path, *changes, manifest_changes=(TURNS,)) == "turns: descriptor set 0 declared; found set 1"
+
+
+@pytest.mark.parametrize("slot", ["x", "y"])
+def test_what_comes_by_turns_is_coherent(tmp_path: Path, slot: str) -> None:
+    others = [change for change in COHERENT if f"{slot}[]" not in change[0]]
+    text = refused(tmp_path, PUSHES, *others, COUNTS, WAIT, GIVE, manifest_changes=(TURNS,))
+    assert text == f"slot {slot}: found a binding that is not coherent; what is not in `ahead` comes by turns"

@@ -112,6 +112,14 @@ def test_iterations_are_part_of_the_guard(tmp_path: Path, iterations: str, when:
     assert algorithm.when.text == when
 
 
+def test_turns_are_the_last_push_constants(tmp_path: Path) -> None:
+    (algorithm,) = load(tmp_path, ('name = "only"', 'name = "only"\nahead = ["zp"]')).algorithms
+    assert algorithm.ahead == ("zp",)
+    assert [push.name for push in algorithm.pushes] == ["n", "eps", "turn", "awaited"]
+    (other,) = load(tmp_path).algorithms
+    assert other.ahead is None
+
+
 def test_operators_are_numbered_macros(tmp_path: Path) -> None:
     manifest = load_manifest(write_tree(tmp_path, manifest=replaced(MANIFEST, CHOSEN, OPERATORS)) / "tiny.toml")
     assert manifest.macros() == (("LANES", 64), ("STEP_SILU", 0), ("STEP_RELU", 1))
@@ -285,6 +293,17 @@ X = 'x = { io = "in", dtype = ["f32"], storage = ["buffer"] }'
         (
             [('name = "only"', 'name = "only"\niterations = "q"')],
             "algorithm.only.iterations: expression 'q': 'q' is no",
+        ),
+        ([('name = "only"', 'name = "only"\nahead = "x"')], "algorithm.only.ahead: 'x'; need a list"),
+        ([('name = "only"', 'name = "only"\nahead = [1]')], "algorithm.only.ahead: 1; need text"),
+        (
+            [('name = "only"', 'name = "only"\nahead = ["y"]')],
+            "algorithm.only.ahead: 'y'; slots that are read: x, zp, bias",
+        ),
+        ([('name = "only"', 'name = "only"\nahead = ["x", "x"]')], "algorithm.only.ahead: 'x' occurs twice"),
+        (
+            [('name = "only"', 'name = "only"\nahead = []'), ('{ n = "num', '{ turn = "num')],
+            "algorithm.only.push.turn: is the turns', which `ahead` adds; choose another name",
         ),
         ([('n = "numel(x)"', PUSH_33)], "algorithm.only.push: 136 bytes of push constants; at most 128"),
     ],

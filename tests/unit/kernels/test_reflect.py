@@ -47,11 +47,11 @@ def test_interface(module: spirv.Module) -> None:
     found = reflect(module)
     assert found == Interface(
         bindings=(
-            Binding("x", 0, 0, "buffer", "i8", readable=True, writable=False),
-            Binding("w", 0, 1, "buffer", "u32x4", readable=True, writable=False),
-            Binding("zp", 0, 4, "image", "rgba8i of i32", readable=True, writable=False),
-            Binding("y", 0, 7, "buffer", "f32", readable=False, writable=True),
-            Binding("count", 0, 8, "buffer", "u32", readable=True, writable=True),
+            Binding("x", 0, 0, "buffer", "i8", readable=True, writable=False, coherent=False),
+            Binding("w", 0, 1, "buffer", "u32x4", readable=True, writable=False, coherent=False),
+            Binding("zp", 0, 4, "image", "rgba8i of i32", readable=True, writable=False, coherent=False),
+            Binding("y", 0, 7, "buffer", "f32", readable=False, writable=True, coherent=False),
+            Binding("count", 0, 8, "buffer", "u32", readable=True, writable=True, coherent=False),
         ),
         pushes=(PushField("n", 0, "u32"), PushField("m", 4, "i32"), PushField("eps", 8, "f32")),
         specs=(SpecConstant(1, "STEP", "i32", 2**32 - 2), SpecConstant(3, "FLAG", "bool", 1)),
