@@ -15,10 +15,12 @@ import pytest
 from tests.op.calls import device_facts
 from tests.player import turns
 from zeropoint.errors import RuntimeFailure
+from zeropoint.kernels import spirv
 from zeropoint.kernels.build import build_library
-from zeropoint.kernels.library import pack_library
+from zeropoint.kernels.library import pack_library, read_spirv
+from zeropoint.kernels.spirv import Opcode
 from zeropoint.program.io import write_program
-from zeropoint.runtime.player import verify_blob
+from zeropoint.runtime.player import kernel_library, verify_blob
 from zeropoint.serialization._generated import library_generated as fb
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +106,24 @@ def test_where_turns_are_not_taken_or_are_shared(how: str, variables: dict[str, 
     assert found["errors"] == []
     assert found["barriers_recorded"] == barriers
     assert found["outputs"] == [expected("ss" if how == "shared" else "ssssss")] * 3
+
+
+def test_what_takes_turns_waits_in_a_loop() -> None:
+    """spirv-opt takes one of plain loads for dead, and a device that runs one dispatch after the other hides it."""
+    library = fb.Library.GetRootAs(kernel_library())
+    modules = {
+        algorithm.Variants(i).Module()
+        for kernel in (library.Kernels(i) for i in range(library.KernelsLength()))
+        for algorithm in (kernel.Algorithms(i) for i in range(kernel.AlgorithmsLength()))
+        if not algorithm.AheadIsNone()
+        for i in range(algorithm.VariantsLength())
+    }
+    assert len(modules) > 100
+    for module in modules:
+        instructions = [item.opcode for item in spirv.parse(read_spirv(library, module)).instructions]
+        loads = [i for i, opcode in enumerate(instructions) if opcode == Opcode.ATOMIC_LOAD]
+        assert len(loads) == 2  # of the count, and whether somebody has waited in vain
+        assert Opcode.LOOP_MERGE in instructions[loads[0] : loads[1]]
 
 
 def test_validation_layers_see_barriers() -> None:

@@ -66,7 +66,7 @@ def shaders(folder: Path, *, mute: bool) -> Path:
     turns = (SHADERS / "lib" / "turns.glsl").read_text()
     given = "  if (gl_LocalInvocationIndex == 0u) atomicAdd"
     assert turns.count(given) == 1
-    step = MANIFEST.replace('name = "only"', 'name = "only"\nahead = ["b"]')
+    step = MANIFEST.replace('name = "only"', 'name = "only"\nahead = ["b"]\niterations = "1"')
     write_tree(folder, name="step", manifest=step, shader=SHADER.replace("TURNS", "uint turn; uint awaited;"))
     plain = SHADER.replace("TURNS", "").replace('#include "turns.glsl"\n', NO_TURNS)
     write_tree(folder, name="plain", manifest=MANIFEST, shader=plain)
