@@ -41,14 +41,8 @@ _SLOT_MACRO = re.compile(r"(.*)_(BINDING|F32|F16|I32|I8|U8|I4|NONE|BUFFER|IMAGE|
 _KINDS = ("int", "int[<count>]", "float")
 _ARRAY = re.compile(r"int\[([1-9])\]")
 _ATTR = re.compile(r"\s*attr\(\s*(\w+)\s*\)\s*")
-_DEFAULTS = (
-    "source",
-    "grid",
-    "spec",
-    "push",
-    "iterations",
-    "ahead",
-)  # of an algorithm, which the manifest may give for all
+# Of an algorithm, which the manifest may give for all.
+_DEFAULTS = ("source", "grid", "spec", "push", "iterations", "ahead")
 _NO_IMAGE = (DType.U8, DType.I4)
 
 

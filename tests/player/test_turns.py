@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from zeropoint.errors import RuntimeFailure
 from zeropoint.kernels import spirv
 from zeropoint.kernels.build import build_library
 from zeropoint.kernels.library import pack_library, read_spirv
+from zeropoint.kernels.manifest import TURN_PUSHES, TURNS_BINDING
 from zeropoint.kernels.spirv import Opcode
 from zeropoint.program.io import write_program
 from zeropoint.runtime.player import kernel_library, verify_blob
@@ -124,6 +126,15 @@ def test_what_takes_turns_waits_in_a_loop() -> None:
         loads = [i for i, opcode in enumerate(instructions) if opcode == Opcode.ATOMIC_LOAD]
         assert len(loads) == 2  # of the count, and whether somebody has waited in vain
         assert Opcode.LOOP_MERGE in instructions[loads[0] : loads[1]]
+
+
+def test_the_player_and_the_shaders_agree() -> None:
+    native = (ROOT / "backend" / "runtime" / "native").glob("*.h")
+    said = "".join(path.read_text() for path in (*native, ROOT / "shaders" / "lib" / "turns.glsl"))
+    found = {name: int(value) for name, value in re.findall(r"(k\w*Turn\w+) = (\d+)", said)}
+    assert found["kTurnBytes"] == 4 * found["kTurnWords"]
+    assert found["kTurnPushBytes"] == 4 * len(TURN_PUSHES)
+    assert found["kTurnsBinding"] == TURNS_BINDING
 
 
 def test_validation_layers_see_barriers() -> None:
