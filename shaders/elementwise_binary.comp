@@ -3,6 +3,7 @@
 // [size0, size1, size2, size3]; a and b are strided views, a stride of 0 repeats (broadcasting).
 // Integer division by zero gives 0. NaN passes through minimum and maximum as in torch.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "math.glsl"
@@ -98,11 +99,18 @@ float apply(float v, float w) {
 }
 #endif
 
+// EACH elements, LANES apart, all of them read before the first is written.
 void main() {
-  uint i = element_index();
-  if (i >= n_elements) return;
-  ivec4 p = position_of(i);
-  VALUE v = VALUE(a[a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))]);
-  VALUE w = VALUE(b[b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))]);
-  y[i] = Y_TYPE(apply(v, w));
+  uint first = group_index() * (LANES * EACH) + gl_LocalInvocationIndex;
+  VALUE v[EACH];
+  VALUE w[EACH];
+  [[unroll]] for (uint u = 0; u < EACH; ++u) {
+    ivec4 p = position_of(min(first + u * LANES, n_elements - 1u));
+    v[u] = VALUE(a[a_offset + dot4i(p, ivec4(a_stride0, a_stride1, a_stride2, a_stride3))]);
+    w[u] = VALUE(b[b_offset + dot4i(p, ivec4(b_stride0, b_stride1, b_stride2, b_stride3))]);
+  }
+  [[unroll]] for (uint u = 0; u < EACH; ++u) {
+    uint i = first + u * LANES;
+    if (i < n_elements) y[i] = Y_TYPE(apply(v[u], w[u]));
+  }
 }

@@ -4,15 +4,24 @@
 // w_scale[s, n] * chunk is rounded. A workgroup owns TILE_M x TILE_N outputs. Its subgroups of 32 are SLICES times a grid of
 // GRID_M x GRID_N. An iteration puts SLICES * DEPTH chunks into shared memory, slice i multiplies DEPTH of them from
 // i * DEPTH on, and at the end the slices are added up in order.
-// Operands lie in shared memory with 32 positions of a chunk in the order that unpacking gives: words of 4 as 0 2 1 3.
+// A chunk is two products of 16 positions: words 0 and 2 of each 16 bytes of q, then words 1 and 3, in the order 0 2 1 3, as
+// that is how a byte of w holds nibbles, of positions k and k + 4. Operands lie in shared memory as halves; nibbles lie two
+// by two, and each subgroup unpacks those it loads, which takes fewer instructions and half the memory.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 
 #define LANES (32 * SLICES * GRID_M * GRID_N)
 #define CHUNKS (SLICES * DEPTH)
-#define TILE_STRIDE (4 * CHUNKS + 1)  // odd: rows of 16 bytes fall into different banks
-#define TILE_SIZE ((TILE_M + TILE_N) * TILE_STRIDE)
+#ifdef W_I4
+#define WEIGHT_UNITS 2  // of 16 bytes, in a column's part of a chunk
+#else
+#define WEIGHT_UNITS 4
+#endif
+#define LEFT_STRIDE (4 * CHUNKS + 1)  // odd: rows of 16 bytes fall into different banks
+#define RIGHT_STRIDE (WEIGHT_UNITS * CHUNKS + 1)
+#define RIGHT_START (TILE_M * LEFT_STRIDE)
+#define TILE_SIZE (RIGHT_START + TILE_N * RIGHT_STRIDE)
 #define SUM_STRIDE (TILE_N / 4 + 1)
 #define SUM_SIZE (16 * GRID_M * SUM_STRIDE)
 #define STORAGE (TILE_SIZE > SUM_SIZE ? TILE_SIZE : SUM_SIZE)
@@ -54,66 +63,87 @@ shared float tile_scale[CHUNKS * TILE_N];
 #include "coopmat.glsl"
 #include "qparams.glsl"
 
-const uint kUnits = 2 * CHUNKS;  // of 16 positions, in a row of an iteration
-const uint kLeftUnits = TILE_M * kUnits;
-const uint kAllUnits = (TILE_M + TILE_N) * kUnits;
-const uint kOwn = (kAllUnits + LANES - 1) / LANES;
-const uint kScales = CHUNKS * TILE_N;
-const uint kOwnScales = (kScales + LANES - 1) / LANES;
+const uint kLeftParts = TILE_M * CHUNKS;  // the 32 positions of a chunk in a row of q, or in a column of w
+const uint kParts = (TILE_M + TILE_N) * CHUNKS;
+const uint kOwn = (kParts + LANES - 1) / LANES;
 const uint kDown = TILE_M / (16 * GRID_M);  // matrices of a subgroup
 const uint kAcross = TILE_N / (16 * GRID_N);
-#ifdef W_I4
-const uint kWeightUnits = 2;  // in an element of w
-#else
-const uint kWeightUnits = 1;
-#endif
 const int kWidest = 128;  // zero points of int8 codes lie within
 
-uvec4 words[kOwn];  // this invocation's units of the next iteration, on their way
-float next_scale[kOwnScales];
-uint place[kOwn];    // of a unit in q, or in w
-f16vec2 less[kOwn];  // what unpacking its bytes takes away
+const uint kBytes = 0x00ff00ffu;  // 0 and 2 of a word
+
+#ifdef W_SCALE_F16
+#define SCALE_WORD uvec2  // two halves, and by how much the one lies above
+
+uvec2 scale_word(uint i) {
+  return uvec2(w_scale[i / 2u], i % 2u * 16u);
+}
+
+float scale_of(uvec2 word) {
+  return unpackHalf2x16(word.x >> word.y).x;
+}
+#else
+#define SCALE_WORD float
+
+float scale_word(uint i) {
+  return w_scale[i];
+}
+
+float scale_of(float word) {
+  return word;
+}
+#endif
+
+uvec4 words[2 * kOwn];  // this invocation's parts of the next iteration, on their way
+SCALE_WORD next_scale[kOwn];  // as it is stored: what converts it waits for it
+uint place[kOwn];       // of a part in q, or in w
+f16vec2 less[kOwn];     // what unpacking bytes takes away
+uint zero;              // a 0 that no compiler sees: constants plus it are in registers, and `and` with `xor` one instruction
 SUM_MATRIX sums[kDown * kAcross];
 
-uint unit(uint i) {
+uint part(uint i) {
   return i * LANES + gl_LocalInvocationIndex;
 }
 
-// Rows of q come first, then columns of w. Eight lanes take eight rows, so that their stores fall into different banks.
-uint unit_row(uint i) {
-  return (unit(i) & 7u) + 8u * (unit(i) / (8u * kUnits));
-}
-
-uint unit_part(uint i) {
-  return (unit(i) >> 3) % kUnits;
-}
-
-// The same for a whole subgroup, and where it can be for all of them, a constant.
+// For a whole subgroup, and where it can be for all of them, a constant.
 bool is_left(uint i) {
-  return (i + 1u) * LANES <= kLeftUnits || (i * LANES < kLeftUnits && unit(i) < kLeftUnits);
+  return (i + 1u) * LANES <= kLeftParts || (i * LANES < kLeftParts && part(i) < kLeftParts);
 }
 
-bool is_unit(uint i) {
-  return (i + 1u) * LANES <= kAllUnits || unit(i) < kAllUnits;
+bool is_part(uint i) {
+  return (i + 1u) * LANES <= kParts || part(i) < kParts;
 }
 
-bool is_scale(uint i) {
-  return (i + 1u) * LANES <= kScales || unit(i) < kScales;
+// Rows of q come first, a row's chunks beside each other; of w the columns are.
+uint left_row(uint i) {
+  return part(i) / CHUNKS;
+}
+
+uint left_chunk(uint i) {
+  return part(i) % CHUNKS;
+}
+
+uint right_column(uint i) {
+  return (part(i) - kLeftParts) % TILE_N;
+}
+
+uint right_chunk(uint i) {
+  return (part(i) - kLeftParts) / TILE_N;
 }
 
 uint column(uint n) {
   return min(gl_WorkGroupID.x * TILE_N + n, outputs - 1u);
 }
 
-void find_units(uint first_row) {
+void find_parts(uint first_row) {
   [[unroll]] for (uint i = 0; i < kOwn; ++i) {
+    less[i] = f16vec2(1152.0);
     if (is_left(i)) {
-      uint row = min(first_row + unit_row(i), rows - 1u);
-      place[i] = row * (packed_length / 16u) + unit_part(i);
+      uint row = min(first_row + left_row(i), rows - 1u);
+      place[i] = row * (packed_length / 16u) + left_chunk(i) * 2u;
       less[i] = f16vec2(float16_t(1152 + clamp(load_zero_point(row), -kWidest, kWidest)));
-    } else if (is_unit(i)) {
-      place[i] = unit_part(i) / kWeightUnits * outputs + column(unit_row(i) - TILE_M);
-      less[i] = f16vec2(1152.0);
+    } else if (is_part(i)) {
+      place[i] = right_chunk(i) * (WEIGHT_UNITS / 2u) * outputs + column(right_column(i));
     }
   }
 }
@@ -121,81 +151,78 @@ void find_units(uint first_row) {
 void fetch(uint iteration) {
   [[unroll]] for (uint i = 0; i < kOwn; ++i) {
     if (is_left(i)) {
-      words[i] = q[place[i] + iteration * kUnits];
-    } else if (is_unit(i)) {
-      words[i] = w[place[i] + iteration * (kUnits / kWeightUnits) * outputs];
+      words[2 * i] = q[place[i] + iteration * (2 * CHUNKS)];
+      words[2 * i + 1] = q[place[i] + iteration * (2 * CHUNKS) + 1u];
+    } else if (is_part(i)) {
+      uint first = place[i] + iteration * (CHUNKS * WEIGHT_UNITS / 2u) * outputs;
+      words[2 * i] = w[first];
+#ifndef W_I4
+      words[2 * i + 1] = w[first + outputs];
+#endif
+      uint step_index = (iteration * CHUNKS + right_chunk(i)) * 32u / STEP;
+      next_scale[i] = scale_word(step_index * outputs + column(right_column(i)));
     }
   }
-  [[unroll]] for (uint i = 0; i < kOwnScales; ++i) {
-    if (is_scale(i)) {
-      uint step_index = (iteration * CHUNKS + unit(i) / TILE_N) * 32u / STEP;
-      next_scale[i] = W_SCALE_AT(step_index * outputs + column(unit(i) % TILE_N));
-    }
-  }
 }
 
-// Two halves, from the bytes 0 and 2 of a word: 1024 + 128 + byte, or 1024 + 8 + nibble, less the offset.
-uint halves(uint word, uint mask, uint magic, f16vec2 offset) {
-  return packFloat2x16(unpackFloat2x16((word & mask) ^ magic) - offset);
+// 1024 + 128 + byte as halves, of the bytes 0 and 2, less the offset.
+uint halves(uint word, f16vec2 offset) {
+  return packFloat2x16(unpackFloat2x16((word & kBytes) ^ (0x64806480u + zero)) - offset);
 }
 
-uvec2 bytes_to_halves(uint word, f16vec2 offset) {
-  return uvec2(halves(word, 0x00ff00ffu, 0x64806480u, offset), halves(word >> 8, 0x00ff00ffu, 0x64806480u, offset));
+uvec4 halves_of(uint first, uint second, f16vec2 offset) {
+  return uvec4(halves(first, offset), halves(first >> 8, offset), halves(second, offset), halves(second >> 8, offset));
 }
 
-// 1024 + 16 * (nibble + 8), over 16, less 72.
-uint upper_nibbles(uint word) {
-  f16vec2 value = unpackFloat2x16((word & 0x00f000f0u) ^ 0x64806480u);
-  return packFloat2x16(value * f16vec2(0.0625) - f16vec2(72.0));
+void put_bytes(uint at, uvec4 first, uvec4 second, f16vec2 offset) {
+  tile[at] = halves_of(first.x, first.z, offset);
+  tile[at + 1u] = halves_of(second.x, second.z, offset);
+  tile[at + 2u] = halves_of(first.y, first.w, offset);
+  tile[at + 3u] = halves_of(second.y, second.w, offset);
 }
 
-uvec4 nibbles_to_halves(uint word) {
-  const f16vec2 offset = f16vec2(1032.0);
-  return uvec4(halves(word, 0x000f000fu, 0x64086408u, offset), halves(word >> 8, 0x000f000fu, 0x64086408u, offset),
-               upper_nibbles(word), upper_nibbles(word >> 8));
-}
-
-void put_bytes(uint at, uvec4 bytes, f16vec2 offset) {
-  tile[at] = uvec4(bytes_to_halves(bytes.x, offset), bytes_to_halves(bytes.y, offset));
-  tile[at + 1u] = uvec4(bytes_to_halves(bytes.z, offset), bytes_to_halves(bytes.w, offset));
+// Two nibbles in the low bits of the half 1024, each plus 8.
+uvec2 nibbles(uint word) {
+  return (uvec2(word, word >> 8) & kBytes) ^ (0x64886488u + zero);
 }
 
 void put() {
   [[unroll]] for (uint i = 0; i < kOwn; ++i) {
-    uint at = unit_row(i) * TILE_STRIDE + unit_part(i) * 2u;
-    uvec4 packed = words[i];
     if (is_left(i)) {
-      put_bytes(at, packed, less[i]);
-    } else if (is_unit(i)) {
+      put_bytes(left_row(i) * LEFT_STRIDE + left_chunk(i) * 4u, words[2 * i], words[2 * i + 1], less[i]);
+    } else if (is_part(i)) {
+      uint at = RIGHT_START + right_column(i) * RIGHT_STRIDE + right_chunk(i) * WEIGHT_UNITS;
 #ifdef W_I4
-      bool upper = (unit_part(i) & 1u) != 0u;
-      tile[at] = nibbles_to_halves(upper ? packed.z : packed.x);
-      tile[at + 1u] = nibbles_to_halves(upper ? packed.w : packed.y);
+      uvec4 packed = words[2 * i];
+      tile[at] = uvec4(nibbles(packed.x), nibbles(packed.y));
+      tile[at + 1u] = uvec4(nibbles(packed.z), nibbles(packed.w));
 #else
-      put_bytes(at, packed, less[i]);
+      put_bytes(at, words[2 * i], words[2 * i + 1], less[i]);
 #endif
+      tile_scale[right_chunk(i) * TILE_N + right_column(i)] = scale_of(next_scale[i]);
     }
-  }
-  [[unroll]] for (uint i = 0; i < kOwnScales; ++i) {
-    if (is_scale(i)) tile_scale[unit(i)] = next_scale[i];
   }
 }
 
 // One chunk of those in shared memory.
 void multiply(uint index, uint down, uint across) {
-  uint left_base = down * TILE_STRIDE + index * 4u;
-  uint right_base = (TILE_M + across) * TILE_STRIDE + index * 4u;
+  uint left_base = down * LEFT_STRIDE + index * 4u;
+  uint right_base = RIGHT_START + across * RIGHT_STRIDE + index * WEIGHT_UNITS;
   RIGHT_MATRIX right[2 * kAcross];
   SUM_MATRIX step_scale[kAcross];
   [[unroll]] for (uint j = 0; j < kAcross; ++j) {
-    LOAD_RIGHT(right[2 * j], right_base + j * (16 * TILE_STRIDE), TILE_STRIDE);
-    LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * TILE_STRIDE) + 2, TILE_STRIDE);
+#ifdef W_I4
+    LOAD_RIGHT_NIBBLES(right[2 * j], right[2 * j + 1], right_base + j * (16 * RIGHT_STRIDE), RIGHT_STRIDE);
+#else
+    LOAD_RIGHT(right[2 * j], right_base + j * (16 * RIGHT_STRIDE), RIGHT_STRIDE);
+    LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * RIGHT_STRIDE) + 2, RIGHT_STRIDE);
+#endif
     LOAD_ROWS(step_scale[j], tile_scale, index * TILE_N + across + j * 16);
   }
   [[unroll]] for (uint i = 0; i < kDown; ++i) {
     LEFT_MATRIX left[2];
-    LOAD_LEFT(left[0], left_base + i * (16 * TILE_STRIDE), TILE_STRIDE);
-    LOAD_LEFT(left[1], left_base + i * (16 * TILE_STRIDE) + 2, TILE_STRIDE);
+    LOAD_LEFT(left[0], left_base + i * (16 * LEFT_STRIDE), LEFT_STRIDE);
+    LOAD_LEFT(left[1], left_base + i * (16 * LEFT_STRIDE) + 2, LEFT_STRIDE);
     [[unroll]] for (uint j = 0; j < kAcross; ++j) {
       SUM_MATRIX chunk = MULTIPLY_ADD(left[0], right[2 * j], ZERO_SUM);
       chunk = MULTIPLY_ADD(left[1], right[2 * j + 1], chunk);
@@ -270,7 +297,8 @@ void main() {
   uint slice = MATRIX_SUBGROUP / (GRID_M * GRID_N);
   uint down = MATRIX_SUBGROUP / GRID_N % GRID_M * (kDown * 16);
   uint across = MATRIX_SUBGROUP % GRID_N * (kAcross * 16);
-  find_units(first_row);
+  zero = rows >> 31;
+  find_parts(first_row);
   [[unroll]] for (uint i = 0; i < kDown * kAcross; ++i) sums[i] = ZERO_SUM;
 
   uint last = packed_length / (32u * CHUNKS) - 1u;

@@ -2,9 +2,10 @@
 // What lies between the q, k and v projections and attention, in one pass: q_out = rotary(norm(q)),
 // k_cache[position] = rotary(norm(k)), v_cache[position] = v. lib/rotary_heads.glsl gives the norm, lib/rotary.glsl the
 // rotation. All in f32.
-// A workgroup owns one head of one token: grid (heads + 2 * kv_heads, tokens, batch). A position outside the cache
-// is not written. The rest of the caches is left as it is.
+// A workgroup owns LANES / 32 heads of one token, of q, k and v in that order: 32 invocations each. A position outside the
+// cache is not written. The rest of the caches is left as it is.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 
 layout(local_size_x = LANES) in;
 
@@ -71,11 +72,14 @@ float head_weight(uint head, uint i) {
 
 #include "rotary_heads.glsl"
 
-void turn_query(uint head, uint s, uint b) {
+uint head_lane() {
+  return gl_LocalInvocationIndex % kHeadLanes;
+}
+
+void turn_query(uint head, float norm, uint s, uint b) {
   uint to = b * out_batch + s * out_row + head * out_head;
-  float norm = head_norm(head);
   uint row = table_row(b, s);
-  for (uint pair = gl_LocalInvocationIndex; pair < HEAD_DIM / 2u; pair += LANES) {
+  for (uint pair = head_lane(); pair < HEAD_DIM / 2u; pair += kHeadLanes) {
     uvec2 elements = pair_elements(pair);
     vec2 value = turned_pair(head, norm, row, pair);
     q_out[to + elements.x] = Q_OUT_TYPE(value.x);
@@ -83,14 +87,12 @@ void turn_query(uint head, uint s, uint b) {
   }
 }
 
-void write_key(uint head, uint s, uint b) {
+void write_key(uint head, float norm, uint s, uint b) {
   int place = token_place(b, s, cache_keys);
-  bool inside = place >= 0 && uint(place) < cache_keys;
+  if (place < 0 || uint(place) >= cache_keys) return;
   uint to = b * cache_batch + uint(place) * cache_row + head * cache_head;
-  float norm = head_norm(heads + head);
-  if (!inside) return;
   uint row = table_row(b, s);
-  for (uint pair = gl_LocalInvocationIndex; pair < HEAD_DIM / 2u; pair += LANES) {
+  for (uint pair = head_lane(); pair < HEAD_DIM / 2u; pair += kHeadLanes) {
     uvec2 elements = pair_elements(pair);
     vec2 value = turned_pair(heads + head, norm, row, pair);
     k_cache[to + elements.x] = K_CACHE_TYPE(value.x);
@@ -103,16 +105,19 @@ void write_value(uint head, uint s, uint b) {
   int place = token_place(b, s, cache_keys);
   if (place < 0 || uint(place) >= cache_keys) return;
   uint to = b * cache_batch + uint(place) * cache_row + head * cache_head;
-  for (uint i = gl_LocalInvocationIndex; i < HEAD_DIM; i += LANES) v_cache[to + i] = v[from + i];
+  for (uint i = head_lane(); i < HEAD_DIM; i += kHeadLanes) v_cache[to + i] = v[from + i];
 }
 
 void main() {
-  uint head = gl_WorkGroupID.x;
+  uint head = gl_WorkGroupID.x * (LANES / kHeadLanes) + gl_LocalInvocationIndex / kHeadLanes;
+  uint turned_heads = heads + kv_heads;
+  float norm = 1.0;  // in uniform flow: for values, too, where teams beside theirs have others
+  if (LANES > kHeadLanes || head < turned_heads) norm = head_norm(min(head, turned_heads - 1u));
   if (head < heads) {
-    turn_query(head, gl_WorkGroupID.y, gl_WorkGroupID.z);
-  } else if (head < heads + kv_heads) {
-    write_key(head - heads, gl_WorkGroupID.y, gl_WorkGroupID.z);
-  } else {
-    write_value(head - heads - kv_heads, gl_WorkGroupID.y, gl_WorkGroupID.z);
+    turn_query(head, norm, gl_WorkGroupID.y, gl_WorkGroupID.z);
+  } else if (head < turned_heads) {
+    write_key(head - heads, norm, gl_WorkGroupID.y, gl_WorkGroupID.z);
+  } else if (head < turned_heads + kv_heads) {
+    write_value(head - turned_heads, gl_WorkGroupID.y, gl_WorkGroupID.z);
   }
 }

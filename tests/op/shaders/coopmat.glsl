@@ -5,6 +5,7 @@ struct Operand {
   uint first;
   uint stride;
   bool by_rows;  // the reduction goes from row to row
+  uint nibble;   // the bit in the half 1024 + low + 16 * high where a nibble lies, plus 8; 16: the half itself
 };
 
 struct Sum {
@@ -29,8 +30,9 @@ uint matrix_column(uint i) {
 float operand(Operand matrix, uint index, uint k) {
   uint row = matrix.by_rows ? k : index;
   uint column = matrix.by_rows ? index : k;
-  vec2 two = unpackHalf2x16(tile[matrix.first + row * matrix.stride + column / 8u][column % 8u / 2u]);
-  return two[column % 2u];
+  uint two = tile[matrix.first + row * matrix.stride + column / 8u][column % 8u / 2u];
+  if (matrix.nibble < 16u) return float(two >> (column % 2u * 16u + matrix.nibble) & 15u) - 8.0;
+  return unpackHalf2x16(two)[column % 2u];
 }
 
 Sum multiply_add(Operand left, Operand right, Sum sum) {
@@ -42,9 +44,12 @@ Sum multiply_add(Operand left, Operand right, Sum sum) {
   return sum;
 }
 
-#define LOAD_LEFT(matrix, place, stride) matrix = Operand(place, stride, false)
-#define LOAD_RIGHT(matrix, place, stride) matrix = Operand(place, stride, false)
-#define LOAD_RIGHT_ROWS(matrix, place, stride) matrix = Operand(place, stride, true)
+#define LOAD_LEFT(matrix, place, stride) matrix = Operand(place, stride, false, 16u)
+#define LOAD_RIGHT(matrix, place, stride) matrix = Operand(place, stride, false, 16u)
+#define LOAD_RIGHT_NIBBLES(low, high, place, stride)                                                          \
+  low = Operand(place, stride, false, 0u);                                                                    \
+  high = Operand(place, stride, false, 4u)
+#define LOAD_RIGHT_ROWS(matrix, place, stride) matrix = Operand(place, stride, true, 16u)
 #define LOAD_SUM(matrix, place, stride)                                                                       \
   for (uint e = 0; e < 8u; ++e) {                                                                             \
     uint c = matrix_column(e);                                                                                \

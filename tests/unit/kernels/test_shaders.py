@@ -76,7 +76,7 @@ WITH_ZERO_POINT = [
 
 
 # Another algorithm stands in for these.
-USUAL_ZERO_POINTS = ("gemv_pair", "gemv_rows", "coopmat_large", "coopmat_wide", "coopmat_flat")
+USUAL_ZERO_POINTS = ("gemv_pair", "gemv_rows", "coopmat_large", "coopmat_medium", "coopmat_tiny")
 USUAL = (("i8", "buffer"), ("f32", "buffer"))
 
 
