@@ -1,6 +1,6 @@
 #version 450
 // y[m, n] = scale[m] * sum_s w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n] - w_zp[s, n] * group_sums[m, s]) + bias[n],
-// w_sum being the sum of w over the step, added up here where it is not given,
+// and + residual[m, n] where it is given, w_sum being the sum of w over the step, added up here where it is not given,
 // or, where w_zp is a float, ... w_scale[s, n] * (dot(q, w) - zp[m] * w_sum[s, n]) - w_zp[s, n] * (group_sums[m, s] - zp[m] * STEP)
 // q [M, Kp] int8, w int4 or int8 in chunks of 32 (section 4 of the design). The parenthesis is exact in int32; the sum over
 // steps of STEP positions is f32, in blocks of 16. A workgroup owns TILE_N outputs of ROWS rows; its SPLIT_K slices of the
@@ -43,6 +43,9 @@ layout(std430, binding = GROUP_SUMS_BINDING) readonly buffer GroupSums { GROUP_S
 #endif
 #ifndef BIAS_NONE
 layout(std430, binding = BIAS_BINDING) readonly buffer Bias { BIAS_TYPE bias[]; };
+#endif
+#ifndef RESIDUAL_NONE
+layout(std430, binding = RESIDUAL_BINDING) readonly buffer Residual { RESIDUAL_TYPE residual[]; };
 #endif
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
@@ -158,6 +161,9 @@ void store(uint row, uint n, float sum) {
 #endif
   // A scale that overflowed dequantizes to inf * 0 in torch: the row is NaN.
   if ((floatBitsToUint(token_scale) & 0x7f800000u) == 0x7f800000u) value = uintBitsToFloat(0x7fc00000u);
+#ifndef RESIDUAL_NONE
+  value += float(residual[row * outputs + n]);
+#endif
   y[row * outputs + n] = Y_TYPE(value);
 }
 

@@ -42,6 +42,9 @@ layout(std430, binding = GROUP_SUMS_BINDING) readonly buffer GroupSums { GROUP_S
 #ifndef BIAS_NONE
 layout(std430, binding = BIAS_BINDING) readonly buffer Bias { BIAS_TYPE bias[]; };
 #endif
+#ifndef RESIDUAL_NONE
+layout(std430, binding = RESIDUAL_BINDING) readonly buffer Residual { RESIDUAL_TYPE residual[]; };
+#endif
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
 #include "qparams.glsl"
@@ -212,12 +215,15 @@ void accumulate() {
 
 void store(uint row, uint n, float token_scale, float sum) {
   if (row >= rows || n >= outputs) return;
-  float value = token_scale * sum;
+  precise float value = token_scale * sum;
 #ifndef BIAS_NONE
   value += bias[n];
 #endif
   // A scale that overflowed dequantizes to inf * 0 in torch: the row is NaN.
   if ((floatBitsToUint(token_scale) & 0x7f800000u) == 0x7f800000u) value = uintBitsToFloat(0x7fc00000u);
+#ifndef RESIDUAL_NONE
+  value += float(residual[row * outputs + n]);
+#endif
   y[row * outputs + n] = Y_TYPE(value);
 }
 

@@ -55,6 +55,9 @@ layout(std430, binding = W_SUM_BINDING) readonly buffer WSum { W_SUM_TYPE w_sum[
 #ifndef BIAS_NONE
 layout(std430, binding = BIAS_BINDING) readonly buffer Bias { BIAS_TYPE bias[]; };
 #endif
+#ifndef RESIDUAL_NONE
+layout(std430, binding = RESIDUAL_BINDING) readonly buffer Residual { RESIDUAL_TYPE residual[]; };
+#endif
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
 shared uvec4 tile[STORAGE];
@@ -256,6 +259,9 @@ void store(uint row, uint n, float sum) {
 #endif
   // A scale that overflowed dequantizes to inf * 0 in torch: the row is NaN.
   if ((floatBitsToUint(token_scale) & 0x7f800000u) == 0x7f800000u) value = uintBitsToFloat(0x7fc00000u);
+#ifndef RESIDUAL_NONE
+  value += float(residual[row * outputs + n]);
+#endif
   y[row * outputs + n] = Y_TYPE(value);
 }
 

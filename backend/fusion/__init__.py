@@ -16,6 +16,7 @@ from .draft import Draft, Step
 from .invariants import Invariants
 from .merged_linears import merge_linears
 from .quantization import merge_gated, merge_norm, merge_quantization
+from .residual import merge_residuals
 from .rope_attention import offer_rope_attention
 from .rope_cache import merge_rope_cache
 from .row_linear import offer_row_linears
@@ -27,6 +28,7 @@ PASSES: dict[str, Callable[[Draft], None]] = {
     "gated_quantize": merge_gated,
     "rope_cache": merge_rope_cache,
     "merged_linears": merge_linears,
+    "residual": merge_residuals,
     "row_linear": offer_row_linears,
     "rope_attention": offer_rope_attention,
 }

@@ -5,12 +5,12 @@ Offered as alternatives of the separate calls, which stay for more rows and for 
 
 from __future__ import annotations
 
-from ..kernels._generated.signatures import SIGNATURES, BinaryOp, Prologue
+from ..kernels._generated.signatures import SIGNATURES, Prologue
 from ..program import Dim
 from .draft import Draft, Step
+from .residual import added, residual_of
 
-_ROWS, _ADD = "quantize_rows", "elementwise_binary"
-_LINEAR, _FUSED = "linear_dq8ca", "row_linear"
+_ROWS, _LINEAR, _FUSED = "quantize_rows", "linear_dq8ca", "row_linear"
 
 
 def offer_row_linears(draft: Draft) -> None:
@@ -25,10 +25,10 @@ def offer_row_linears(draft: Draft) -> None:
 
 
 def _offer_plain(draft: Draft, rows: Step, linears: list[Step]) -> None:
-    ends = [_residual(draft, linear) for linear in linears]
+    ends = [residual_of(draft, linear) for linear in linears]
     made = {draft.root(step.args["y"]) for step in (*linears, *ends) if step is not None}
     for index, (linear, end) in enumerate(zip(linears, ends, strict=True)):
-        if end is not None and draft.root(_added(draft, linear, end)) in made:
+        if end is not None and draft.root(added(draft, linear, end)) in made:
             ends[index] = None  # made by one of the others, perhaps later
     for kept in (ends, [None] * len(ends)):  # without the additions where what they add is made in between
         fused = [_made(draft, rows, linear, end) for linear, end in zip(linears, kept, strict=True)]
@@ -44,7 +44,7 @@ def _offer_gated(draft: Draft, rows: Step, linear: Step, down: Step) -> bool:
     wide = draft.info(linear.args["y"])
     half = draft.builder.tensor(f"{wide.name}.gated", wide.dtype, (*wide.dims[:-1], wide.dims[-1].base // 2))
     first = _made(draft, rows, linear, None, gated=half, op=down.attrs["op"])
-    end = _residual(draft, seconds[0])
+    end = residual_of(draft, seconds[0])
     length = wide.dims[-1].base // 2
     alone: dict[str, int | float | Dim] = {
         **down.attrs,
@@ -77,45 +77,12 @@ def _gated_rows(draft: Draft, linear: Step) -> Step | None:
     """The quantize_rows of a gated activation of a linear's two halves."""
     y = linear.args["y"]
     rows = draft.only_reader(y, _ROWS) if draft.options.fuses("gated_linear") else None
-    if rows is None or rows.attrs["prologue"] != Prologue.GATED:
+    if rows is None or rows.attrs["prologue"] != Prologue.GATED or "residual" in linear.args:
         return None
     width = draft.info(y).dims[-1].base
     places = [rows.attrs[name] for name in ("x_offset", "up_offset", "row_length", "x_outer_stride", "up_row_stride")]
     whole = draft.root(rows.args["x"]) == draft.root(rows.args["up"]) == draft.root(y)
     return rows if whole and places == [0, width // 2, width // 2, width, width] else None
-
-
-def _residual(draft: Draft, linear: Step) -> Step | None:
-    """The addition of a linear's result alone to another tensor of its size, row by row and element after element."""
-    y = linear.args["y"]
-    add = draft.only_reader(y, _ADD) if draft.options.fuses("residual") else None
-    if add is None or add.attrs["op"] != BinaryOp.ADD or add.attrs["alpha"] != 1.0:
-        return None
-    tensors = [draft.info(y), *(draft.info(add.args[slot]) for slot in ("a", "b", "y"))]
-    alike = len({(item.dtype, item.size_bytes) for item in tensors}) == 1
-    alike = alike and tensors[0].dims[-1] == tensors[-1].dims[-1]  # of a flattened sum one row may be several
-    one = (draft.root(add.args["a"]) == draft.root(y)) != (draft.root(add.args["b"]) == draft.root(y))
-    return add if alike and one and _is_dense(add, "a") and _is_dense(add, "b") else None
-
-
-def _added(draft: Draft, linear: Step, end: Step) -> int:
-    """The operand of an addition that is not the linear's result."""
-    own = draft.root(linear.args["y"])
-    return next(end.args[slot] for slot in ("a", "b") if draft.root(end.args[slot]) != own)
-
-
-def _is_dense(add: Step, slot: str) -> bool:
-    """Whether an operand is read element after element, from its first one on."""
-    attrs = add.attrs
-    length: int | None = 1
-    for axis in reversed(range(4)):
-        size = attrs[f"size{axis}"]
-        if size == 1:
-            continue
-        if length is None or attrs[f"{slot}_stride{axis}"] != length:
-            return False
-        length = length * size if isinstance(size, int) else None
-    return attrs[f"{slot}_offset"] == 0
 
 
 def _made(
@@ -136,10 +103,10 @@ def _made(
     given = rows.attrs if attrs is None else attrs
     source = rows.args["x"] if x is None else x
     args: dict[str, int | None] = {"x": source, "weight": rows.args["weight"] if x is None else source}
-    args |= {slot: linear.tensor(slot) for slot in ("w", "w_scale", "w_sum", "w_zp", "bias")}
+    args |= {slot: linear.tensor(slot) for slot in ("w", "w_scale", "w_sum", "w_zp", "bias", "residual")}
     args["y"] = linear.args["y"] if gated is None else gated
     if end is not None:
-        args["residual"] = _added(draft, linear, end)
+        args["residual"] = added(draft, linear, end)
         args["y"] = end.args["y"]
     names = ("prologue", "row_length", "x_offset", "norm_eps", "weight_offset", "mapping", "qmin", "qmax", "eps")
     values = {name: given[name] for name in (*names, "rounding", "group_size", "group_padded", "step")}

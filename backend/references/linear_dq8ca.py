@@ -10,7 +10,7 @@ from .packing import sums_of_weights, unpack_weight
 
 
 def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torch.Tensor]:
-    """q, scale, zp, w, w_scale, optional w_sum, w_zp, group_sums, bias -> y [..., N] (docs/design.md, section 4)."""
+    """q, scale, zp, w, w_scale, optional w_sum, w_zp, group_sums, bias, residual -> y [..., N] (design, section 4)."""
     step = int(attrs["step"])
     w_scale = inputs["w_scale"].double()
     steps = w_scale.shape[0]
@@ -30,7 +30,8 @@ def reference(inputs: Tensors, attrs: Attrs, outputs: Outputs) -> dict[str, torc
     if "bias" in inputs:
         y = y + inputs["bias"].double()
     y = torch.where(torch.isfinite(scale), y, torch.nan)
-    return {"y": y.reshape(outputs["y"].shape)}
+    y = y.reshape(outputs["y"].shape)
+    return {"y": y + inputs["residual"].double().reshape(y.shape) if "residual" in inputs else y}
 
 
 def tolerance(result: Result) -> torch.Tensor:
@@ -59,4 +60,8 @@ def tolerance(result: Result) -> torch.Tensor:
     magnitude = (total.abs_() * w_scale.abs() + terms).sum(1).double() * inputs["scale"].reshape(-1, 1).double().abs()
     if "bias" in inputs:
         magnitude = magnitude + inputs["bias"].double().abs()
-    return in_units(sum_units(steps), magnitude.reshape(result.wanted.shape))
+    bound = in_units(sum_units(steps), magnitude.reshape(result.wanted.shape))
+    if "residual" in inputs:
+        size = inputs["residual"].double().abs().reshape(result.wanted.shape)
+        bound = bound + in_units(2.0, result.wanted.double().abs() + 2 * size)
+    return bound

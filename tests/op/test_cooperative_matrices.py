@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -60,12 +61,14 @@ CASES = [
 
 def narrowed(manifest: str, chain: Chain) -> str:
     """A manifest of the one variant that the chain needs."""
-    choices = {"zp": chain.zp, "x": chain.compute, "y": chain.compute, "w_scale": chain.w_scale, "w": f"i{chain.bits}"}
+    choices = {"zp": chain.zp, "w_scale": chain.w_scale, "w": f"i{chain.bits}"}
+    choices |= dict.fromkeys(("x", "y", "residual"), chain.compute)
     choices["w_zp"] = "i32"  # which no chain binds; f32 is in no variant with f16 scales
     for slot, dtype in choices.items():
         manifest = re.sub(rf"^({slot} = .*dtype = )\[.*?\]", rf'\1["{dtype}"]', manifest, flags=re.M)
     if chain.sums:
         manifest = re.sub(r"^(w_sum = .*), optional = true", r"\1", manifest, flags=re.M)
+        manifest = re.sub(r"^  \"dtype\(residual\).*\n", "", manifest, flags=re.M)  # it would be in no variant
     manifest = re.sub(r"^((?:zp|scale) = .*storage = )\[.*?\]", rf'\1["{chain.storage}"]', manifest, flags=re.M)
     return fitting_views(manifest)
 
@@ -176,4 +179,31 @@ def test_zero_points_outside_int8() -> None:
     with LoadedProgram(*b.build(), library=emulated(wanted)) as loaded:
         (found,) = loaded.execute([codes.numpy(), torch.full((40,), 0.01).numpy(), zeros.numpy()])
     exact = 0.01 * (codes.double() - zeros.double().unsqueeze(-1)) @ weights.dequantized().T
+    assert worst_row_error(torch.from_numpy(found), exact, floor=1e-3) <= TOLERANCE["f32"]
+
+
+@pytest.mark.parametrize("wanted", [CASES[5], CASES[-2]], ids=str)
+def test_a_residual(wanted: Case) -> None:
+    """What is added to each output, rows and columns beyond a tile's edge among them."""
+    chain = dataclasses.replace(wanted.chain, bias=False)
+    b = ProgramBuilder()
+    q, residual = b.tensor("q", "i8", [ROWS, chain.k]), b.tensor("residual", "f32", [ROWS, chain.n])
+    scale, zp = b.tensor("scale", "f32", [ROWS]), b.tensor("zp", "i8", [ROWS])
+    y = b.tensor("y", "f32", [ROWS, chain.n])
+    weights = random_weights(chain)
+    constants = weight_constants(b, chain, weights, Layout.of(chain.k, chain.group_size))
+    slots = {"q": q, "scale": scale, "zp": zp, **constants, "group_sums": None, "residual": residual, "y": y}
+    b.call("linear_dq8ca", slots, {"step": Layout.of(chain.k, chain.group_size).step})
+    for tensor in (q, scale, zp, residual):
+        b.input(tensor)
+    b.output(y)
+    generator = torch.Generator().manual_seed(4)
+    codes, zeros = (
+        torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8) for shape in ((ROWS, chain.k), (ROWS,))
+    )
+    more = torch.randn(ROWS, chain.n, generator=generator)
+    with LoadedProgram(*b.build(), library=emulated(Case(wanted.algorithm, chain))) as loaded:
+        (found,) = loaded.execute([codes.numpy(), torch.full((ROWS,), 0.01).numpy(), zeros.numpy(), more.numpy()])
+        assert loaded.picks()[0].algorithm == wanted.algorithm
+    exact = 0.01 * (codes.double() - zeros.double().unsqueeze(-1)) @ weights.dequantized().T + more
     assert worst_row_error(torch.from_numpy(found), exact, floor=1e-3) <= TOLERANCE["f32"]

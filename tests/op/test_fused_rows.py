@@ -130,6 +130,19 @@ def test_one_row(
         check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
 
 
+@pytest.mark.parametrize("disabled", ["", "is_cpu", "is_cpu,int8_dot"], ids=["cpu", "dot", "nodot"])
+@pytest.mark.parametrize("compute", ["f32", "f16"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_residual_of_several_rows(bits: int, compute: str, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the linear's, whatever the rows, where the zero points are int8 and nothing else is added."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    for w_scale, prologue in itertools.product(("f32", "f16"), ("plain", "norm", "gated")):
+        chain = Chain(k=96, n=37, group_size=32, bits=bits, compute=compute, w_scale=w_scale, sums=False)
+        block = Block(chain, prologue, "residual")
+        for rows in (2, 9, 16):
+            check(block, block.inputs(rows), ["quantize_rows", "linear_dq8ca"])
+
+
 @pytest.mark.parametrize("disabled", ["is_cpu", "is_cpu,int8_dot"], ids=["dot", "nodot"])
 @pytest.mark.parametrize(("k", "group_size", "bits"), [(96, 32, 4), (48, 24, 8)])
 def test_one_row_with_float_zero_terms(

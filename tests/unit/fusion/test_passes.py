@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.op.blocks import Block
@@ -14,6 +16,7 @@ from zeropoint.lowering.options import FUSIONS
 from zeropoint.program import Dim, Program
 
 CHAIN = Chain(k=64, n=64, group_size=32)
+LEAN = Chain(k=64, n=64, group_size=32, sums=False)  # the linear itself takes a residual
 QUANTIZE, LINEAR, ROW = ["choose_qparams_per_row", "quantize_and_pack"], ["linear_dq8ca"], ["row_linear"]
 GATE, ROWS = ["gated_activation"], ["quantize_rows"]
 ADDITION: dict[str, int | float] = {  # of 64 elements
@@ -45,6 +48,9 @@ def fused(program: Program) -> list[list[str]]:
         (Block(CHAIN, "gated"), "quantize,norm_quantize", [*GATE, *ROWS, *LINEAR], []),
         (Block(CHAIN, "plain", "residual"), "quantize,row_linear", [*ROWS, *LINEAR, "elementwise_binary"], [ROW]),
         (Block(CHAIN, "plain", "residual"), "all", [*ROWS, *LINEAR, "elementwise_binary"], [ROW]),
+        (Block(LEAN, "plain", "residual"), "quantize,row_linear", [*ROWS, *LINEAR, "elementwise_binary"], [ROW]),
+        (Block(LEAN, "plain", "residual"), "quantize,residual", [*ROWS, *LINEAR], []),
+        (Block(LEAN, "plain", "residual"), "all", [*ROWS, *LINEAR], [ROW]),
         (Block(CHAIN, "norm", "gated"), "all", [*ROWS, *LINEAR, *ROWS, *LINEAR], [ROW * 2]),
         (
             Block(CHAIN, "norm", "gated"),
@@ -64,6 +70,53 @@ def test_the_residual_is_part_of_the_alternative_only_when_asked() -> None:
     block = Block(CHAIN, "plain", "residual")
     sizes = {name: block.build(name)[0].alternatives[0].plain for name in ("quantize,row_linear", "all")}
     assert sizes == {"quantize,row_linear": 2, "all": 3}
+
+
+def test_the_residual_of_a_linear_is_that_of_its_alternative() -> None:
+    program, _ = Block(LEAN, "norm", "residual").build("all")
+    (item,) = program.alternatives
+    (row,) = item.fused_calls
+    linear = program.calls[program.plain_calls()[-1]]
+    bound = [{arg.slot: arg.tensor for arg in call.args} for call in (linear, program.calls[row])]
+    assert bound[0]["residual"] == bound[1]["residual"]
+    assert bound[0]["y"] == bound[1]["y"]
+    assert item.plain == 2
+
+
+def test_a_linear_of_two_additions_takes_the_first() -> None:
+    b = ProgramBuilder()
+    x, z, u, first, second = (b.tensor(name, "f32", [1, 64]) for name in ("x", "z", "u", "first", "second"))
+    for tensor in (x, z, u):
+        b.input(tensor)
+    y = Block(LEAN)._linear(b, x, Dim(1), LEAN)
+    b.call("elementwise_binary", {"a": z, "b": y, "y": first}, ADDITION)
+    b.call("elementwise_binary", {"a": first, "b": u, "y": second}, ADDITION)
+    b.output(second)
+    fuse(b, CompileOptions())
+    program = b.build(drop_unused=True)[0]
+    assert plain(program) == [*ROWS, *LINEAR, "elementwise_binary"]
+    assert fused(program) == [ROW]
+    program.verify()
+
+
+def test_a_linear_that_adds_is_not_gated() -> None:
+    """What a gate reads of a row_linear is the linear's alone."""
+    b = ProgramBuilder()
+    x, z, total, gate = (
+        b.tensor(name, "f32", [1, n]) for name, n in (("x", 64), ("z", 128), ("total", 128), ("gate", 64))
+    )
+    b.input(x)
+    b.input(z)
+    y = Block(LEAN)._linear(b, x, Dim(1), replace(LEAN, n=128))
+    b.call("elementwise_binary", {"a": z, "b": y, "y": total}, ADDITION | {"size3": 128})
+    places = {"gate_offset": 0, "gate_row_stride": 128, "up_offset": 64, "up_row_stride": 128}
+    b.call("gated_activation", {"gate": total, "up": total, "y": gate}, {"op": 0, "row_length": 64, **places})
+    b.output(Block(LEAN)._linear(b, gate, Dim(1), LEAN))
+    fuse(b, CompileOptions())
+    program = b.build(drop_unused=True)[0]
+    assert plain(program) == [*ROWS, *LINEAR, *ROWS, *LINEAR]
+    assert fused(program) == [ROW]
+    program.verify()
 
 
 @pytest.mark.parametrize(
@@ -115,6 +168,21 @@ def test_a_residual_is_made_before_the_alternative() -> None:
     program = sum_of_two(shared=True)
     assert fused(program) == [ROW * 2]
     assert [item.plain for item in program.alternatives] == [3]
+    program.verify()
+
+
+def test_linears_beside_each_other_that_add_each_other() -> None:
+    """The sum of two linears of one activation: one of them adds what the other has made."""
+    b = ProgramBuilder()
+    x, total = (b.tensor(name, "f32", [1, 64]) for name in ("x", "total"))
+    b.input(x)
+    first, second = _pair(b, x, 1, LEAN)
+    b.call("elementwise_binary", {"a": first, "b": second, "y": total}, ADDITION)
+    b.output(total)
+    fuse(b, CompileOptions())
+    program = b.build(drop_unused=True)[0]
+    assert plain(program) == [*ROWS, *LINEAR, *LINEAR]
+    assert fused(program) == [ROW * 2]
     program.verify()
 
 
@@ -214,9 +282,9 @@ def two_linears(*, gate_first: bool = True, other_reader: bool = False) -> Progr
     return b.build(drop_unused=True)[0]
 
 
-def _pair(b: ProgramBuilder, x: int, rows: object) -> tuple[int, int]:
-    block = Block(CHAIN)
-    first = block._linear(b, x, rows, CHAIN)  # type: ignore[arg-type]
+def _pair(b: ProgramBuilder, x: int, rows: object, chain: Chain = CHAIN) -> tuple[int, int]:
+    block = Block(chain)
+    first = block._linear(b, x, rows, chain)  # type: ignore[arg-type]
     linear = b.made_calls()[-1][0]
     y = b.tensor("y2", "f32", [rows, 64])  # type: ignore[list-item]
     args = {arg.slot: arg.tensor for arg in linear.args} | {"y": y}
