@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import ProgramError
 from ..kernels._generated.signatures import BinaryOp
+from ..program import Dim
 from .draft import Draft, Step
 
 _ADD, _LINEAR = "elementwise_binary", "linear_dq8ca"
@@ -13,7 +14,7 @@ def merge_residuals(draft: Draft) -> None:
     """linear_dq8ca, and the addition of its result alone -> linear_dq8ca, where the kernel has it for these dtypes."""
     for linear in [step for step in draft.steps if step.call.kernel == _LINEAR]:
         end = residual_of(draft, linear)
-        if end is None:
+        if end is None or _is_made_from(draft, added(draft, linear, end), _beside(draft, linear)):
             continue
         args: dict[str, int | None] = {**linear.args, "residual": added(draft, linear, end), "y": end.args["y"]}
         try:
@@ -31,10 +32,29 @@ def residual_of(draft: Draft, linear: Step) -> Step | None:
     if add is None or add.attrs["op"] != BinaryOp.ADD or add.attrs["alpha"] != 1.0:
         return None
     tensors = [draft.info(y), *(draft.info(add.args[slot]) for slot in ("a", "b", "y"))]
-    alike = len({(item.dtype, item.size_bytes) for item in tensors}) == 1
-    alike = alike and tensors[0].dims[-1] == tensors[-1].dims[-1]  # of a flattened sum one row may be several
+    # Of one size at run time, too, and of a flattened sum one row would be several.
+    alike = len({(item.dtype, tuple(dim for dim in item.dims if dim != Dim(1))) for item in tensors}) == 1
+    alike = alike and tensors[0].dims[-1] == tensors[-1].dims[-1]
     one = (draft.root(add.args["a"]) == draft.root(y)) != (draft.root(add.args["b"]) == draft.root(y))
     return add if alike and one and _is_dense(add, "a") and _is_dense(add, "b") else None
+
+
+def _beside(draft: Draft, linear: Step) -> set[Step]:
+    """The other calls that read the linear's quantized rows: for one row all are one alternative, side by side."""
+    return set(draft.readers(linear.args["q"])) - {linear}
+
+
+def _is_made_from(draft: Draft, tensor: int, steps: set[Step]) -> bool:
+    """Whether a tensor depends on what some calls make."""
+    left, seen = [tensor] if steps else [], set[Step]()
+    while left:
+        for step in draft.writers(left.pop()):
+            if step in steps:
+                return True
+            if step not in seen:
+                seen.add(step)
+                left += [arg.tensor for arg in step.call.args if arg.slot not in step.writes]
+    return False
 
 
 def added(draft: Draft, linear: Step, end: Step) -> int:

@@ -174,6 +174,25 @@ def test_broadcast_and_strided_operands(pair: int) -> None:
     assert torch.equal(choose, torch.where(condition.bool(), a, b))
 
 
+def test_operands_that_both_run_backwards() -> None:
+    """Neighbours by -1: dense rows, but not one after the other."""
+    a, b = normal(5, 64, seed=1), normal(5, 64, seed=2)
+    case = float_case(BinaryOp.ADD, a, b)
+    backwards = {f"{slot}_{name}": value for slot in "ab" for name, value in (("offset", 63), ("stride3", -1))}
+    (y,) = check([dataclasses.replace(case, attrs={**case.attrs, **backwards}, magnitude=case.magnitude.flip(-1))])
+    assert torch.equal(y, (a + b).flip(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32], ids=str)
+def test_many_elements(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several an invocation, beyond the last one's end: dense operands, and a row for all."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    a, b = (integers(257, 1027, low=-9, high=9, seed=seed).to(dtype) for seed in (1, 2))
+    cases = [pair_case("elementwise_binary", int(BinaryOp.SUB), a, other, alpha=2.0) for other in (b, b[3])]
+    for y, other in zip(check([dataclasses.replace(case, algorithm="many") for case in cases]), (b, b[3]), strict=True):
+        assert torch.equal(y, a - 2 * other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32, torch.uint8], ids=str)
 def test_compare(dtype: torch.dtype) -> None:
     """Every pair of specials: NaN is unordered and true, a subnormal is true and -0 is 0."""

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from tests.op.calls import checked_call, expected_outputs, mutated_library, relative_rms, run_call
+from tests.op.calls import checked_call, expected_outputs, is_software, mutated_library, relative_rms, run_call
 from zeropoint.references import OutputSpec
 
 # Relative RMS. f32: a few roundings. f16: the rounding of the stored result.
@@ -185,6 +185,7 @@ def test_update_quantized_cache(dtype: torch.dtype, layouts: tuple[int, int]) ->
         (False, 0, 0, 32, 3, 1),
     ],
 )
+@pytest.mark.parametrize("disabled", ["", "is_cpu"])
 def test_rotary_update_cache(
     dtype: torch.dtype,
     table: torch.dtype,
@@ -194,8 +195,12 @@ def test_rotary_update_cache(
     rotary_dim: int,
     mode: int,
     cache_layout: int,
+    disabled: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    batch, heads, kv_heads, tokens, head_dim, keys = 2, 4, 2, 5, 64, 29
+    """One head a workgroup, and four: of seven the second workgroup has one of q, k and v each."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
+    batch, heads, kv_heads, tokens, head_dim, keys = 2, 5, 1, 5, 64, 29
     if merged:
         row = noise(batch, tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
         inputs = {"q": row, "k": row, "v": row}
@@ -219,6 +224,8 @@ def test_rotary_update_cache(
     attrs |= {"q_layout": int(merged), "kv_layout": int(merged), "q_first": 0, "k_first": first}
     attrs |= {"v_first": first + kv_heads * head_dim if merged else 0, "eps": 1e-6}
     actual, wanted = checked_call("rotary_update_cache", inputs, outputs, attrs)
+    _, pick = run_call("rotary_update_cache", inputs, outputs, attrs)
+    assert pick.algorithm == ("lanes" if is_software() and not disabled else "teams")
     assert torch.equal(actual["v_cache"], wanted["v_cache"])
     check(actual["q_out"], wanted["q_out"])
     check(actual["k_cache"], wanted["k_cache"])

@@ -11,7 +11,7 @@ from tests.op.chain import Chain
 from zeropoint import CompileOptions, ProgramBuilder
 from zeropoint.errors import OptionError
 from zeropoint.fusion import fuse
-from zeropoint.kernels._generated.signatures import BinaryOp
+from zeropoint.kernels._generated.signatures import BinaryOp, UnaryOp
 from zeropoint.lowering.options import FUSIONS
 from zeropoint.program import Dim, Program
 
@@ -171,19 +171,48 @@ def test_a_residual_is_made_before_the_alternative() -> None:
     program.verify()
 
 
-def test_linears_beside_each_other_that_add_each_other() -> None:
-    """The sum of two linears of one activation: one of them adds what the other has made."""
+def sums_of_linears(form: str) -> Program:
+    """first(x) + second(x), + the ReLU of that, or + another linear of that (LoRA), of one quantized activation."""
     b = ProgramBuilder()
-    x, total = (b.tensor(name, "f32", [1, 64]) for name in ("x", "total"))
+    x, total, between = (b.tensor(name, "f32", [1, 64]) for name in ("x", "total", "between"))
     b.input(x)
     first, second = _pair(b, x, 1, LEAN)
+    if form == "relu":
+        attrs = {"op": int(UnaryOp.RELU), "alpha": 0.0, "beta": 0.0}
+        b.call("elementwise_unary", {"x": second, "y": between}, attrs)
+        second = between
+    if form == "lora":
+        second = Block(LEAN)._linear(b, second, Dim(1), LEAN)
     b.call("elementwise_binary", {"a": first, "b": second, "y": total}, ADDITION)
     b.output(total)
     fuse(b, CompileOptions())
-    program = b.build(drop_unused=True)[0]
-    assert plain(program) == [*ROWS, *LINEAR, *LINEAR]
-    assert fused(program) == [ROW * 2]
+    return b.build(drop_unused=True)[0]
+
+
+@pytest.mark.parametrize("form", ["plain", "relu", "lora"])
+def test_what_a_linear_adds_is_not_made_beside_it(form: str) -> None:
+    """For one row, linears of one activation are one alternative: an addition that needs another stays outside."""
+    program = sums_of_linears(form)
+    assert fused(program)[0] == ROW * 2
+    assert "elementwise_binary" in plain(program) or form == "lora"
     program.verify()
+
+
+def test_a_residual_of_other_rows_is_not_the_linears() -> None:
+    """What has the linear's size at most, and more rows than it at run time."""
+    b = ProgramBuilder()
+    rows = b.symbol("rows", 1, 16)
+    x, total = (b.tensor(name, "f32", [rows, 64]) for name in ("x", "total"))
+    places = b.tensor("places", "f32", [16, 64])
+    b.input(x)
+    b.input(places)
+    y = Block(LEAN)._linear(b, x, rows, LEAN)
+    b.call("elementwise_binary", {"a": places, "b": y, "y": total}, ADDITION | {"size3": Dim(0, ((64, 0),))})
+    b.output(total)
+    fuse(b, CompileOptions())
+    program = b.build(drop_unused=True)[0]
+    assert plain(program) == [*ROWS, *LINEAR, "elementwise_binary"]
+    assert [item.plain for item in program.alternatives] == [2]
 
 
 def test_row_linear_has_one_dtype() -> None:
