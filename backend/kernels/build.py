@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import ShaderError
 from .cache import CompiledVariant, Job, default_cache_dir
 from .compile import compile_variants
-from .keys import variant_keys
+from .keys import slot_choices, variant_keys
 from .library import LibrarySummary, read_library, write_library
 from .manifest import Manifest
 from .manifest_reader import load_manifests
@@ -41,12 +41,12 @@ def build_library(
 
 def plan(manifests: tuple[Manifest, ...]) -> tuple[Job, ...]:
     """Every variant of every algorithm, in picking order."""
-    return tuple(
-        Job(manifest, algorithm, key)
-        for manifest in manifests
-        for algorithm in manifest.algorithms
-        for key in variant_keys(manifest, algorithm)
-    )
+    jobs: list[Job] = []
+    for manifest in manifests:
+        choices = slot_choices(manifest)
+        for algorithm in manifest.algorithms:
+            jobs += (Job(manifest, algorithm, key) for key in variant_keys(manifest, algorithm, choices))
+    return tuple(jobs)
 
 
 def check_local_sizes(variants: tuple[CompiledVariant, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -54,9 +54,15 @@ def slot_choices(manifest: Manifest) -> tuple[tuple[SlotKey, ...], ...]:
     return rows
 
 
-def variant_keys(manifest: Manifest, algorithm: Algorithm) -> tuple[VariantKey, ...]:
-    """The kernel's combinations that the algorithm's own `where` accepts. Raises ManifestError when none is left."""
-    rows = tuple(row for row in slot_choices(manifest) if _accepted(algorithm.where, row))
+def variant_keys(
+    manifest: Manifest, algorithm: Algorithm, choices: tuple[tuple[SlotKey, ...], ...] | None = None
+) -> tuple[VariantKey, ...]:
+    """The kernel's combinations that the algorithm's own `where` accepts. Raises ManifestError when none is left.
+
+    choices: slot_choices(manifest), where they are at hand: a kernel of many slots has thousands to look through.
+    """
+    choices = slot_choices(manifest) if choices is None else choices
+    rows = tuple(row for row in choices if _accepted(algorithm.where, {s.slot: (s.dtype, s.storage) for s in row}))
     if not rows:
         conditions = "; ".join(where.text for where in algorithm.where)
         raise ManifestError(
@@ -73,11 +79,9 @@ def _choices(slot: Slot) -> list[Choice]:
 def _combinations(manifest: Manifest) -> Iterator[tuple[SlotKey, ...]]:
     names = [slot.name for slot in manifest.slots]
     for choices in product(*(_choices(slot) for slot in manifest.slots)):
-        row = tuple(SlotKey(name, dtype, storage) for name, (dtype, storage) in zip(names, choices, strict=True))
-        if _accepted(manifest.where, row):
-            yield row
+        if _accepted(manifest.where, dict(zip(names, choices, strict=True))):
+            yield tuple(SlotKey(name, dtype, storage) for name, (dtype, storage) in zip(names, choices, strict=True))
 
 
-def _accepted(conditions: tuple[Where, ...], row: tuple[SlotKey, ...]) -> bool:
-    key = {slot.slot: (slot.dtype, slot.storage) for slot in row}
+def _accepted(conditions: tuple[Where, ...], key: Mapping[str, Choice]) -> bool:
     return all(where.accepts(key) for where in conditions)

@@ -7,6 +7,7 @@ filed under the key it does not serve: what a backend without that check would s
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from tests.op.chain import Chain
@@ -16,6 +17,7 @@ from zeropoint.kernels.compile import compile_variants
 from zeropoint.kernels.dtypes import DType, Storage
 from zeropoint.kernels.keys import VariantKey
 from zeropoint.kernels.library import write_library
+from zeropoint.kernels.manifest import Manifest
 from zeropoint.kernels.manifest_reader import load_manifests
 from zeropoint.kernels.toolchain import find_toolchain
 
@@ -24,12 +26,11 @@ SHADERS = Path(__file__).parents[2] / "shaders"
 
 def library(chain: Chain, *, kernel: str, algorithm: str, read_as: str | None) -> bytes:
     """The kernels of one chain. The zero point of `kernel`/`algorithm` is taken for dtype `read_as` (None: honest)."""
-    manifests = load_manifests(SHADERS)
-    jobs = [job for job in plan(manifests) if serves(job.key, chain)]
+    manifests, planned = every_job()
+    jobs = [job for job in planned if serves(job.key, chain)]
     mutated = [misread(job, read_as) if read_as and is_target(job, kernel, algorithm) else job for job in jobs]
     assert read_as is None or mutated != jobs
-    cache = default_cache_dir(SHADERS)
-    compiled = compile_variants(mutated, find_toolchain(), cache_dir=cache)
+    compiled = compile_variants(mutated, find_toolchain(), cache_dir=default_cache_dir(SHADERS))
     variants = {job.key: replace(variant, key=job.key) for job, variant in zip(jobs, compiled, strict=True)}
     served = {(job.key.kernel, job.key.algorithm) for job in jobs}
     narrowed = [
@@ -40,6 +41,12 @@ def library(chain: Chain, *, kernel: str, algorithm: str, read_as: str | None) -
         if manifest.name in {name for name, _ in served}
     ]
     return write_library(narrowed, variants)
+
+
+@cache
+def every_job() -> tuple[tuple[Manifest, ...], tuple[Job, ...]]:
+    manifests = load_manifests(SHADERS)
+    return manifests, plan(manifests)
 
 
 def is_target(job: Job, kernel: str, algorithm: str) -> bool:
@@ -64,7 +71,9 @@ def serves(key: VariantKey, chain: Chain) -> bool:
         "zp": chain.zp,
         "w": f"i{chain.bits}",
         "w_scale": chain.w_scale,
+        "w_sum": "i32" if chain.sums else "none",
         "bias": "f32" if chain.bias else "none",
+        "residual": "none",
         "w_zp": "f32" if chain.terms else "i32" if chain.asymmetric else "none",
         "group_sums": "i32" if chain.asymmetric or chain.terms else "none",
     }
