@@ -1,7 +1,8 @@
 #version 450
 // Attention of many query rows (lib/attention.glsl says what is computed) on cooperative matrices: flash attention, no score
 // matrix in memory. A workgroup owns TILE_M rows of a KV head and walks its keys in tiles of TILE_N. TILE_N / 16 subgroups
-// of 32 share 16 rows: each scores 16 keys, and then sums its part of the elements of the values.
+// of 32 share 16 rows: each scores 16 keys, and then sums its part of the elements of the values. In between, a row's
+// scores are TILE_N / 8 neighbours', who weigh them without the others.
 // f32 operands are the sum of two halves, high and low, of 21 bits together; of their four products the smallest is left
 // out. They are multiplied by a power of two first, so that the largest of a query, of a key and of a tile of values lies
 // in [2^14, 2^15), and low ones by 2^11 more: what is 2^27 times smaller than the largest keeps its bits. Weights are two
@@ -30,7 +31,6 @@ const uint kOwnQueries = TILE_M / kRowStep;
 const uint kRowLanes = TILE_N / 8u;        // invocations that share the scores of a row, eight keys each
 const uint kStride = MAX_QUADS / 2u + 1u;  // uvec4 of a row; all strides are odd: eight rows fall into different banks
 const uint kScoreStride = TILE_N / 4u + 1u;
-const uint kWeightStride = TILE_N / 8u + 1u;
 const uint kSumStride = MAX_QUADS + 1u;
 const uint kSteps = MAX_QUADS / 4u;        // matrices along a row
 const uint kAcross = TILE_N / 16u;         // subgroups that share rows
@@ -40,18 +40,11 @@ const float kWeightFactor = 16384.0;
 const float kLowFactor = 2048.0;
 const uint kMostApart = 26u;               // powers of two
 
-// Regions of the shared array: scores, whose place the weights take, and keys or values. Queries lie there before all of
-// them; with QUERIES_STAY (operands that are read when they are multiplied) they keep a place. Sums come last.
+// Regions of the shared array: scores, and in place of a row's its weights, high ones first; keys or values, or sums. Queries
+// lie there before all of them.
 const uint kQuerySize = kParts * TILE_M * kStride;
-#ifdef QUERIES_STAY
-const uint kScores = kQuerySize;
-#else
-const uint kScores = 0u;
-#endif
-const uint kWeights = kScores;
-const uint kScoresEnd = kScores + TILE_M * kScoreStride;
-const uint kWeightsEnd = kWeights + 2u * TILE_M * kWeightStride;
-const uint kTile = kScoresEnd > kWeightsEnd ? kScoresEnd : kWeightsEnd;
+const uint kScoresEnd = TILE_M * kScoreStride;
+const uint kTile = kScoresEnd;
 const uint kTileEnd = kTile + kParts * TILE_N * kStride;
 const uint kSums = kScoresEnd;
 const uint kSumsEnd = kSums + TILE_M * kSumStride;
@@ -59,13 +52,12 @@ const uint kEnd = kTileEnd > kSumsEnd ? kTileEnd : kSumsEnd;
 const uint kStorage = kEnd > kQuerySize ? kEnd : kQuerySize;
 
 shared uvec4 tile[kStorage];
-// The bits of the largest magnitude of a row, or of all values of a tile: they order as the numbers do, with inf and NaN
-// above all others.
-shared uint query_bits[TILE_M];
-shared uint key_bits[TILE_N];
+shared float query_inverse[TILE_M];   // of the factors of queries; NaN of one that is not finite
+shared vec4 key_inverse[TILE_N / 4];  // likewise
+shared uint odd_keys;                 // of a tile; not 0: one is not finite
+// The bits of the largest magnitude of all values of a tile: they order as the numbers do, with inf and NaN above all others.
 shared uint value_bits;
 shared uint least_bits;  // of four neighbours' largest magnitude, the least in a tile of values that is not 0
-shared vec4 key_inverse[TILE_N / 4];  // of the factors of keys; NaN of one that is not finite
 shared vec4 part_of_row[TILE_M][kRowLanes / 4];
 shared vec4 change_of_row[TILE_M / 4];
 
@@ -113,12 +105,16 @@ void put_halves(uint at, uint low_at, vec4 first, vec4 second) {
   tile[low_at] = uvec4(to_halves((first - first_high) * kLowFactor), to_halves((second - second_high) * kLowFactor));
 }
 
+uint lane() {
+  return MATRIX_SUBGROUP * 32u + MATRIX_LANE;
+}
+
 uint x_lane() {
-  return gl_LocalInvocationIndex % 8u;
+  return lane() % 8u;
 }
 
 uint y_lane() {
-  return gl_LocalInvocationIndex / 8u;
+  return lane() / 8u;
 }
 
 // The first of two quads that this invocation loads; past the head's end, its last ones once more.
@@ -138,18 +134,6 @@ void fetch(bool is_values, uint first_key, uint end) {
   }
 }
 
-uint largest_of_row(uint u) {
-  uint most = 0u;
-  [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) most = max(most, bits_of(decode(next_tile[u * kPairs * 2u + i])));
-  return most;
-}
-
-void note_keys() {
-#ifndef Q_F16
-  [[unroll]] for (uint u = 0; u < kOwn; ++u) atomicMax(key_bits[y_lane() + kRowStep * u], largest_of_row(u));
-#endif
-}
-
 void note_values() {
   uint most = 0u;
   uint least = kInfinite;
@@ -166,9 +150,10 @@ void note_values() {
   }
 }
 
-void forget_values() {
+void forget_tile() {
   if (gl_LocalInvocationIndex == 0u) {
     value_bits = 0u;
+    odd_keys = 0u;
     least_bits = kInfinite;
   }
 }
@@ -194,34 +179,46 @@ void put_row(uint u, float factor) {
   }
 }
 
+void put_keys() {
+  [[unroll]] for (uint u = 0; u < kOwn; ++u) {
+#ifdef Q_F16
+    put_row(u, 1.0);
+#else
+    uint most = 0u;
+    [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) most = max(most, bits_of(next_tile[u * kPairs * 2u + i]));
+    most = CLUSTER_MAX(most, 8);
+    put_row(u, factor_of(most));
+    uint index = y_lane() + kRowStep * u;
+    if (x_lane() == 0u) {
+      key_inverse[index / 4u][index % 4u] = inverse_factor(most);
+      if (most >= kInfinite) odd_keys = 1u;
+    }
+#endif
+  }
+}
+
 // The queries of this workgroup, for all of its tiles.
 void put_queries(uint first_row, uint rows) {
   QUERY_QUAD quads[kOwnQueries * kPairs * 2];
-  for (uint i = gl_LocalInvocationIndex; i < TILE_M; i += LANES) query_bits[i] = 0u;
-  for (uint i = gl_LocalInvocationIndex; i < TILE_N; i += LANES) key_bits[i] = 0u;
-  forget_values();
-  barrier();
   [[unroll]] for (uint u = 0; u < kOwnQueries; ++u) {
-    uint row = y_lane() + kRowStep * u;
-    uint first = query_quad(min(first_row + row, rows - 1u));
-    uint most = 0u;
-    [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) {
-      uint at = u * kPairs * 2u + i;
-      quads[at] = q[first + quad_of(i / 2u) + i % 2u];
-      most = max(most, bits_of(decode_query(quads[at])));
-    }
-    atomicMax(query_bits[row], most);
+    uint first = query_quad(min(first_row + y_lane() + kRowStep * u, rows - 1u));
+    [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) quads[u * kPairs * 2u + i] = q[first + quad_of(i / 2u) + i % 2u];
   }
-  barrier();
   [[unroll]] for (uint u = 0; u < kOwnQueries; ++u) {
     uint row = y_lane() + kRowStep * u;
+#ifndef Q_F16
+    uint most = 0u;
+    [[unroll]] for (uint i = 0; i < kPairs * 2u; ++i) most = max(most, bits_of(quads[u * kPairs * 2u + i]));
+    most = CLUSTER_MAX(most, 8);
+    float factor = factor_of(most);
+    if (x_lane() == 0u) query_inverse[row] = inverse_factor(most);
+#endif
     [[unroll]] for (uint p = 0; p < kPairs; ++p) {
       uint i = (u * kPairs + p) * 2u;
       uint at = row * kStride + quad_of(p) / 2u;
 #ifdef Q_F16
       tile[at] = uvec4(quads[i], quads[i + 1u]);
 #else
-      float factor = factor_of(query_bits[row]);
       put_halves(at, at + TILE_M * kStride, quads[i] * factor, quads[i + 1u] * factor);
 #endif
     }
@@ -243,7 +240,7 @@ void put_plain_sums(uint first_key, uint end) {
     uint row = at / QUADS;
     vec4 sum = vec4(0.0);
     for (uint i = 0; i < TILE_N; ++i) {
-      float weight = uintBitsToFloat(tile[kScores + row * kScoreStride + i / 4u][i % 4u]);
+      float weight = uintBitsToFloat(tile[row * kScoreStride + i / 4u][i % 4u]);
       sum += weight * decode(read_value(key_row(min(first_key + i, end - 1u)), at % QUADS));
     }
     tile[kSums + row * kSumStride + at % QUADS] = floatBitsToUint(sum);
@@ -264,9 +261,9 @@ void main() {
 
   uint part = MATRIX_SUBGROUP % kAcross;
   uint down = MATRIX_SUBGROUP / kAcross * 16u;
-  uint own_row = gl_LocalInvocationIndex / kRowLanes;
-  uint own_part = gl_LocalInvocationIndex % kRowLanes;
-  uint score_at = kScores + own_row * kScoreStride + 2u * own_part;
+  uint own_row = lane() / kRowLanes;
+  uint own_part = lane() % kRowLanes;
+  uint score_at = own_row * kScoreStride + 2u * own_part;
   uint row = min(first_row + own_row, rows - 1u);
   uint my_begin = key_begin(start, row / group);
   uint my_end = key_end(start, row / group);
@@ -275,10 +272,8 @@ void main() {
   float weight_sum = 0.0;
 
   put_queries(first_row, rows);
-  if (begin < end) {
-    fetch(false, begin, end);
-    note_keys();
-  }
+  if (begin < end) fetch(false, begin, end);
+  forget_tile();
   barrier();
   LEFT_MATRIX left[kParts * kSteps];
   EACH_MATRIX for (uint k = 0; k < kSteps; ++k) {
@@ -289,21 +284,15 @@ void main() {
 #endif
     }
   }
-#ifndef QUERIES_STAY
   barrier();
-#endif
 #ifndef Q_F16
-  float of_query = inverse_factor(query_bits[own_row]);
+  float of_query = query_inverse[own_row];
 #endif
   SUM_MATRIX sums[kOwnSteps];
   EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) sums[n] = ZERO_SUM;
 
   [[dont_unroll]] for (uint first_key = begin; first_key < end; first_key += TILE_N) {
-    [[unroll]] for (uint u = 0; u < kOwn; ++u) {
-      uint index = y_lane() + kRowStep * u;
-      put_row(u, factor_of(key_bits[index]));
-      if (x_lane() == 0u) key_inverse[index / 4u][index % 4u] = inverse_factor(key_bits[index]);
-    }
+    put_keys();
     barrier();
     fetch(true, first_key, end);
     SUM_MATRIX product = ZERO_SUM;
@@ -330,55 +319,65 @@ void main() {
 #ifndef Q_F16
     ADD_SCALED(product, low_product, 1.0 / kLowFactor);
 #endif
-    STORE_SUM(product, kScores + down * kScoreStride + part * 4u, kScoreStride);
-    barrier();
-
-    vec4 scores[2];
-    bool is_odd = false;
-    [[unroll]] for (uint i = 0; i < 2u; ++i) {
-      scores[i] = uintBitsToFloat(tile[score_at + i]) * scale;
-#ifndef Q_F16
-      vec4 of_keys = key_inverse[2u * own_part + i];
-      scores[i] = scores[i] * min(of_keys, vec4(of_query)) * max(of_keys, vec4(of_query));
-      [[unroll]] for (uint j = 0; j < 4u; ++j) is_odd = is_odd || is_nan(scores[i][j]);
-#endif
-    }
-#ifndef Q_F16
-    if (is_odd || is_nan(of_query)) {
-      for (uint i = 0; i < 8u; ++i) {
-        float score = plain_score(row, min(first_key + 8u * own_part + i, end - 1u));
-        tile[score_at + i / 4u][i % 4u] = floatBitsToUint(score);
-      }
-      [[unroll]] for (uint i = 0; i < 2u; ++i) scores[i] = uintBitsToFloat(tile[score_at + i]);
-    }
-#endif
-    float most = kHidden;
-    [[unroll]] for (uint i = 0; i < 8u; ++i) {
-      uint t = first_key + 8u * own_part + i;
-      float score = scores[i / 4u][i % 4u];
-      score = t >= my_begin && t < my_end ? finish_score(score, mask_first, t) : kHidden;
-      scores[i / 4u][i % 4u] = score;
-      most = max(most, score);
-    }
-    part_of_row[own_row][own_part / 4u][own_part % 4u] = most;
+    STORE_SUM(product, down * kScoreStride + part * 4u, kScoreStride);
     note_values();
     barrier();
 
+    vec4 scores[2];
+    [[unroll]] for (uint i = 0; i < 2u; ++i) {
+      scores[i] = uintBitsToFloat(tile[score_at + i]) * scale;
+#ifndef Q_F16
+      // At most the largest number, so that a product of 0 stays 0.
+      scores[i] *= min(key_inverse[2u * own_part + i] * of_query, vec4(-kHidden));
+#endif
+    }
+    uint first_own = first_key + 8u * own_part;
+#ifdef Q_F16
+    bool is_odd = false;
+    bool goes_singly = soft_cap > 0.0;
+#else
+    bool is_odd = odd_keys != 0u || is_nan(of_query);
+    bool goes_singly = is_odd || soft_cap > 0.0;
+#endif
+    if (goes_singly) {
+      [[unroll]] for (uint i = 0; i < 2u; ++i) tile[score_at + i] = floatBitsToUint(scores[i]);
+      [[dont_unroll]] for (uint i = 0; i < 8u; ++i) {
+        float score = uintBitsToFloat(tile[score_at + i / 4u][i % 4u]);
+        if (is_odd) score = plain_score(row, min(first_own + i, end - 1u));
+        score = cap_score(score);
+        tile[score_at + i / 4u][i % 4u] = floatBitsToUint(MASKED != 0u ? score : keep_lowest(score));
+      }
+      [[unroll]] for (uint i = 0; i < 2u; ++i) scores[i] = uintBitsToFloat(tile[score_at + i]);
+    } else if (MASKED == 0u) {  // a mask is added first
+#ifdef Q_F16
+      [[unroll]] for (uint i = 0; i < 8u; ++i) scores[i / 4u][i % 4u] = keep_lowest(scores[i / 4u][i % 4u]);
+#else
+      [[unroll]] for (uint i = 0; i < 2u; ++i) scores[i] = max(scores[i], vec4(kLowest));
+#endif
+    }
+    if (MASKED != 0u || first_key < my_begin || first_key + TILE_N > my_end) {
+      [[unroll]] for (uint i = 0; i < 8u; ++i) {
+        uint t = first_own + i;
+        bool is_seen = t >= my_begin && t < my_end;
+        float score = scores[i / 4u][i % 4u];
+        if (MASKED != 0u && is_seen) score = mask_score(score, mask_first, t);
+        scores[i / 4u][i % 4u] = is_seen ? score : kHidden;
+      }
+    }
+    float most = kHidden;
+    [[unroll]] for (uint i = 0; i < 8u; ++i) most = max(most, scores[i / 4u][i % 4u]);
+    float now = max(largest, CLUSTER_MAX(most, kRowLanes));
+    SUBGROUP_BARRIER;  // all of the row's scores are read
     uint largest_value = value_bits;
     bool is_plain = are_odd(largest_value, least_bits);
-    float now = largest;
-    [[unroll]] for (uint i = 0; i < kRowLanes / 4u; ++i) {
-      vec4 parts = part_of_row[own_row][i];
-      now = max(now, max(max(parts.x, parts.y), max(parts.z, parts.w)));
-    }
     float change = exp(largest - now);
     largest = now;
     weight_sum *= change;
+    float base = now == kHidden ? 0.0 : now;  // while nothing is seen, no score weighs anything
     vec4 weights[2];
-    [[unroll]] for (uint i = 0; i < 8u; ++i) {
-      float score = scores[i / 4u][i % 4u];
-      weights[i / 4u][i % 4u] = score == kHidden ? 0.0 : exp(score - now);
-      weight_sum += weights[i / 4u][i % 4u];
+    [[unroll]] for (uint i = 0; i < 2u; ++i) {
+      weights[i] = exp(scores[i] - base);
+      weight_sum += (weights[i].x + weights[i].y) + (weights[i].z + weights[i].w);
     }
     if (own_part == 0u) change_of_row[own_row / 4u][own_row % 4u] = change;
     if (is_plain) {
@@ -387,19 +386,18 @@ void main() {
       barrier();
       put_plain_sums(first_key, end);
     } else {
-      uint at = kWeights + own_row * kWeightStride + own_part;
-      put_halves(at, at + TILE_M * kWeightStride, weights[0] * kWeightFactor, weights[1] * kWeightFactor);
+      uint at = own_row * kScoreStride + own_part;
+      put_halves(at, at + TILE_N / 8u, weights[0] * kWeightFactor, weights[1] * kWeightFactor);
       [[unroll]] for (uint u = 0; u < kOwn; ++u) put_row(u, factor_of(largest_value));
     }
 #ifdef Q_F16
     float sum_factor = 1.0 / kWeightFactor;
 #else
     float sum_factor = inverse_factor(largest_value) * (1.0 / kWeightFactor);
-    for (uint i = gl_LocalInvocationIndex; i < TILE_N; i += LANES) key_bits[i] = 0u;
 #endif
     barrier();
     if (first_key + TILE_N < end) fetch(false, first_key + TILE_N, end);
-    forget_values();
+    forget_tile();
     SUM_MATRIX changes;
     LOAD_COLUMNS(changes, change_of_row, down / 4u);
     if (is_plain) {
@@ -414,8 +412,8 @@ void main() {
     } else {
       LEFT_MATRIX weight[2 * kKeySteps];
       EACH_MATRIX for (uint k = 0; k < kKeySteps; ++k) {
-        LOAD_LEFT(weight[2u * k], kWeights + down * kWeightStride + 2u * k, kWeightStride);
-        LOAD_LEFT(weight[2u * k + 1u], kWeights + (TILE_M + down) * kWeightStride + 2u * k, kWeightStride);
+        LOAD_LEFT(weight[2u * k], down * kScoreStride + 2u * k, kScoreStride);
+        LOAD_LEFT(weight[2u * k + 1u], down * kScoreStride + TILE_N / 8u + 2u * k, kScoreStride);
       }
       EACH_MATRIX for (uint n = 0; n < kOwnSteps; ++n) {
         if (4u * column(part, n) < QUADS) {
@@ -439,7 +437,6 @@ void main() {
         }
       }
     }
-    if (first_key + TILE_N < end) note_keys();
     barrier();
   }
 

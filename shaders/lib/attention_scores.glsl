@@ -71,10 +71,18 @@ uint mask_start(uint row) {
   return batch() * mask_batch + (kv_head() * group + row % group) * mask_head + row / group * mask_row;
 }
 
-// The score of key t from dot = scale * q . k; t lies in [key_begin, key_end).
-float finish_score(float dot, uint mask_first, uint t) {
-  float score = dot;
-  if (soft_cap > 0.0) score = soft_cap * bounded_tanh(score / soft_cap);
+float cap_score(float score) {
+  return soft_cap > 0.0 ? soft_cap * bounded_tanh(score / soft_cap) : score;
+}
+
+// At least kLowest. Drivers make a maximum of a comparison, and lose a NaN by it.
+float keep_lowest(float score) {
+  bool is_nan_score = (floatBitsToUint(score) & 0x7fffffffu) > 0x7f800000u;
+  return score < kLowest && !is_nan_score ? kLowest : score;
+}
+
+// What the mask makes of the capped score of key t.
+float mask_score(float score, uint mask_first, uint t) {
   if (MASKED != 0u) {
     uint index = mask_first + t * mask_key;
 #ifdef MASK_U8
@@ -85,9 +93,12 @@ float finish_score(float dot, uint mask_first, uint t) {
     score += added;
 #endif
   }
-  // Drivers make a maximum of a comparison, and lose a NaN by it.
-  bool is_nan_score = (floatBitsToUint(score) & 0x7fffffffu) > 0x7f800000u;
-  return score < kLowest && !is_nan_score ? kLowest : score;
+  return keep_lowest(score);
+}
+
+// The score of key t from dot = scale * q . k; t lies in [key_begin, key_end).
+float finish_score(float dot, uint mask_first, uint t) {
+  return mask_score(cap_score(dot), mask_first, t);
 }
 
 #ifndef PARTIAL_BINDING

@@ -6,6 +6,7 @@
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_clustered : require
 
 #define LEFT_MATRIX coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA>
 #define RIGHT_MATRIX coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB>
@@ -13,6 +14,11 @@
 #define ZERO_SUM SUM_MATRIX(0.0)
 #define EACH_MATRIX [[unroll]]  // before a loop over an array of matrices: at run time drivers index them slowly
 #define MATRIX_SUBGROUP gl_SubgroupID
+#define MATRIX_LANE gl_SubgroupInvocationID
+// What the subgroup has read of shared memory may be written by any of it after this, and what it has written be read.
+#define SUBGROUP_BARRIER \
+  controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared, gl_SemanticsAcquireRelease)
+#define CLUSTER_MAX(value, n) subgroupClusteredMax(value, n)  // over n neighbours of a subgroup
 
 // 16 rows of the left operand, or columns of the right one, from uvec4 `first` on: the reduction goes along a row.
 #define LOAD_LEFT(matrix, first, stride) coopMatLoad(matrix, tile, first, stride, gl_CooperativeMatrixLayoutRowMajor)

@@ -22,6 +22,7 @@ from tests.op.calls import (
     MATRICES,
     SHADERS,
     checked_call,
+    device_facts,
     expected_outputs,
     fitting_views,
     lanes_are_a_vector,
@@ -45,10 +46,11 @@ TOLERANCE_SOFT_CAP = 6e-6
 # The algorithms for software devices run on those alone.
 TIERS = ("cpu", "gpu") if lanes_are_a_vector() else ("gpu",)
 PLACEHOLDER_SPLITS = 3
-GUARD = f"device.{MATRICES} and device.subgroup_arithmetic and device.subgroup_size == 32 and "
+FACTS = (MATRICES, "subgroup_arithmetic", "subgroup_clustered")
+GUARD = " and ".join(f"device.{fact}" for fact in FACTS) + " and device.subgroup_size == 32 and "
 TILE = "TILE_M = 32, TILE_N = 64"
 # Software devices have less shared memory: the same code on smaller tiles.
-SMALLER = {"coopmat": "TILE_M = 16, TILE_N = 64", "coopmat_wide": "TILE_M = 16, TILE_N = 32"}
+SMALLER = {"coopmat_wide": "TILE_M = 32, TILE_N = 32"}
 
 
 def tolerance(case: Case) -> float:
@@ -74,9 +76,21 @@ def algorithm(case: Case, tier: str) -> str:
         return "rows" if rows <= 8 or case.head_dim > 128 else "many_rows" if case.head_dim <= 64 else "many_rows_wide"
     if rows <= 16:
         return "few"
-    if takes_matrices() and case.cache == "same" and case.head_dim % 16 == 0 and case.head_dim <= 128:
-        return "coopmat" if case.head_dim <= 64 else "coopmat_wide"
+    if (
+        takes_matrices()
+        and all(device_facts()[fact] for fact in FACTS)
+        and case.cache == "same"
+        and case.head_dim % 16 == 0
+        and case.head_dim <= 128
+    ):
+        return matrix_tile(case)
     return "tiled" if case.head_dim <= 64 else "tiled_wide" if case.head_dim <= 128 else "tiled_widest"
+
+
+def matrix_tile(case: Case) -> str:
+    name, tile, fewest = ("coopmat", 32, 192) if case.head_dim <= 64 else ("coopmat_wide", 64, 112)
+    is_many = math.prod(case.y_shape) >= fewest * tile * case.head_dim and case.mask != "add"
+    return f"{name}_many" if is_many else name
 
 
 def run_attention(case: Case, inputs: Inputs, tier: str) -> torch.Tensor:
@@ -156,6 +170,12 @@ SHAPES = [
     Case(queries=17, keys=40, start=3, heads=8, kv_heads=1, head_dim=128),
     Case(queries=33, keys=50, start=9, heads=4, kv_heads=2, head_dim=256),
     Case(queries=1, keys=50, start=9, heads=16, kv_heads=2, head_dim=256),
+    Case(queries=768, keys=800, start=32, heads=8, kv_heads=2),
+    Case(queries=768, keys=800, start=32, heads=8, kv_heads=2, dtype=torch.float16, soft_cap=30.0),
+    Case(queries=768, keys=800, heads=8, kv_heads=2, mask="u8", causal=False),
+    Case(queries=896, keys=930, start=32, heads=8, kv_heads=4, head_dim=128),
+    Case(queries=896, keys=930, start=32, heads=8, kv_heads=4, head_dim=128, dtype=torch.float16, window=100),
+    Case(queries=448, keys=480, start=(32, 0), heads=8, kv_heads=4, head_dim=128, batch=2, mask="u8", causal=False),
     Case(queries=3, keys=50, start=(4, 31, 0), heads=6, kv_heads=3, batch=3),
     Case(queries=9, keys=50, start=20, batch=2, layouts=(1, 1, 1), head_dim=72),
     Case(queries=9, keys=50, start=20, batch=2, layouts=(0, 1, 0)),
@@ -184,6 +204,7 @@ RULES = [
         Case(queries=queries, soft_cap=50.0, scale=2.0),
         Case(queries=queries, soft_cap=0.5),
         Case(queries=queries, scale=0.03),
+        Case(queries=queries, scale=-0.2),
         Case(queries=queries, keys=32, start=40),  # further than the cache: all of it is seen
         *(
             Case(queries=queries, mask=mask, mask_dims=dims, causal=False, batch=2, heads=4, kv_heads=2)
@@ -291,7 +312,7 @@ def test_position_moves_without_recording(tier: str) -> None:
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan], ids=str)
 @pytest.mark.parametrize("slot", ["q", "k", "v"])
-@pytest.mark.parametrize(("queries", "head_dim"), [(2, 64), (19, 64), (19, 128)])
+@pytest.mark.parametrize(("queries", "head_dim"), [(2, 64), (19, 64), (19, 128), (2048, 64), (2400, 128)])
 def test_what_is_not_finite(queries: int, head_dim: int, slot: str, value: float, tier: str) -> None:
     """As eager: NaN rows where a score is NaN or infinite, and inf or NaN in one element of a value."""
     case = Case(queries=queries, head_dim=head_dim)
@@ -315,8 +336,10 @@ def emulated(name: str, dtype: str, mask: str) -> bytes:
     head, *algorithms = (SHADERS / "attention.toml").read_text().split("[[algorithm]]")
     (chosen,) = (text for text in algorithms if f'name = "{name}"' in text)
     assert GUARD in chosen
-    assert TILE in chosen
-    chosen = chosen.replace(GUARD, "").replace(TILE, f"QUERIES_STAY = 1, {SMALLER[name]}")
+    chosen = re.sub(r" and numel\(y\) >= [^\"]*", "", chosen.replace(GUARD, ""))
+    if name in SMALLER:
+        assert TILE in chosen
+        chosen = chosen.replace(TILE, SMALLER[name])
     chosen = chosen.replace("unroll = true\n", "")
     tiled = 'source = "attention_tiled.comp"\n'
     others = [text.replace(tiled, f"{tiled}where = [\"dtype(k) == 'i8'\"]\n") for text in algorithms if tiled in text]
@@ -325,8 +348,8 @@ def emulated(name: str, dtype: str, mask: str) -> bytes:
     return library_of({"attention": fitting_views("[[algorithm]]".join([head, chosen, *others]))}, EMULATED_MATRICES)
 
 
-def run_emulated(case: Case, inputs: Inputs) -> torch.Tensor:
-    name = "coopmat" if case.head_dim <= 64 else "coopmat_wide"
+def run_emulated(case: Case, inputs: Inputs, name: str = "") -> torch.Tensor:
+    name = name or ("coopmat" if case.head_dim <= 64 else "coopmat_wide")
     mask = "u8" if case.mask != "add" else DEVICE_DTYPES[case.dtype]
     outputs = {"y": OutputSpec(case.y_shape, case.dtype)}
     library = emulated(name, DEVICE_DTYPES[case.dtype], mask)
@@ -347,7 +370,7 @@ MATRIX_CASES = [
     Case(queries=80, keys=300, start=200, window=90),
     Case(queries=40, keys=150, start=(4, 99, 0), heads=6, kv_heads=3, batch=3),
     Case(queries=19, soft_cap=50.0, scale=2.0),
-    Case(queries=19, causal=False, filled=True, start=11),
+    Case(queries=19, causal=False, filled=True, start=11, scale=-0.2),
     Case(queries=21, keys=21, start=0, batch=2, heads=6, kv_heads=2, layouts=(1, 1, 1), merged=True),
     Case(queries=19, dtype=torch.float16, mask="add", causal=False),
     slow(Case(queries=19, mask="u8", mask_dims="BHS", causal=False, batch=2, heads=4, kv_heads=2)),
@@ -363,6 +386,19 @@ MATRIX_CASES = [
 def test_emulated_matrices(case: Case) -> None:
     inputs = case.inputs()
     check(case, run_emulated(case, inputs), inputs)
+
+
+SMALL_TILES = [
+    Case(queries=19, dtype=torch.float16, window=40),
+    Case(queries=19, mask="u8", causal=False, nan_rows=True),
+    Case(queries=19, soft_cap=50.0, scale=-2.0),
+]
+
+
+@pytest.mark.parametrize("case", [MATRIX_CASES[1], MATRIX_CASES[3], *map(slow, SMALL_TILES)], ids=str)
+def test_emulated_matrices_of_smaller_tiles(case: Case) -> None:
+    inputs = case.inputs()
+    check(case, run_emulated(case, inputs, "coopmat_many"), inputs)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e38, 1e-38], ids=str)

@@ -1,5 +1,9 @@
 // lib/coopmat.glsl without cooperative matrices, for devices that have none: every 32 invocations hold a matrix of sums,
-// eight elements each, and an operand is a place in `tile`.
+// eight elements each; of a left operand each holds a row, and a right one is a place in `tile`.
+
+struct Row {
+  float values[16];
+};
 
 struct Operand {
   uint first;
@@ -12,12 +16,35 @@ struct Sum {
   float values[8];
 };
 
-#define LEFT_MATRIX Operand
+#define LEFT_MATRIX Row
 #define RIGHT_MATRIX Operand
 #define SUM_MATRIX Sum
 #define ZERO_SUM Sum(float[8](0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
 #define EACH_MATRIX  // a software device takes long to compile what is unrolled
 #define MATRIX_SUBGROUP (gl_LocalInvocationIndex / 32u)
+#define MATRIX_LANE (gl_LocalInvocationIndex % 32u)
+#define SUBGROUP_BARRIER barrier()
+#define CLUSTER_MAX(value, n) cluster_max(value, n)
+
+shared uint neighbours[LANES];
+
+uint cluster_max(uint value, uint n) {
+  neighbours[gl_LocalInvocationIndex] = value;
+  barrier();
+  uint most = value;
+  for (uint i = 0; i < n; ++i) most = max(most, neighbours[gl_LocalInvocationIndex / n * n + i]);
+  barrier();
+  return most;
+}
+
+float cluster_max(float value, uint n) {
+  neighbours[gl_LocalInvocationIndex] = floatBitsToUint(value);
+  barrier();
+  float most = value;
+  for (uint i = 0; i < n; ++i) most = max(most, uintBitsToFloat(neighbours[gl_LocalInvocationIndex / n * n + i]));
+  barrier();
+  return most;
+}
 
 uint matrix_row() {
   return gl_LocalInvocationIndex % 32u / 2u;
@@ -35,16 +62,15 @@ float operand(Operand matrix, uint index, uint k) {
   return unpackHalf2x16(two)[column % 2u];
 }
 
-Sum multiply_add(Operand left, Operand right, Sum sum) {
+Sum multiply_add(Row left, Operand right, Sum sum) {
   for (uint i = 0; i < 8u; ++i) {
-    for (uint k = 0; k < 16u; ++k) {
-      sum.values[i] += operand(left, matrix_row(), k) * operand(right, matrix_column(i), k);
-    }
+    for (uint k = 0; k < 16u; ++k) sum.values[i] += left.values[k] * operand(right, matrix_column(i), k);
   }
   return sum;
 }
 
-#define LOAD_LEFT(matrix, place, stride) matrix = Operand(place, stride, false, 16u)
+#define LOAD_LEFT(matrix, place, stride) \
+  for (uint e = 0; e < 16u; ++e) matrix.values[e] = operand(Operand(place, stride, false, 16u), matrix_row(), e)
 #define LOAD_RIGHT(matrix, place, stride) matrix = Operand(place, stride, false, 16u)
 #define LOAD_RIGHT_NIBBLES(low, high, place, stride)                                                          \
   low = Operand(place, stride, false, 0u);                                                                    \
