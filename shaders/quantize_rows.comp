@@ -4,6 +4,9 @@
 // A workgroup owns a row: it reads x for the norm's factor, for the smallest and largest value, and for the codes.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#ifdef SUBGROUPS
+layout(constant_id = 7) const uint SUBGROUP = 32;
+#endif
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "math.glsl"

@@ -7,6 +7,9 @@
 // dispatch. Codes and dot products are those of the separate kernels, and where SPLIT_K is theirs, the order of the sums.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#ifdef SUBGROUPS
+layout(constant_id = 13) const uint SUBGROUP = 32;
+#endif
 #include "exact.glsl"
 #include "double_float.glsl"
 #include "elements.glsl"

@@ -19,11 +19,13 @@ SMALL = {
     "LEVELS": 1, "ROWS": 1, "QUADS": 16, "HEAD_DIM": 64, "MASKED": 0, "NORMED": 0, "LOGARITHM": 0, "OP": 0,
     "STEP": 32, "GROUP_SIZE": 32, "GROUP_PADDED": 32, "ROUNDING": 0, "MAPPING": 0, "PROLOGUE": 0, "GATED": 0,
     "ROW_LENGTH": 576, "PACKED_LENGTH": 576, "STEPS": 18, "X_OFFSET": 0, "TILES": 1, "A_ALONG_K": 1, "B_ALONG_K": 0,
+    "SUBGROUP": 64,
 }  # fmt: skip
 LARGE = {
     "LEVELS": 4, "ROWS": 8, "QUADS": 64, "HEAD_DIM": 256, "MASKED": 1, "NORMED": 1, "LOGARITHM": 1, "OP": 1,
     "STEP": 128, "GROUP_SIZE": 128, "GROUP_PADDED": 128, "ROUNDING": 1, "MAPPING": 3, "PROLOGUE": 2, "GATED": 1,
     "ROW_LENGTH": 8192, "PACKED_LENGTH": 8192, "STEPS": 64, "X_OFFSET": 0, "TILES": 2, "A_ALONG_K": 0, "B_ALONG_K": 1,
+    "SUBGROUP": 32,
 }  # fmt: skip
 _LIMITS = {"ROWS": "MAX_ROWS", "QUADS": "MAX_QUADS"}  # the manifest's constant that says how many an algorithm takes
 

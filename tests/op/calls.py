@@ -61,6 +61,12 @@ def lanes_are_a_vector() -> bool:
     return bool(facts["is_cpu"] and facts["subgroup_size"] == 8 and facts["subgroup_ballot"])
 
 
+def has_subgroups() -> bool:
+    """Whether the device reduces rows by subgroups: kernels of quantized rows have algorithms that do."""
+    facts = device_facts()
+    return bool(facts["subgroup_arithmetic"] and facts["subgroup_shuffle"] and facts["subgroup_size"] >= 8)
+
+
 MATRICES = "coopmat_f16_16x16x16"  # the fact of the product of cooperative matrices that kernels use
 # The same on plain arrays, for devices that have none.
 EMULATED_MATRICES = {"lib/coopmat.glsl": (Path(__file__).parent / "shaders" / "coopmat.glsl").read_text()}
