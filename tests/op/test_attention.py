@@ -422,6 +422,32 @@ def test_emulated_matrices_of_rows_of_any_size(size: float) -> None:
     check(case, run_emulated(case, inputs), inputs)
 
 
+def large_and_orthogonal(case: Case) -> Inputs:
+    """Queries of 1e30, keys in turn of 1e-30 and, with scores of 0, of 1e30."""
+    inputs = case.inputs()
+    half = case.head_dim // 2
+    q, k = inputs["q"], inputs["k"]
+    q[..., :half] = 0.0
+    k[..., 1::2, half:] = 0.0
+    q *= 1e30
+    k[..., ::2, :] *= 1e-30
+    k[..., 1::2, :] *= 1e30
+    return inputs
+
+
+def test_scores_of_0_of_large_rows(tier: str) -> None:
+    case = Case(queries=19)
+    inputs = large_and_orthogonal(case)
+    check(case, run_attention(case, inputs, tier), inputs)
+
+
+def test_emulated_matrices_of_scores_of_0() -> None:
+    """Factors of both are beyond the largest float."""
+    case = Case(queries=19)
+    inputs = large_and_orthogonal(case)
+    check(case, run_emulated(case, inputs), inputs)
+
+
 def values_apart(size: float, column: int) -> tuple[Case, Inputs]:
     """One value is large, and half of the queries do not see it."""
     case = Case(queries=40, keys=70, start=0)
