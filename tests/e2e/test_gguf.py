@@ -113,6 +113,7 @@ def compare(path: Path, n_layers: int | None) -> None:
         assert tensors[embedding.tensor(slot)].constant == tensors[head.tensor(slot)].constant
 
 
+@pytest.mark.slow
 def test_every_block_of_two_layers() -> None:
     """And of the embedding, which is the last linear too."""
     compare(smollm2.exported(smollm2.SMALL, smollm2.FEW_LAYERS), smollm2.FEW_LAYERS)

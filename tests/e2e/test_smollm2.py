@@ -83,7 +83,7 @@ def test_every_linear_runs_on_the_device_with_int8_zero_points(program: TextProg
     assert run.device
 
 
-@pytest.mark.parametrize("disabled", ["", "is_cpu"])
+@pytest.mark.parametrize("disabled", [pytest.param("", marks=pytest.mark.slow), "is_cpu"])
 def test_on_a_device_with_no_more_than_vulkan_1_1_demands(disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call is right, with weight scales of 16 bits too; a prompt, and a token after it."""
     path = smollm2.exported(replace(smollm2.SMALL, weight_scales="f16"), smollm2.FEW_LAYERS)
