@@ -85,6 +85,17 @@ def test_cases(case: Case) -> None:
     check(case, run_emulated(case, inputs), inputs)
 
 
+@pytest.mark.parametrize("nan_rows", [False, True])
+def test_rows_that_see_nothing(nan_rows: bool) -> None:
+    """Zero or NaN; their neighbours are untouched."""
+    case = Case(queries=19, dtype=torch.float16, mask="add", causal=False, nan_rows=nan_rows)
+    inputs = case.inputs()
+    inputs["mask"][:, :, 1] = -torch.inf
+    actual = run_emulated(case, inputs)
+    check(case, actual, inputs)
+    assert (torch.isnan(actual[:, :, 1]) if nan_rows else actual[:, :, 1] == 0).all()
+
+
 SMALL_TILES = [
     Case(queries=19, dtype=torch.float16, window=40),
     Case(queries=19, mask="u8", causal=False, nan_rows=True),
