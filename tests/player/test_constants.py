@@ -44,23 +44,30 @@ def test_every_byte_counts() -> None:
 def test_a_large_constant_is_hashed_across_the_pieces_it_is_copied_in(
     staging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Larger than a piece of staging, which is 16 MiB, and no multiple of one that is hashed."""
+    """Larger than both halves of a staging buffer, of 32 MiB each, and no multiple of what is hashed at once.
+
+    The first load opens the device, beside which it hashes what it will stage.
+    """
     monkeypatch.setenv("ZEROPOINT_DISABLE", "subgroup_vote" if staging else "subgroup_ballot")  # contexts of their own
     if staging:
         monkeypatch.setenv("ZEROPOINT_STAGING", "1")
-    program, constants, table = gathered((17 << 20) // 4 + 5)
+    program, constants, table = gathered((65 << 20) // 4 + 5)
+    (key,) = constants
+    before = counters()["constants_uploaded"]
+    with pytest.raises(RuntimeFailure, match=rf"^program: tensor table: constant {key}: its bytes have the hash "):
+        LoadedProgram(program, {key: flipped(constants[key], 64 << 20)})
+    assert counters()["constants_uploaded"] == before
     with LoadedProgram(program, constants) as loaded:
         np.testing.assert_array_equal(loaded.read_tensor(1), table)
         before = counters()["constants_uploaded"]
-        (key,) = constants
-        for at in (0, 16 << 20, (17 << 20) + 16):
+        for at in (0, 32 << 20, (65 << 20) + 16):
             with pytest.raises(
                 RuntimeFailure, match=rf"^program: tensor table: constant {key}: its bytes have the hash "
             ):
                 LoadedProgram(program, {key: flipped(constants[key], at)})
         assert counters()["constants_uploaded"] == before  # a living load has them: they are hashed all the same
     with pytest.raises(RuntimeFailure, match="tensor table"):
-        LoadedProgram(program, {key: flipped(constants[key], 16 << 20)})
+        LoadedProgram(program, {key: flipped(constants[key], 32 << 20)})
 
 
 def gathered(n: int) -> tuple[Program, dict[str, bytes], np.ndarray]:

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <thread>
 
+#include "parallel.h"
+
 namespace zeropoint {
 namespace {
 
@@ -13,9 +15,14 @@ constexpr double kWorkPerS = 20e9, kDiscreteWorkPerS = 1e12;  // of slow ones, b
 std::mutex& contexts_mutex = *new std::mutex();
 auto& contexts = *new std::map<std::pair<size_t, std::string>, Context*>();  // by device and restrictions
 
+bool shares_memory(VkPhysicalDeviceType type) {
+  if (std::getenv("ZEROPOINT_STAGING") != nullptr) return false;  // what a discrete device does, for tests
+  return type == VK_PHYSICAL_DEVICE_TYPE_CPU || type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
+}
+
 }  // namespace
 
-Status Context::acquire(Context** context) {
+Status Context::acquire(Context** context, const std::function<void()>& meanwhile) {
   std::vector<DeviceInfo> devices;
   ZP_TRY(list_devices(&devices));
   const DeviceInfo* chosen = nullptr;
@@ -29,7 +36,13 @@ Status Context::acquire(Context** context) {
     auto opened = std::make_unique<Context>();
     opened->info = *chosen;
     opened->facts = facts;
-    ZP_TRY(opened->open().in(chosen->name));
+    opened->shares_memory_ = shares_memory(chosen->type);
+    Status status;
+    parallel_for(opened->shares_memory_ ? 1 : 2, [&](size_t i) {
+      if (i == 0) status = opened->open();
+      if (i == 1) meanwhile();
+    });
+    ZP_TRY(status.in(chosen->name));
     slot = opened.release();
   }
   *context = slot;
@@ -71,8 +84,6 @@ Status Context::open() {
   VkFenceCreateInfo fence{VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
   ZP_VK(vkCreateFence, device, &fence, nullptr, &fence_);
   vkGetPhysicalDeviceMemoryProperties(info.handle, &memory_);
-  shares_memory_ = info.type == VK_PHYSICAL_DEVICE_TYPE_CPU || info.type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
-  if (std::getenv("ZEROPOINT_STAGING") != nullptr) shares_memory_ = false;  // what a discrete device does, for tests
   constexpr VkMemoryPropertyFlags kDirect = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
                                             VK_MEMORY_PROPERTY_HOST_COHERENT_BIT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
   for (uint32_t i = 0; i < memory_.memoryTypeCount; ++i) {

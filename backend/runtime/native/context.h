@@ -2,6 +2,7 @@
 // device.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <unordered_map>
 
@@ -48,7 +49,8 @@ class Context {
  public:
   ~Context();  // of one whose open() failed: the others stay until the process ends
   // The context for ZEROPOINT_DEVICE and ZEROPOINT_DISABLE; made at the first call, kept until the process ends.
-  static Status acquire(Context** context);
+  // meanwhile: called where a device with a memory of its own is opened, beside it.
+  static Status acquire(Context** context, const std::function<void()>& meanwhile = [] {});
   // Sums over all devices opened so far.
   static Counters total_counters();
 
@@ -76,7 +78,7 @@ class Context {
   // that the key is that of its own bytes before it lets go of the mutex, by upload(), or drops the buffer.
   Status constant(const std::string& key, uint64_t size_bytes, std::shared_ptr<Buffer>* buffer, bool* is_new);
   // Refuses bytes that their key is not the hash of.
-  Status upload(const std::vector<Upload>& uploads);
+  Status upload(std::vector<Upload>* uploads);
 
   // The state that a method of a program shares with its other methods. A method that asks again while it holds it, and
   // a null program, get one of their own. *is_new: it must be filled.
@@ -138,7 +140,7 @@ class Context {
   Status allocate(const VkMemoryRequirements& needs, MemoryUse use, bool map, Memory* memory);
   bool find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const;
   Status create_pipeline(const Library& library, const PipelineSource& source, Pipeline* pipeline) const;
-  Status upload_staged(const std::vector<Upload>& uploads, VkDeviceSize staging_bytes);
+  Status upload_staged(const std::vector<Upload>& uploads, VkDeviceSize size_bytes);
   template <typename Copy>
   Status download(uint64_t size_bytes, Copy copy, uint64_t n, uint64_t stride, uint64_t part, void* data);
   void load_pipeline_cache();

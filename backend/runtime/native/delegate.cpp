@@ -1,6 +1,7 @@
 #include "delegate.h"
 
 #include <cmath>
+#include <set>
 
 #include "convert.h"
 #include "verify.h"
@@ -69,8 +70,10 @@ Status Delegate::load(const void* blob, size_t size, const Library& library, con
   result->flags_ = flags | default_flags;
   ZP_TRY(read_slice_seconds(&result->slice_s_));
   ZP_TRY(decode_program(blob, size, library, &result->program_));
-  ZP_TRY(Context::acquire(&result->context_));
-  ZP_TRY(result->open(library, find, program).in("program"));
+  std::vector<Upload> constants;
+  ZP_TRY(result->find_constants(find, &constants).in("program"));
+  ZP_TRY(Context::acquire(&result->context_, [&] { hash_all(&constants); }));
+  ZP_TRY(result->open(library, &constants, program).in("program"));
   *delegate = std::move(result);
   return Status();
 }
@@ -87,7 +90,7 @@ Delegate::~Delegate() {
   if (counted_) context_->remove_program();
 }
 
-Status Delegate::open(const Library& library, const FindConstant& find, const void* program) {
+Status Delegate::open(const Library& library, std::vector<Upload>* constants, const void* program) {
   library_ = &library;
   facts_ = library.ordered(context_->facts);
   if ((flags_ & ZP_KEEP_ALL) != 0) unalias();
@@ -105,7 +108,8 @@ Status Delegate::open(const Library& library, const FindConstant& find, const vo
     maxima.push_back(symbol.is_given() ? symbol.max : symbol.derived(maxima));
   std::vector<Pick> picks;
   ZP_TRY(pick_calls(maxima, &picks));
-  if (Status status = load_constants(find); !status.ok()) return buffers_.clear(), status;  // no one may share them
+  if (Status status = load_constants(constants); !status.ok())
+    return buffers_.clear(), status;  // no one may share them
   ZP_TRY(create_images());
   ZP_TRY(create_states(program));
   uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
@@ -189,14 +193,12 @@ Status Delegate::reset() {
   return context_->fill(states_);
 }
 
-Status Delegate::load_constants(const FindConstant& find) {
-  std::vector<Upload> uploads;
-  std::map<std::string_view, std::shared_ptr<Buffer>> known;  // by the Program's keys
-  buffers_.resize(program_.tensors.size());
+// Each once, whatever the number of its tensors.
+Status Delegate::find_constants(const FindConstant& find, std::vector<Upload>* constants) const {
+  std::set<std::string_view> known;
   for (size_t i = 0; i < program_.tensors.size(); ++i) {
     const Tensor& tensor = program_.tensors[i];
-    if (tensor.constant.empty() || tensor.size_bytes == 0 || tensor.root != i) continue;
-    if (buffers_[i] = known[tensor.constant]; buffers_[i] != nullptr) continue;
+    if (!tensor.is_stored(i) || !known.insert(tensor.constant).second) continue;
     std::string where = cat("tensor ", tensor.name, ": constant ", tensor.constant);
     std::string_view data;
     ZP_TRY(find(tensor.constant, &data).in(where));
@@ -205,12 +207,24 @@ Status Delegate::load_constants(const FindConstant& find) {
           Code::kInvalidProgram, where, ": ", data.size(), " bytes; its dtype and dimensions need ", tensor.data_bytes);
     // Nobody ever compared the sha256 keys of old Programs with the bytes: what they share goes by the bytes, too.
     std::string key = program_.version < 4 ? content_key(data) : tensor.constant;
-    bool is_new = false;
-    ZP_TRY(context_->constant(key, tensor.size_bytes, &buffers_[i], &is_new).in(where));
-    uploads.push_back({data, key, is_new ? buffers_[i].get() : nullptr, std::move(where)});
-    known[tensor.constant] = buffers_[i];
+    constants->push_back({i, data, std::move(key), std::move(where), {}, nullptr});
   }
-  return context_->upload(uploads);
+  return Status();
+}
+
+Status Delegate::load_constants(std::vector<Upload>* constants) {
+  std::map<std::string_view, std::shared_ptr<Buffer>> known;  // by the Program's keys
+  for (Upload& upload : *constants) {
+    const Tensor& tensor = program_.tensors[upload.tensor];
+    std::shared_ptr<Buffer>& buffer = known[tensor.constant];
+    bool is_new = false;
+    ZP_TRY(context_->constant(upload.key, tensor.size_bytes, &buffer, &is_new).in(upload.where));
+    if (is_new) upload.target = buffer.get();
+  }
+  buffers_.resize(program_.tensors.size());
+  for (size_t i = 0; i < program_.tensors.size(); ++i)
+    if (program_.tensors[i].is_stored(i)) buffers_[i] = known[program_.tensors[i].constant];
+  return context_->upload(constants);
 }
 
 Status Delegate::pick_calls(const std::vector<int64_t>& symbols, std::vector<Pick>* picks) {

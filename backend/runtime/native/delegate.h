@@ -68,13 +68,14 @@ class Delegate {
   class Recorder;
 
   Delegate() = default;
-  Status open(const Library& library, const FindConstant& find, const void* program);
+  Status open(const Library& library, std::vector<Upload>* constants, const void* program);
   void unalias();
   Status check_device();
   Status create_images();
   Status create_states(const void* program);
   VkDescriptorBufferInfo buffer_of(size_t tensor, VkBuffer arena) const;
-  Status load_constants(const FindConstant& find);
+  Status find_constants(const FindConstant& find, std::vector<Upload>* constants) const;
+  Status load_constants(std::vector<Upload>* constants);
   Status bind_inputs(const zp_tensor* inputs, size_t n_inputs);
   Status bind_symbols(const zp_tensor* inputs);
   Status check_indices(const zp_tensor* inputs) const;

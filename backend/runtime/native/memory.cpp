@@ -13,9 +13,9 @@
 namespace zeropoint {
 namespace {
 
-constexpr VkDeviceSize kStagingBytes = 64 << 20;  // of constants, at most
-constexpr VkDeviceSize kPartBytes = 1 << 20;      // that one thread copies there
-constexpr size_t kHashBytes = 128 << 10;          // copied while they are in the cache
+constexpr VkDeviceSize kHalfBytes = 32 << 20;  // of a staging buffer for constants, at most
+constexpr VkDeviceSize kPartBytes = 1 << 20;   // that one thread copies there
+constexpr size_t kHashBytes = 128 << 10;       // copied while they are in the cache
 constexpr VkBufferUsageFlags kUsage =
     VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT;
 
@@ -44,6 +44,10 @@ std::string hash_and_copy(std::string_view data, uint8_t* target) {
 }  // namespace
 
 std::string content_key(std::string_view data) { return text_of(XXH3_128bits(data.data(), data.size())); }
+
+void hash_all(std::vector<Upload>* uploads) {
+  parallel_for(uploads->size(), [&](size_t i) { (*uploads)[i].hash = content_key((*uploads)[i].data); });
+}
 
 Memory::~Memory() {
   if (memory == VK_NULL_HANDLE) return;
@@ -192,57 +196,63 @@ Status Context::fill(const States& states) {
   });
 }
 
-Status Context::upload(const std::vector<Upload>& uploads) {
-  std::vector<std::string> found(uploads.size());
-  parallel_for(uploads.size(), [&](size_t i) {
-    const Buffer* target = uploads[i].target;
-    found[i] = hash_and_copy(uploads[i].data, target == nullptr ? nullptr : target->mapped);
+Status Context::upload(std::vector<Upload>* uploads) {
+  parallel_for(uploads->size(), [&](size_t i) {
+    Upload& upload = (*uploads)[i];
+    uint8_t* mapped = upload.target == nullptr ? nullptr : upload.target->mapped;
+    if (upload.hash.empty() || mapped != nullptr) upload.hash = hash_and_copy(upload.data, mapped);
   });
   VkDeviceSize to_stage = 0;
-  for (size_t i = 0; i < uploads.size(); ++i) {
-    const auto& [data, key, target, where] = uploads[i];
-    if (found[i] != key)
-      return fail(Code::kInvalidProgram, where, ": its bytes have the hash ", found[i], "; the file is damaged");
-    counters.constants_uploaded += target != nullptr;
-    if (target != nullptr && target->mapped == nullptr) to_stage += align_up(data.size(), kSizeAlign);
+  for (const Upload& upload : *uploads) {
+    if (upload.hash != upload.key)
+      return fail(
+          Code::kInvalidProgram, upload.where, ": its bytes have the hash ", upload.hash, "; the file is damaged");
+    counters.constants_uploaded += upload.target != nullptr;
+    if (upload.is_staged()) to_stage += align_up(upload.data.size(), kSizeAlign);
   }
-  return to_stage == 0 ? Status() : upload_staged(uploads, std::min(to_stage, kStagingBytes));
+  return to_stage == 0 ? Status() : upload_staged(*uploads, to_stage);
 }
 
-// Those that the host cannot write in place, a staging buffer full at a time.
-Status Context::upload_staged(const std::vector<Upload>& uploads, VkDeviceSize staging_bytes) {
+// Those that the host cannot write in place, half of a staging buffer at a time: it fills one half while the device
+// copies the other one.
+Status Context::upload_staged(const std::vector<Upload>& uploads, VkDeviceSize size_bytes) {
   struct Part {
     const char* from;
-    VkDeviceSize to, size;
+    VkBuffer to;
+    VkBufferCopy region;  // of the staging buffer
   };
   std::shared_ptr<Buffer> staging;
-  ZP_TRY(create_buffer(staging_bytes, MemoryUse::kHost, &staging));
-  std::vector<std::pair<const Buffer*, VkBufferCopy>> copies;
-  std::vector<Part> parts;
-  VkDeviceSize used = 0;
-  // Runs the copies gathered so far and makes them visible to every later shader.
-  auto flush = [&]() -> Status {
-    parallel_for(
-        parts.size(), [&](size_t i) { std::memcpy(staging->mapped + parts[i].to, parts[i].from, parts[i].size); });
-    parts.clear();
-    used = 0;
-    return run_once([&](VkCommandBuffer commands) {
-      for (const auto& [target, copy] : std::exchange(copies, {}))
-        vkCmdCopyBuffer(commands, staging->handle, target->handle, 1, &copy);
-      barrier(commands);
-    });
+  ZP_TRY(create_buffer(std::min(size_bytes, 2 * kHalfBytes), MemoryUse::kHost, &staging));
+  std::vector<Part> next, filled;
+  VkDeviceSize start = 0, used = 0;  // of the half that is filled next
+  auto fill = [&](size_t i) {
+    std::memcpy(staging->mapped + next[i].region.srcOffset, next[i].from, next[i].region.size);
   };
-  for (const auto& [data, key, target, where] : uploads) {
-    if (target == nullptr || target->mapped != nullptr) continue;
-    for (VkDeviceSize done = 0; done < data.size();) {
-      if (used == staging_bytes) ZP_TRY(flush());
-      VkDeviceSize size = std::min({data.size() - done, staging_bytes - used, kPartBytes});
-      parts.push_back({data.data() + done, used, size});
-      copies.push_back({target, {used, done, size}});
+  auto copy = [&](VkCommandBuffer commands) {
+    for (const Part& part : filled) vkCmdCopyBuffer(commands, staging->handle, part.to, 1, &part.region);
+    barrier(commands);  // every later shader sees them
+  };
+  auto flush = [&]() -> Status {
+    Status copied;
+    parallel_for(2, [&](size_t i) {
+      if (i == 0 && !filled.empty()) copied = run_once(copy);
+      if (i == 1) parallel_for(next.size(), fill);
+    });
+    filled = std::exchange(next, {});
+    start = kHalfBytes - start;
+    used = 0;
+    return copied;
+  };
+  for (const Upload& upload : uploads) {
+    for (VkDeviceSize done = 0; upload.is_staged() && done < upload.data.size();) {
+      if (used == kHalfBytes) ZP_TRY(flush());
+      VkDeviceSize size = std::min({upload.data.size() - done, kHalfBytes - used, kPartBytes});
+      next.push_back({upload.data.data() + done, upload.target->handle, {start + used, done, size}});
       done += size;
-      used = std::min(staging_bytes, align_up(used + size, kSizeAlign));
+      used = std::min(kHalfBytes, align_up(used + size, kSizeAlign));
     }
   }
+  ZP_TRY(flush());
   return flush();
 }
 

@@ -44,13 +44,19 @@ struct State {
 };
 using States = std::vector<std::shared_ptr<State>>;
 
-// A constant: the XXH3-128 of its bytes, and the buffer that they go into; null where an earlier load put them there.
+// A constant of a Program.
 struct Upload {
+  size_t tensor;
   std::string_view data;
-  std::string key;
-  const Buffer* target = nullptr;
+  std::string key;  // the XXH3-128 of its bytes
   std::string where;
+  std::string hash;                // the same, of the bytes that are there; empty until somebody looks
+  const Buffer* target = nullptr;  // null where an earlier load put them
+
+  bool is_staged() const { return target != nullptr && target->mapped == nullptr; }
 };
+// Tells of each constant what its bytes have.
+void hash_all(std::vector<Upload>* uploads);
 // The XXH3-128 in canonical form: 32 lower-case hexadecimal digits.
 std::string content_key(std::string_view data);
 

@@ -56,6 +56,8 @@ struct Tensor {
   bool is_state() const { return memory == fb::Memory::state; }
   bool in_arena() const { return memory == fb::Memory::arena && storage == fb::Storage::buffer; }
   bool is_constant() const { return memory == fb::Memory::constant; }
+  // Tensor `index` is this one, not an alias, and starts with bytes of the file.
+  bool is_stored(size_t index) const { return root == index && size_bytes != 0 && !constant.empty(); }
   bool shares_memory(const Tensor& other) const {
     if (!in_arena() || !other.in_arena()) return root == other.root;
     return offset < other.offset + other.size_bytes && other.offset < offset + size_bytes;
