@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
+from tests.by_day import by_day
 from tests.op import integers
 from tests.op.blocks import MAX_ROWS, Block
 from tests.op.calls import SHADERS, device_facts, fitting_views, has_subgroups, is_software
@@ -96,9 +97,13 @@ def test_integers_of_every_zero_point(zp: str, storage: str, disabled: str, monk
         assert loaded.picks()[0].kernel == "quantize_rows"
 
 
-@pytest.mark.parametrize(("mapping", "rounding", "eps"), FORMULAS)
-@pytest.mark.parametrize("rows", [1, 5])
-def test_every_formula(mapping: int, rounding: int, eps: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("rows", "mapping", "rounding", "eps"),
+    by_day(
+        ((rows, *form) for rows in (1, 5) for form in FORMULAS), lambda rows, mapping, *_: rows == 1 or mapping == 0
+    ),
+)
+def test_every_formula(rows: int, mapping: int, rounding: int, eps: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     chain = Chain(k=160, n=11, group_size=32, mapping=mapping, rounding=rounding, eps=eps)
     kernels = ["row_linear"] if rows == 1 else ["quantize_rows", "linear_dq8ca"]
@@ -130,15 +135,12 @@ def test_one_row(
         check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
 
 
-SEVERAL = [(4, "f32", ""), (4, "f32", "is_cpu"), (4, "f32", "is_cpu,int8_dot"), (8, "f16", "is_cpu")]
-
-
 @pytest.mark.parametrize(
     ("bits", "compute", "disabled"),
-    [
-        pytest.param(*case, marks=[] if case in SEVERAL else [pytest.mark.slow])
-        for case in itertools.product((4, 8), ("f32", "f16"), ("", "is_cpu", "is_cpu,int8_dot"))
-    ],
+    by_day(
+        itertools.product((4, 8), ("f32", "f16"), ("", "is_cpu", "is_cpu,int8_dot")),
+        lambda *case: case == (4, "f32", "is_cpu"),
+    ),
 )
 def test_a_residual_of_several_rows(bits: int, compute: str, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the linear's, whatever the rows, where the zero points are int8 and nothing else is added."""
@@ -150,10 +152,15 @@ def test_a_residual_of_several_rows(bits: int, compute: str, disabled: str, monk
             check(block, block.inputs(rows), ["quantize_rows", "linear_dq8ca"])
 
 
-@pytest.mark.parametrize("disabled", ["is_cpu", "is_cpu,int8_dot"], ids=["dot", "nodot"])
-@pytest.mark.parametrize(("k", "group_size", "bits"), [(96, 32, 4), (48, 24, 8)])
+@pytest.mark.parametrize(
+    ("disabled", "k", "group_size", "bits"),
+    by_day(
+        ((way, *form) for way in ("is_cpu", "is_cpu,int8_dot") for form in ((96, 32, 4), (48, 24, 8))),
+        lambda disabled, k, *_: (disabled == "is_cpu") == (k == 96),
+    ),
+)
 def test_one_row_with_float_zero_terms(
-    k: int, group_size: int, bits: int, disabled: str, monkeypatch: pytest.MonkeyPatch
+    disabled: str, k: int, group_size: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     chain = Chain(k=k, n=32, group_size=group_size, bits=bits, terms=True)
@@ -167,25 +174,33 @@ SHAPES = [(8, 1, 8), (40, 5, 8), (24, 7, 24), (63, 31, 63), (576, 64, 32), (768,
           (32, 8197, 32), (64, 12300, 64)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("k", "n", "group_size"), SHAPES)
-@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_shapes(k: int, n: int, group_size: int, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("bits", "k", "n", "group_size"),
+    by_day(
+        ((bits, *shape) for bits in (4, 8) for shape in SHAPES),
+        lambda bits, *shape: bits == 4 and shape in SHAPES[::2],
+    ),
+)
+def test_shapes(bits: int, k: int, n: int, group_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     for prologue in ("plain", "norm"):
         block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, asymmetric=bits == 4), prologue, "residual")
         check(block, block.inputs(1), ["row_linear"])
 
 
-@pytest.mark.parametrize("compute", ["f32", "f16"])
-@pytest.mark.parametrize("prologue", ["norm", "bare_norm", "gated"])
-@pytest.mark.parametrize(("k", "group_size"), [(96, 32), (48, 24)])
-@pytest.mark.parametrize("gap", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("prologue", "k", "compute", "gap"),
+    by_day(
+        itertools.product(("norm", "bare_norm", "gated"), (96, 48), ("f32", "f16"), (1, 2, 4)),
+        lambda prologue, k, compute, gap: k == 96 and (compute == "f16") == (prologue == "gated"),
+    ),
+)
 def test_rows_that_start_anywhere(
-    gap: int, k: int, group_size: int, prologue: str, compute: str, monkeypatch: pytest.MonkeyPatch
+    prologue: str, k: int, compute: str, gap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Elements are read by fours where a row, and what gates it, start at a multiple of four."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
-    block = Block(Chain(k=k, n=9, group_size=group_size, compute=compute), prologue, gap=gap)
+    block = Block(Chain(k=k, n=9, group_size=32 if k == 96 else 24, compute=compute), prologue, gap=gap)
     for rows in (1, 7):
         is_one = rows == 1 and prologue != "gated"
         check(block, block.inputs(rows), ["row_linear"] if is_one else ["quantize_rows", "linear_dq8ca"])
