@@ -61,7 +61,7 @@ layout(std430, binding = RESIDUAL_BINDING) readonly buffer Residual { RESIDUAL_T
 layout(std430, binding = Y_BINDING) writeonly buffer Y { Y_TYPE y[]; };
 
 shared uvec4 tile[STORAGE];
-shared float tile_scale[CHUNKS * TILE_N];
+shared vec4 tile_scale[CHUNKS * TILE_N / 4];
 
 #include "coopmat.glsl"
 #include "qparams.glsl"
@@ -202,7 +202,8 @@ void put() {
 #else
       put_bytes(at, words[2 * i], words[2 * i + 1], less[i]);
 #endif
-      tile_scale[right_chunk(i) * TILE_N + right_column(i)] = scale_of(next_scale[i]);
+      uint n = right_chunk(i) * TILE_N + right_column(i);
+      tile_scale[n / 4u][n % 4u] = scale_of(next_scale[i]);
     }
   }
 }
@@ -220,7 +221,7 @@ void multiply(uint index, uint down, uint across) {
     LOAD_RIGHT(right[2 * j], right_base + j * (16 * RIGHT_STRIDE), RIGHT_STRIDE);
     LOAD_RIGHT(right[2 * j + 1], right_base + j * (16 * RIGHT_STRIDE) + 2, RIGHT_STRIDE);
 #endif
-    LOAD_ROWS(step_scale[j], tile_scale, index * TILE_N + across + j * 16);
+    LOAD_ROWS(step_scale[j], tile_scale, (index * TILE_N + across + j * 16) / 4);
   }
   [[unroll]] for (uint i = 0; i < kDown; ++i) {
     LEFT_MATRIX left[2];

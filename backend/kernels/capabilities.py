@@ -116,6 +116,18 @@ def matrix_products(module: Module) -> frozenset[str]:
     return frozenset(found)
 
 
+def matrix_parts(module: Module) -> frozenset[str]:
+    """The elements of shared memory that cooperative matrices are loaded from or stored to: `u32x4`."""
+    classes = {item.operands[1]: item.operands[0] for item in module.instructions if _has_value(item)}
+    found = set()
+    for item in module.instructions:
+        if item.opcode in (Opcode.MATRIX_LOAD, Opcode.MATRIX_STORE):
+            pointer = module.types[classes[item.operands[2 if item.opcode == Opcode.MATRIX_LOAD else 0]]]
+            if pointer.operands[0] == StorageClass.WORKGROUP:
+                found.add(module.scalar_text(pointer.operands[1]))
+    return frozenset(found)
+
+
 def needed_extensions(capabilities: frozenset[int]) -> frozenset[str]:
     return frozenset(name for name, uses in EXTENSIONS.items() if any(use in capabilities for use in uses))
 

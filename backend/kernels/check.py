@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ShaderError
-from .capabilities import NAMES, matrix_products, needed, needed_extensions
+from .capabilities import NAMES, matrix_parts, matrix_products, needed, needed_extensions
 from .dtypes import DType, Storage
 from .facts import FACTS
 from .keys import SlotKey, VariantKey
@@ -15,6 +15,7 @@ from .usage import Usage, usage
 
 _INTEGERS = ("i32", "u32")
 _SPEC_TYPES = ("i32", "u32", "bool")
+_MATRIX_PARTS = frozenset({"f32x4", "i32x4", "u32x4"})
 _UNROLL = 1  # loop control of [[unroll]]; drivers follow it where the count is known to them
 
 
@@ -51,6 +52,7 @@ class _Check:
         self.check_specs()
         self.check_needs(optimized)
         self.check_products(optimized)
+        self.check_parts(optimized)
         self.check_loops(optimized)
         return self.found
 
@@ -197,6 +199,14 @@ class _Check:
                 raise self.error(f"product {product}: the player has no device fact for it; add one or do without")
             if product not in asked:
                 raise self.error(f"product {product}: the guard does not ask for it; add device.{product} to when")
+
+    def check_parts(self, optimized: Module) -> None:
+        """Vulkan: what a matrix is loaded from lies at a multiple of 16 bytes.
+
+        A driver puts an array wherever its elements may lie, and of one that lies elsewhere it reads the neighbours.
+        """
+        for part in sorted(matrix_parts(optimized) - _MATRIX_PARTS):
+            raise self.error(f"a matrix in shared memory of {part}; use elements of 16 bytes, such as uvec4")
 
     def check_loops(self, optimized: Module) -> None:
         """A driver may end long loops early and silently (docs/design.md, Loops): the guard must know their length."""

@@ -1,6 +1,7 @@
 // Products of 16 x 16 tiles by a whole subgroup, f16 * f16 added up in f32 (GL_KHR_cooperative_matrix). Operands lie in the
-// shared array `tile` of uvec4, eight halves each, rows `stride` uvec4 apart, and are read when they are loaded. Call in
-// uniform flow. Macros, as matrices are no parameters; nothing else depends on how a subgroup holds a matrix.
+// shared array `tile` of uvec4, eight halves each, rows `stride` uvec4 apart, and are read when they are loaded. Arrays have
+// elements of 16 bytes: drivers load from multiples of that alone. Call in uniform flow. Macros, as matrices are no
+// parameters; nothing else depends on how a subgroup holds a matrix.
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_cooperative_matrix : require
@@ -41,7 +42,7 @@
 // Rows of sums in `tile`, `stride` uvec4 apart.
 #define LOAD_SUM(matrix, first, stride) coopMatLoad(matrix, tile, first, stride, gl_CooperativeMatrixLayoutRowMajor)
 #define STORE_SUM(matrix, first, stride) coopMatStore(matrix, tile, first, stride, gl_CooperativeMatrixLayoutRowMajor)
-// Every row is the 16 values of a shared array from `first` on.
+// Every row is the 16 values of a shared array of vec4 from `first` on.
 #define LOAD_ROWS(matrix, array, first) coopMatLoad(matrix, array, first, 0, gl_CooperativeMatrixLayoutRowMajor)
 // Every column is the 16 values of a shared array of vec4 from `first` on.
 #define LOAD_COLUMNS(matrix, array, first) coopMatLoad(matrix, array, first, 0, gl_CooperativeMatrixLayoutColumnMajor)

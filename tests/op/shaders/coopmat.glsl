@@ -87,7 +87,7 @@ Sum multiply_add(Row left, Operand right, Sum sum) {
     tile[(place) + matrix_row() * (stride) + c / 4u][c % 4u] = floatBitsToUint(matrix.values[e]);             \
   }
 #define LOAD_ROWS(matrix, array, place) \
-  for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_column(e)]
+  for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_column(e) / 4u][matrix_column(e) % 4u]
 #define LOAD_COLUMNS(matrix, array, place) \
   for (uint e = 0; e < 8u; ++e) matrix.values[e] = array[(place) + matrix_row() / 4u][matrix_row() % 4u]
 #define MULTIPLY_ADD(left, right, sum) multiply_add(left, right, sum)

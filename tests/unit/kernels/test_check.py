@@ -379,12 +379,12 @@ PRODUCT = """  coopmat<float16_t, gl_ScopeSubgroup, 16, DEPTH, gl_MatrixUseA> le
 """
 
 
-def on_matrices(depth: int) -> tuple[tuple[str, str], ...]:
+def on_matrices(depth: int, part: str = "uvec4") -> tuple[tuple[str, str], ...]:
     """The tiny shader, reading x and writing y as matrices alone."""
     return (
-        ("#version 450\n", f"#version 450\n{MATRIX_EXTENSIONS}shared uint part[256];\n"),
+        ("#version 450\n", f"#version 450\n{MATRIX_EXTENSIONS}shared {part} part[64];\n"),
         ("x[i] * eps", "eps"),
-        ("  y[i] = value;\n", f"  part[i] = uint(value);\n  barrier();\n{PRODUCT.replace('DEPTH', str(depth))}"),
+        ("  y[i] = value;\n", f"  part[i] = {part}(value);\n  barrier();\n{PRODUCT.replace('DEPTH', str(depth))}"),
     )
 
 
@@ -402,6 +402,14 @@ def test_matrices_whose_product_no_device_is_asked_for(tmp_path: Path) -> None:
     assert refused(tmp_path / "none", *on_matrices(16), manifest_changes=no_guard) == text
     text = refused(tmp_path / "unknown", *on_matrices(32))
     assert text == "product coopmat_f16_16x16x32: the player has no device fact for it; add one or do without"
+
+
+@pytest.mark.parametrize(("part", "name"), [("uint", "u32"), ("vec2", "f32x2")])
+def test_matrices_in_an_array_that_lies_anywhere(tmp_path: Path, part: str, name: str) -> None:
+    """A driver may put it at any multiple of its elements' size; on an H200 a matrix came from 4 bytes before."""
+    asked = (("rows(x) <= 8", "device.coopmat_f16_16x16x16"),)
+    text = f"a matrix in shared memory of {name}; use elements of 16 bytes, such as uvec4"
+    assert refused(tmp_path, *on_matrices(16, part), manifest_changes=asked) == text
 
 
 TURNS = ('name = "only"', 'name = "only"\nahead = ["zp", "bias"]')
