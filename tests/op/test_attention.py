@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.by_day import by_day
 from tests.op.attention_cases import Case, Inputs, torch_attention
+from tests.op.by_day import by_day
 from tests.op.calls import (
     DEVICE_DTYPES,
     MATRICES,

@@ -19,6 +19,7 @@ from tests.player.test_player import linear, rows_of
 from zeropoint.errors import RuntimeFailure
 from zeropoint.export.inspection import inspect
 from zeropoint.program import Program
+from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram, counters
 
 
@@ -70,10 +71,46 @@ def test_a_large_constant_is_hashed_across_the_pieces_it_is_copied_in(
         LoadedProgram(program, {key: flipped(constants[key], 32 << 20)})
 
 
+def copied(sizes: list[int]) -> tuple[Program, dict[str, bytes], list[np.ndarray]]:
+    """A Program whose constants have these numbers of f32 elements; its output is the first of each."""
+    b = ProgramBuilder()
+    tables = [np.arange(n, dtype=np.float32) + 1000 * index for index, n in enumerate(sizes)]
+    y = b.tensor("y", "f32", [len(sizes)])
+    ones = {f"{name}{axis}": int(axis == 3) for name in ("x_stride", "y_stride") for axis in range(4)}
+    ones |= {f"size{axis}": 1 for axis in range(4)}
+    for index, table in enumerate(tables):
+        source = b.constant(f"table{index}", "f32", [table.size], data=table)
+        b.call("strided_copy", {"x": source, "y": y}, {**ones, "x_offset": 0, "y_offset": index})
+    b.output(y)
+    return *b.build(), tables
+
+
+def test_constants_of_any_size_in_the_halves_of_staging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends within a half, one that ends with it, ones that cross an end, and the last that begins a half."""
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "subgroup_shuffle")  # a context of its own
+    monkeypatch.setenv("ZEROPOINT_STAGING", "1")
+    half = (32 << 20) // 4
+    program, constants, tables = copied([3, half - 4, 5, half, half - 8, 7, half])
+    with LoadedProgram(program, constants) as loaded:
+        (y,) = loaded.execute([])
+        np.testing.assert_array_equal(y, [table[0] for table in tables])
+        for index, tensor in enumerate(loaded.tensors()):
+            if tensor.name.startswith("table"):
+                np.testing.assert_array_equal(loaded.read_tensor(index), tables[int(tensor.name[5:])])
+
+
+def test_two_tensors_of_one_constant_have_its_size() -> None:
+    """A forged file: the second would be bound beyond the end of a buffer of the first one's size."""
+    program, constants, _ = copied([4, 1024])
+    small, large = (tensor for tensor in program.tensors if tensor.constant)
+    forged = [replace(tensor, constant=small.constant) if tensor is large else tensor for tensor in program.tensors]
+    text = f"tensor table1: constant {small.constant}: 16 bytes; its dtype and dimensions need 4096"
+    with pytest.raises(RuntimeFailure, match=f"^program: {text}$"):
+        LoadedProgram(replace(program, tensors=tuple(forged)), constants)
+
+
 def gathered(n: int) -> tuple[Program, dict[str, bytes], np.ndarray]:
     """A Program that copies the first elements of a table of n."""
-    from zeropoint.program.builder import ProgramBuilder
-
     table = np.arange(n, dtype=np.float32)
     b = ProgramBuilder()
     y = b.tensor("y", "f32", [4])

@@ -3,8 +3,6 @@
 #include <chrono>
 #include <thread>
 
-#include "parallel.h"
-
 namespace zeropoint {
 namespace {
 
@@ -20,29 +18,38 @@ bool shares_memory(VkPhysicalDeviceType type) {
   return type == VK_PHYSICAL_DEVICE_TYPE_CPU || type == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU;
 }
 
-}  // namespace
-
-Status Context::acquire(Context** context, const std::function<void()>& meanwhile) {
+Status find_device(DeviceInfo* chosen) {
   std::vector<DeviceInfo> devices;
   ZP_TRY(list_devices(&devices));
-  const DeviceInfo* chosen = nullptr;
-  ZP_TRY(choose_device(devices, std::getenv("ZEROPOINT_DEVICE"), &chosen));
-  Facts facts = chosen->facts;
+  const DeviceInfo* found = nullptr;
+  ZP_TRY(choose_device(devices, std::getenv("ZEROPOINT_DEVICE"), &found));
+  *chosen = *found;
+  return Status();
+}
+
+}  // namespace
+
+Status Context::stages(bool* stages) {
+  DeviceInfo chosen;
+  ZP_TRY(find_device(&chosen));
+  *stages = !shares_memory(chosen.type);
+  return Status();
+}
+
+Status Context::acquire(Context** context) {
+  DeviceInfo chosen;
+  ZP_TRY(find_device(&chosen));
+  Facts facts = chosen.facts;
   std::string asked;
   ZP_TRY(restrict_facts(&facts, &asked));
   std::lock_guard<std::mutex> lock(contexts_mutex);
-  Context*& slot = contexts[{chosen->index, asked}];
+  Context*& slot = contexts[{chosen.index, asked}];
   if (slot == nullptr || slot->lost_) {  // delegates may still hold a lost one
     auto opened = std::make_unique<Context>();
-    opened->info = *chosen;
+    opened->info = chosen;
     opened->facts = facts;
-    opened->shares_memory_ = shares_memory(chosen->type);
-    Status status;
-    parallel_for(opened->shares_memory_ ? 1 : 2, [&](size_t i) {
-      if (i == 0) status = opened->open();
-      if (i == 1) meanwhile();
-    });
-    ZP_TRY(status.in(chosen->name));
+    opened->shares_memory_ = shares_memory(chosen.type);
+    ZP_TRY(opened->open().in(chosen.name));
     slot = opened.release();
   }
   *context = slot;

@@ -2,7 +2,6 @@
 // device.
 #pragma once
 
-#include <functional>
 #include <map>
 #include <unordered_map>
 
@@ -49,8 +48,9 @@ class Context {
  public:
   ~Context();  // of one whose open() failed: the others stay until the process ends
   // The context for ZEROPOINT_DEVICE and ZEROPOINT_DISABLE; made at the first call, kept until the process ends.
-  // meanwhile: called where a device with a memory of its own is opened, beside it.
-  static Status acquire(Context** context, const std::function<void()>& meanwhile = [] {});
+  static Status acquire(Context** context);
+  // Whether that one has a memory of its own, into which constants are copied in a second pass over them.
+  static Status stages(bool* stages);
   // Sums over all devices opened so far.
   static Counters total_counters();
 

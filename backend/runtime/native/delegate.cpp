@@ -1,9 +1,9 @@
 #include "delegate.h"
 
 #include <cmath>
-#include <set>
 
 #include "convert.h"
+#include "parallel.h"
 #include "verify.h"
 
 namespace zeropoint {
@@ -70,9 +70,16 @@ Status Delegate::load(const void* blob, size_t size, const Library& library, con
   result->flags_ = flags | default_flags;
   ZP_TRY(read_slice_seconds(&result->slice_s_));
   ZP_TRY(decode_program(blob, size, library, &result->program_));
+  bool stages = false;
+  ZP_TRY(Context::stages(&stages));
   std::vector<Upload> constants;
   ZP_TRY(result->find_constants(find, &constants).in("program"));
-  ZP_TRY(Context::acquire(&result->context_, [&] { hash_all(&constants); }));
+  Status opened;
+  parallel_for(stages ? 2 : 1, [&](size_t i) {
+    if (i == 0) opened = Context::acquire(&result->context_);
+    if (i == 1) hash_all(&constants);
+  });
+  ZP_TRY(std::move(opened));
   ZP_TRY(result->open(library, &constants, program).in("program"));
   *delegate = std::move(result);
   return Status();
@@ -195,16 +202,18 @@ Status Delegate::reset() {
 
 // Each once, whatever the number of its tensors.
 Status Delegate::find_constants(const FindConstant& find, std::vector<Upload>* constants) const {
-  std::set<std::string_view> known;
+  std::map<std::string_view, std::string_view> known;
   for (size_t i = 0; i < program_.tensors.size(); ++i) {
     const Tensor& tensor = program_.tensors[i];
-    if (!tensor.is_stored(i) || !known.insert(tensor.constant).second) continue;
+    if (!tensor.is_stored(i)) continue;
     std::string where = cat("tensor ", tensor.name, ": constant ", tensor.constant);
-    std::string_view data;
-    ZP_TRY(find(tensor.constant, &data).in(where));
+    auto [found, is_first] = known.try_emplace(tensor.constant);
+    std::string_view& data = found->second;
+    if (is_first) ZP_TRY(find(tensor.constant, &data).in(where));
     if (data.size() < tensor.data_bytes || data.size() > tensor.size_bytes)
       return fail(
           Code::kInvalidProgram, where, ": ", data.size(), " bytes; its dtype and dimensions need ", tensor.data_bytes);
+    if (!is_first) continue;
     // Nobody ever compared the sha256 keys of old Programs with the bytes: what they share goes by the bytes, too.
     std::string key = program_.version < 4 ? content_key(data) : tensor.constant;
     constants->push_back({i, data, std::move(key), std::move(where), {}, nullptr});
