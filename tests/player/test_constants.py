@@ -27,6 +27,11 @@ def flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]
 
 
+NATIVE = Path(__file__).parents[2] / "backend" / "runtime" / "native"
+(MEBIBYTES,) = re.findall(r"kHalfBytes = (\d+) << 20;", (NATIVE / "memory.cpp").read_text())
+HALF = int(MEBIBYTES) << 20  # of a staging buffer
+
+
 def test_every_byte_counts() -> None:
     program, constants = linear(1)
     names = {tensor.constant: tensor.name for tensor in program.tensors if tensor.constant}
@@ -45,30 +50,30 @@ def test_every_byte_counts() -> None:
 def test_a_large_constant_is_hashed_across_the_pieces_it_is_copied_in(
     staging: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Larger than both halves of a staging buffer, of 32 MiB each, and no multiple of what is hashed at once.
+    """Larger than both halves of a staging buffer, and no multiple of what is hashed at once.
 
     The first load opens the device, beside which it hashes what it will stage.
     """
     monkeypatch.setenv("ZEROPOINT_DISABLE", "subgroup_vote" if staging else "subgroup_ballot")  # contexts of their own
     if staging:
         monkeypatch.setenv("ZEROPOINT_STAGING", "1")
-    program, constants, table = gathered((65 << 20) // 4 + 5)
+    program, constants, table = gathered((2 * HALF + (1 << 20)) // 4 + 5)
     (key,) = constants
     before = counters()["constants_uploaded"]
     with pytest.raises(RuntimeFailure, match=rf"^program: tensor table: constant {key}: its bytes have the hash "):
-        LoadedProgram(program, {key: flipped(constants[key], 64 << 20)})
+        LoadedProgram(program, {key: flipped(constants[key], 2 * HALF)})
     assert counters()["constants_uploaded"] == before
     with LoadedProgram(program, constants) as loaded:
         np.testing.assert_array_equal(loaded.read_tensor(1), table)
         before = counters()["constants_uploaded"]
-        for at in (0, 32 << 20, (65 << 20) + 16):
+        for at in (0, HALF, len(constants[key]) - 4):
             with pytest.raises(
                 RuntimeFailure, match=rf"^program: tensor table: constant {key}: its bytes have the hash "
             ):
                 LoadedProgram(program, {key: flipped(constants[key], at)})
         assert counters()["constants_uploaded"] == before  # a living load has them: they are hashed all the same
     with pytest.raises(RuntimeFailure, match="tensor table"):
-        LoadedProgram(program, {key: flipped(constants[key], 32 << 20)})
+        LoadedProgram(program, {key: flipped(constants[key], HALF)})
 
 
 def copied(sizes: list[int]) -> tuple[Program, dict[str, bytes], list[np.ndarray]]:
@@ -89,7 +94,7 @@ def test_constants_of_any_size_in_the_halves_of_staging(monkeypatch: pytest.Monk
     """One that ends within a half, one that ends with it, ones that cross an end, and the last that begins a half."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "subgroup_shuffle")  # a context of its own
     monkeypatch.setenv("ZEROPOINT_STAGING", "1")
-    half = (32 << 20) // 4
+    half = HALF // 4
     program, constants, tables = copied([3, half - 4, 5, half, half - 8, 7, half])
     with LoadedProgram(program, constants) as loaded:
         (y,) = loaded.execute([])

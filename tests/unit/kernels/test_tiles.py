@@ -5,6 +5,7 @@ No software device has matrices, so that the guards are evaluated here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def linear() -> Manifest:
         (64, 128, 28545, "coopmat_medium"),  # half of a large tile's rows, and no more
         (40, 256, 2560, "coopmat_tiny"),
         (40, 256, 2561, "coopmat_small"),
+        (200, 256, 736, "coopmat_small"),  # 161
         (40, 320, 128, "coopmat_medium"),
         (40, 576, 128, "gemv_rows"),  # too few tiles for so many chunks
         (40, 16384, 4096, "coopmat_small"),
@@ -54,9 +56,18 @@ def linear() -> Manifest:
     ],
 )
 def test_the_first_whose_guard_holds(linear: Manifest, rows: int, k: int, n: int, algorithm: str) -> None:
+    assert next(holding(linear, rows, k, n)) == algorithm
+
+
+@pytest.mark.parametrize(("n", "algorithm"), [(12224, "coopmat_small"), (12225, "coopmat_medium")])
+def test_weights_with_sums_have_no_wide_tile(linear: Manifest, n: int, algorithm: str) -> None:
+    """191 and 192 of the medium tiles."""
+    assert next(name for name in holding(linear, 40, 128, n) if name != "coopmat_wide") == algorithm
+
+
+def holding(linear: Manifest, rows: int, k: int, n: int) -> Iterator[str]:
+    """The algorithms whose guards hold, in the manifest's order."""
     facts = dict.fromkeys(FACTS, 0) | GPU
     shapes = {"q": (rows, k), "y": (rows, n), "w_scale": (k // 32, n)}
-    attrs = {"step": 32}
     guards = ((item.name, item.when) for item in linear.algorithms)
-    holds = (name for name, when in guards if when is None or evaluate(when, shapes, attrs=attrs, facts=facts))
-    assert next(holds) == algorithm
+    return (name for name, when in guards if when is None or evaluate(when, shapes, attrs={"step": 32}, facts=facts))
