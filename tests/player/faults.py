@@ -1,7 +1,7 @@
 """What test_faults.py runs in a process of its own, behind faulty_loader.c: every Vulkan call fails once, by itself.
 
 First among those of a whole run, then among those of the first shape of a program that stays loaded. Prints one JSON
-object: of each function its numbers of calls, and what went wrong.
+object: of each function its numbers of calls, what was right all the same, and what went wrong.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def results_of(name: str) -> tuple[int, ...]:
     return (OUT_OF_MEMORY, LOST) if name in ("vkQueueSubmit", "vkWaitForFences") else (OUT_OF_MEMORY,)
 
 
-def whole_runs(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], list[str]]:
+def whole_runs(made: tuple[Program, dict[str, bytes]], without: list[str]) -> tuple[dict[str, int], list[str]]:
     """Calls of opening a device, loading, executing twice and unloading. What is made is given back."""
     run(made, 0)
     before = calls()
@@ -104,9 +104,8 @@ def whole_runs(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], 
             device, what, since = device + 1, f"{name} {call}", calls()
             loader.zp_arm(name.encode(), call, result)
             try:
-                found = run(made, device)
-                if name not in DISPENSABLE or not np.array_equal(found, wanted):
-                    wrong.append(f"{what}: no error")
+                right = np.array_equal(run(made, device), wanted)
+                (without if right else wrong).append(f"{what}: no error")
             except RuntimeFailure as error:
                 if f"{name}: {NAMES[result]}" not in str(error):
                     wrong.append(f"{what}: {error}")
@@ -124,11 +123,13 @@ def whole_runs(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], 
     return counts, wrong
 
 
-def new_shape(made: tuple[Program, dict[str, bytes]], device: int, name: str, call: int, result: int) -> list[str]:
-    """What a loaded program says whose first shape fails, and then it and another one on its device."""
+def new_shape(
+    made: tuple[Program, dict[str, bytes]], device: int, name: str, call: int, result: int
+) -> tuple[bool, list[str]]:
+    """What a loaded program says whose first shape fails, if it has that call, and then it and another one."""
     wanted = run(made, 0)[:7]
     os.environ["ZEROPOINT_DISABLE"] = f"max_push_bytes={10_000 + device}"
-    said = []
+    said, awaits = list[str](), False
     with LoadedProgram(*made, profile=True) as loaded, LoadedProgram(*made) as other:
         if name:
             loader.zp_arm(name.encode(), call, result)
@@ -138,21 +139,26 @@ def new_shape(made: tuple[Program, dict[str, bytes]], device: int, name: str, ca
                 said.append("right" if right else "wrong")
             except RuntimeFailure as error:
                 said.append(str(error))
+            awaits = awaits or (name != "" and bool(loader.zp_awaits(name.encode())))
             loader.zp_disarm()
-    return said
+    return awaits, said
 
 
-def new_shapes(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], list[str]]:
+def new_shapes(made: tuple[Program, dict[str, bytes]], without: list[str]) -> tuple[dict[str, int], list[str]]:
     """Calls of a shape that is recorded and run for the first time. Its program goes on where the device does."""
-    assert new_shape(made, 10_000, "", 0, 0) == ["right"] * 5
+    assert new_shape(made, 10_000, "", 0, 0) == (False, ["right"] * 5)
     wrong, counts = list[str](), dict[str, int]()
     devices = itertools.count(10_001)
     for name, result in [(function, result) for function in FUNCTIONS for result in results_of(function)]:
         for call in itertools.count(1):
-            first, *after = new_shape(made, next(devices), name, call, result)
-            if f"{name}: {NAMES[result]}" not in first:
+            awaits, (first, *after) = new_shape(made, next(devices), name, call, result)
+            if awaits:
                 break  # no such call
             counts[name] = counts.get(name, 0) + 1
+            if first == "right":
+                without.append(f"{name} {call} of a new shape: no error")
+            elif f"{name}: {NAMES[result]}" not in first:
+                wrong.append(f"{name} {call} of a new shape: {first}")
             lost = "the device was lost by an earlier call; load the program again"
             if after != [lost if name in LOSING else "right"] * 4:
                 wrong.append(f"{name} {call} of a new shape: {after}")
@@ -160,10 +166,11 @@ def new_shapes(made: tuple[Program, dict[str, bytes]]) -> tuple[dict[str, int], 
 
 
 def main() -> None:
-    made = program()
-    counts, wrong = whole_runs(made)
-    of_a_shape, also_wrong = new_shapes(made)
-    print(json.dumps({"calls": counts, "of_a_shape": of_a_shape, "wrong": wrong + also_wrong}))
+    made, without = program(), list[str]()
+    counts, wrong = whole_runs(made, without)
+    of_a_shape, also_wrong = new_shapes(made, without)
+    without = [what for what in without if what.split()[0] not in DISPENSABLE]
+    print(json.dumps({"calls": counts, "of_a_shape": of_a_shape, "without": without, "wrong": wrong + also_wrong}))
 
 
 if __name__ == "__main__":

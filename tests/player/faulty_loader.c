@@ -1,6 +1,6 @@
 // A libvulkan.so.1 that stands before the real one. zp_arm(name, call, result): the call-th call of a function from now on
 // does not happen and returns the result; of one that returns nothing, none of its calls happens (result 0, call 0).
-// zp_calls(name) counts. For x86-64: the wrappers pass every argument on as it came.
+// zp_calls(name) counts; zp_awaits(name): that call has yet to come. For x86-64: the wrappers pass every argument on as it came.
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -68,6 +68,7 @@ void zp_arm(const char* name, int call, int result) {
 
 void zp_disarm(void) { memset(armed, 0, sizeof(armed)); }
 int zp_calls(const char* name) { return calls[index_of(name)]; }
+int zp_awaits(const char* name) { return armed[index_of(name)] > 0; }
 
 Function vkGetInstanceProcAddr(void* instance, const char* name) {
   static Find real;

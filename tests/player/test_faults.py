@@ -73,13 +73,15 @@ def run(environment: dict[str, str], *arguments: str, python: Sequence[str] = (s
 def test_every_call_fails_once(environment: dict[str, str], tmp_path: Path, variables: dict[str, str]) -> None:
     """Of opening a device, loading, running at two shapes and unloading; and the device is lost in a run.
 
-    With staging, each call is a submit of its own, too.
+    With staging, each call is a submit of its own, too, and inputs go to the host's memory where the device has none
+    for them.
 
     A loaded program whose new shape fails goes on, too; on a lost device it and all others say what to do.
     """
     own = {"ZEROPOINT_CACHE_DIR": str(tmp_path), **variables}
     found = json.loads(run(environment | own, "-m", "tests.player.faults"))
     assert found["wrong"] == []
+    assert [what.split()[0] for what in found["without"]] == ["vkAllocateMemory"] * (2 if variables else 0)
     assert len(found["calls"]) >= 27
     assert min(found["calls"].values()) > 0
     assert found["of_a_shape"]["vkQueueSubmit"] == (8 if variables else 2)  # lost, and out of memory

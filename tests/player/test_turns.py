@@ -61,10 +61,10 @@ def expected(letters: str) -> list[float]:
 @pytest.mark.parametrize(
     ("letters", "barriers", "without"),
     [
-        ("ssssss", 2, 7),  # after the input's copy, and before the output's
-        ("sspss", 4, 6),  # a plain call is waited for, and waits
-        ("sbs", 3, 4),  # what is read ahead of its turn is waited for
-        ("ppp", 4, 4),
+        ("ssssss", 0, 5),
+        ("sspss", 2, 4),  # a plain call is waited for, and waits
+        ("sbs", 1, 2),  # what is read ahead of its turn is waited for
+        ("ppp", 2, 2),
     ],
 )
 def test_a_barrier_stands_where_no_turn_does(letters: str, barriers: int, without: int) -> None:
@@ -77,14 +77,15 @@ def test_a_barrier_stands_where_no_turn_does(letters: str, barriers: int, withou
     assert found["barriers_recorded"] == barriers
 
 
-@pytest.mark.parametrize("kernel", ["row_linear", "rotary_attention"])
-def test_the_kernels_that_take_turns(kernel: str) -> None:
+@pytest.mark.parametrize(("kernel", "copies"), [("row_linear", 0), ("rotary_attention", 1)])
+def test_the_kernels_that_take_turns(kernel: str, copies: int) -> None:
     """They give the same results as with barriers, bit for bit, each time."""
     found, plain = run(kernel, disabled="is_cpu"), run(kernel, disabled="is_cpu,ordered_starts")
     assert found["errors"] == plain["errors"] == []
     assert found["outputs"] == plain["outputs"] == [found["outputs"][0]] * 3
     assert all(np.isfinite(found["outputs"][0]))
-    assert (found["dispatches_recorded"], found["barriers_recorded"], plain["barriers_recorded"]) == (2, 2, 3)
+    assert (found["dispatches_recorded"], plain["dispatches_recorded"]) == (2, 2)
+    assert (found["barriers_recorded"], plain["barriers_recorded"]) == (copies, 1 + copies)  # of inputs given back
 
 
 def test_a_turn_that_never_comes_is_an_error() -> None:
@@ -98,9 +99,9 @@ def test_a_turn_that_never_comes_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("how", "variables", "barriers"),
     [
-        ("profile", {}, 7),  # timestamps are of one dispatch each
-        ("", {"ZEROPOINT_SLICE_MS": "1e-9"}, 14),  # a slice waits for the one before; recorded anew after two runs
-        ("shared", {}, 2),  # of the last program, with the counts of a longer one
+        ("profile", {}, 5),  # timestamps are of one dispatch each
+        ("", {"ZEROPOINT_SLICE_MS": "1e-9"}, 10),  # a slice waits for the one before; recorded anew after two runs
+        ("shared", {}, 0),  # of the last program, with the counts of a longer one
     ],
 )
 def test_where_turns_are_not_taken_or_are_shared(how: str, variables: dict[str, str], barriers: int) -> None:

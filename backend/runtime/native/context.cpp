@@ -104,24 +104,41 @@ Status Context::open() {
   return Status();
 }
 
-void Context::add_program(uint64_t arena_bytes, uint64_t staging_bytes) {
+void Context::add_program(const ScratchBytes& needs) {
   ++counters.loads;
   ++counters.programs;
-  arena_bytes_ = std::max(arena_bytes_, arena_bytes);
-  staging_bytes_ = std::max(staging_bytes_, staging_bytes);
+  ScratchBytes& all = scratch_bytes_;
+  all = {std::max(all.arena, needs.arena), std::max(all.inputs, needs.inputs), std::max(all.outputs, needs.outputs)};
 }
 
 void Context::remove_program() {
   if (--counters.programs > 0) return;
-  arena_bytes_ = staging_bytes_ = 0;
-  for (auto* shared : {&arena_, &staging_, &turns_, &stuck_}) shared->reset();
+  scratch_bytes_ = {};
+  scratch_ = {};
+  turns_.reset();
 }
 
-Status Context::scratch(
-    uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* shared, std::shared_ptr<Buffer>* buffer) {
+Status Context::grow(uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* buffer) {
   need = std::max(need, kSmallestScratch);
-  if (*shared == nullptr || (*shared)->size_bytes < need) ZP_TRY(create_buffer(need, use, shared));
-  *buffer = *shared;
+  return *buffer != nullptr && (*buffer)->size_bytes >= need ? Status() : create_buffer(need, use, buffer);
+}
+
+Status Context::grow(const ScratchBytes& needs, Scratch* scratch) {
+  ZP_TRY(grow(needs.arena, MemoryUse::kDevice, &scratch->arena));
+  if (scratch->arena->mapped != nullptr) return Status();
+  ZP_TRY(grow(needs.inputs, MemoryUse::kInput, &scratch->inputs));
+  return grow(needs.outputs, MemoryUse::kHost, &scratch->outputs);
+}
+
+Status Context::scratch(Scratch* scratch) {
+  ZP_TRY(grow(scratch_bytes_, &scratch_));
+  *scratch = scratch_;
+  return Status();
+}
+
+Status Context::turns(uint64_t count, std::shared_ptr<Buffer>* turns) {
+  ZP_TRY(grow(count * kTurnBytes, MemoryUse::kInput, &turns_));
+  *turns = turns_;
   return Status();
 }
 

@@ -87,17 +87,13 @@ class Context {
   Status fill(const States& states);
 
   // Scratch shared by all delegates, as large as the largest need since the first of those alive was loaded. Buffers
-  // handed out earlier stay valid for whoever holds them. staging is null where the host uses the arena in place.
-  Status arena(std::shared_ptr<Buffer>* arena) { return scratch(arena_bytes_, MemoryUse::kDevice, &arena_, arena); }
-  Status staging(const Buffer& arena, std::shared_ptr<Buffer>* staging) {
-    return arena.mapped ? Status() : scratch(staging_bytes_, MemoryUse::kHost, &staging_, staging);
-  }
-  // Counts of turns, for so many, and where the host finds the first word of them.
-  Status turns(uint64_t count, std::shared_ptr<Buffer>* turns, std::shared_ptr<Buffer>* stuck) {
-    ZP_TRY(scratch(kSmallestScratch, MemoryUse::kHost, &stuck_, stuck));
-    return scratch(count * kTurnBytes, MemoryUse::kDevice, &turns_, turns);
-  }
-  void add_program(uint64_t arena_bytes, uint64_t staging_bytes);
+  // handed out earlier stay valid for whoever holds them.
+  Status scratch(Scratch* scratch);
+  // Makes what is missing or too small.
+  Status grow(const ScratchBytes& needs, Scratch* scratch);
+  // Counts of so many turns, which the host clears.
+  Status turns(uint64_t count, std::shared_ptr<Buffer>* turns);
+  void add_program(const ScratchBytes& needs);
   void remove_program();
 
   // A pipeline for each source, null without a variant. Those that nobody has made are made side by side, on all of the
@@ -136,7 +132,7 @@ class Context {
  private:
   Status open();
   void ask_until_done(double expected_s) const;
-  Status scratch(uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* shared, std::shared_ptr<Buffer>* buffer);
+  Status grow(uint64_t need, MemoryUse use, std::shared_ptr<Buffer>* buffer);
   Status allocate(const VkMemoryRequirements& needs, MemoryUse use, bool map, Memory* memory);
   bool find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const;
   Status create_pipeline(const Library& library, const PipelineSource& source, Pipeline* pipeline) const;
@@ -152,12 +148,9 @@ class Context {
   bool shares_memory_ = false;  // with the host
   bool direct_ = false;         // the host reads and writes device buffers in place
   bool lost_ = false;           // a submission failed
-  uint64_t arena_bytes_ = 0;
-  uint64_t staging_bytes_ = 0;
-  std::shared_ptr<Buffer> arena_;
-  std::shared_ptr<Buffer> staging_;
+  ScratchBytes scratch_bytes_;
+  Scratch scratch_;
   std::shared_ptr<Buffer> turns_;
-  std::shared_ptr<Buffer> stuck_;
   std::unordered_map<std::string, std::weak_ptr<Buffer>> constants_;
   std::vector<std::weak_ptr<State>> states_;
   using PipelineKey = std::tuple<const fb::Algorithm*, const fb::Variant*, std::vector<int32_t>>;

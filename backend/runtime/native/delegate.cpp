@@ -10,6 +10,7 @@ namespace zeropoint {
 namespace {
 
 constexpr double kSliceMs = 50.0;
+constexpr uint64_t kSentBytes = 1 << 20;  // of an output that kernels write to the host's memory, at most
 
 template <typename T> int64_t read_as(const zp_tensor& input, int64_t element) {
   T result{};
@@ -93,7 +94,7 @@ Delegate::~Delegate() {
   for (const auto& state : states_) state->methods.erase(method);
   states_ = kept_ = {};
   buffers_.clear();
-  own_arena_.reset();
+  own_ = {};
   if (counted_) context_->remove_program();
 }
 
@@ -119,9 +120,9 @@ Status Delegate::open(const Library& library, std::vector<Upload>* constants, co
     return buffers_.clear(), status;  // no one may share them
   ZP_TRY(create_images());
   ZP_TRY(create_states(program));
-  uint64_t bytes = std::max(program_.arena_bytes, kArenaAlign);
-  if ((flags_ & ZP_KEEP_ALL) != 0) ZP_TRY(context_->create_buffer(bytes, MemoryUse::kDevice, &own_arena_).in("arena"));
-  context_->add_program(own_arena_ == nullptr ? program_.arena_bytes : 0, staging_bytes_);
+  place_tensors();
+  if ((flags_ & ZP_KEEP_ALL) != 0) ZP_TRY(context_->grow(needs_, &own_).in("arena"));
+  context_->add_program(own_.arena == nullptr ? needs_ : ScratchBytes());
   counted_ = true;
   return Status();
 }
@@ -150,17 +151,37 @@ Status Delegate::check_device() {
   }
   if (uint64_t heap = context_->heap_bytes; program_.arena_bytes > heap)
     return fail(Code::kOutOfMemory, "arena of ", program_.arena_bytes, " bytes; ", device, " has ", heap);
-  staging_offsets_.resize(program_.tensors.size(), UINT64_MAX);
-  auto stage = [&](size_t tensor) {
-    if (staging_offsets_[tensor] != UINT64_MAX) return;
-    staging_offsets_[tensor] = staging_bytes_;
-    staging_bytes_ += align_up(program_.tensors[tensor].size_bytes, kArenaAlign);
+  return Status();
+}
+
+// A tensor and its aliases lie in one place.
+void Delegate::place_tensors() {
+  needs_.arena = program_.arena_bytes;
+  std::vector<bool> is_read(program_.tensors.size());
+  for (const Call& call : program_.calls)
+    for (uint32_t slot = 0; slot < call.tensors.size(); ++slot)
+      if (call.tensors[slot] >= 0 && call.kernel->slots()->Get(slot)->io() != fb::Io::output)
+        is_read[program_.tensors[static_cast<size_t>(call.tensors[slot])].root] = true;
+  for (const Tensor& tensor : program_.tensors) places_.push_back({&Scratch::arena, tensor.offset});
+  auto reserve = [&](size_t tensor, uint64_t* end) {
+    return std::exchange(*end, *end + align_up(program_.tensors[tensor].size_bytes, kArenaAlign));
+  };
+  auto put_input = [&](size_t tensor) {
+    size_t root = program_.tensors[tensor].root;
+    if (places_[root].buffer == &Scratch::arena) places_[root] = {&Scratch::inputs, reserve(root, &needs_.inputs)};
   };
   for (const Input& input : program_.inputs)
-    if (input.tensor >= 0) stage(static_cast<size_t>(input.tensor));
-  if (program_.faults >= 0) stage(static_cast<size_t>(program_.faults));
-  for (const Output& output : program_.outputs) std::for_each(output.tensors.begin(), output.tensors.end(), stage);
-  return Status();
+    if (input.tensor >= 0) put_input(static_cast<size_t>(input.tensor));
+  if (program_.faults >= 0) put_input(static_cast<size_t>(program_.faults));
+  for (const Output& output : program_.outputs)
+    for (size_t tensor : output.tensors) {
+      size_t root = program_.tensors[tensor].root;
+      bool is_sent = !is_read[root] && program_.tensors[root].size_bytes <= kSentBytes;
+      if (places_[root].buffer == &Scratch::arena && is_sent)
+        places_[root] = {&Scratch::outputs, reserve(root, &needs_.outputs)};
+      else if (places_[root].buffer != &Scratch::outputs && places_[tensor].copy == UINT64_MAX)
+        places_[tensor].copy = reserve(tensor, &needs_.outputs);
+    }
 }
 
 Status Delegate::create_images() {
@@ -402,7 +423,8 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOu
   last_ = recording;
   ZP_TRY(copy_in(inputs, *recording));
   if (program_.faults >= 0)
-    std::memset(host_bytes(*recording, static_cast<size_t>(program_.faults)), 0, sizeof(Faults));
+    std::memset(host_bytes(recording->scratch, static_cast<size_t>(program_.faults), false), 0, sizeof(Faults));
+  if (recording->turn_bytes > 0) std::memset(recording->turns->mapped, 0, recording->turn_bytes);
   ZP_TRY(run(recording));
   ZP_TRY(check_turns(*recording));
   if (recording->queries != VK_NULL_HANDLE) ZP_TRY(read_times(*recording));
@@ -410,10 +432,12 @@ Status Delegate::execute(const zp_tensor* inputs, size_t n_inputs, const PlaceOu
   return copy_out(*recording);
 }
 
-// Where the host reads or writes a tensor: in the arena itself, or in the staging buffer.
-uint8_t* Delegate::host_bytes(const Recording& recording, size_t tensor) const {
-  if (recording.staging != nullptr) return recording.staging->mapped + staging_offsets_[tensor];
-  return recording.arena->mapped + program_.tensors[tensor].offset;
+// Where the host writes a tensor before a run, or reads it after that.
+uint8_t* Delegate::host_bytes(const Scratch& scratch, size_t tensor, bool after) const {
+  size_t root = program_.tensors[tensor].root;
+  if (scratch.inputs == nullptr) return scratch.arena->mapped + program_.tensors[root].offset;
+  if (after && places_[tensor].copy != UINT64_MAX) return scratch.outputs->mapped + places_[tensor].copy;
+  return (scratch.*places_[root].buffer)->mapped + places_[root].offset;
 }
 
 Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
@@ -422,7 +446,7 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
     if (input.tensor < 0) continue;
     auto index = static_cast<size_t>(input.tensor);
     fb::HostDType stored = host_of(program_.tensors[index].dtype);
-    uint8_t* target = host_bytes(recording, index);
+    uint8_t* target = host_bytes(recording.scratch, index, false);
     ZP_TRY(convert(input.host_dtype, inputs[i].data, stored, target, product(inputs[i])).in("input[", i, "]"));
   }
   return Status();
@@ -431,7 +455,7 @@ Status Delegate::copy_in(const zp_tensor* inputs, const Recording& recording) {
 // A turn that never came: what the run computed is worth nothing, states included, which others may share.
 Status Delegate::check_turns(const Recording& recording) {
   uint32_t stuck = 0;
-  if (recording.stuck != nullptr) std::memcpy(&stuck, recording.stuck->mapped, sizeof(stuck));
+  if (recording.turn_bytes > 0) std::memcpy(&stuck, recording.turns->mapped, sizeof(stuck));
   if (stuck == 0) return Status();
   context_->give_up();
   return fail(Code::kDevice, context_->info.name, ": a dispatch waited in vain for the one before it; set ",
@@ -442,7 +466,7 @@ Status Delegate::check_turns(const Recording& recording) {
 // what they were before the run.
 Status Delegate::read_faults(const Recording& recording) {
   Faults found{};
-  std::memcpy(&found, host_bytes(recording, static_cast<size_t>(program_.faults)), sizeof(found));
+  std::memcpy(&found, host_bytes(recording.scratch, static_cast<size_t>(program_.faults), true), sizeof(found));
   if (found.call == 0) return Status();
   ZP_TRY(context_->fill(kept_));
   auto index = static_cast<size_t>(found.call - 1);
@@ -462,7 +486,7 @@ Status Delegate::copy_out(const Recording& recording) {
     auto* target = static_cast<uint8_t*>(outputs_[i].data);
     for (uint32_t index : output.tensors) {
       const Tensor& tensor = program_.tensors[index];
-      const uint8_t* source = host_bytes(recording, index);
+      const uint8_t* source = host_bytes(recording.scratch, index, true);
       uint64_t width = static_cast<uint64_t>(tensor.numel(symbols_)) / (total / columns);
       uint64_t stride = columns * host_bytes_of(output.host_dtype);
       for (uint64_t row = 0; row < total / columns; ++row) {
@@ -481,7 +505,7 @@ Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
     return bad_argument("tensor ", index, "; the program has ", program_.tensors.size());
   const Tensor& tensor = program_.tensors[index];
   bool is_fixed = tensor.memory != fb::Memory::arena && tensor.root == index;
-  if (!is_fixed && (last_ == nullptr || (own_arena_ == nullptr && !tensor.is_state())))
+  if (!is_fixed && (last_ == nullptr || (own_.arena == nullptr && !tensor.is_state())))
     return bad_argument("tensor ", tensor.name, ": load with keep_all and execute first");
   uint64_t bytes = tensor.data_bytes;
   if (!is_fixed) bytes = (static_cast<uint64_t>(tensor.numel(last_->symbols)) * bits_of(tensor.dtype) + 7) / 8;
@@ -491,16 +515,17 @@ Status Delegate::read_tensor(uint32_t index, void* data, uint64_t* size_bytes) {
   if (bytes == 0) return Status();
   std::lock_guard<std::mutex> context_lock(context_->mutex);
   if (images_[index] != nullptr) return context_->read_image(*images_[index], bytes * 8 / bits_of(tensor.dtype), data);
-  VkBuffer arena = own_arena_ == nullptr ? VK_NULL_HANDLE : own_arena_->handle;
-  return context_->read_buffer(buffer_of(index, arena), bytes, data);
+  return context_->read_buffer(buffer_of(index, own_), bytes, data);
 }
 
 // Where a tensor that is no image lies.
-VkDescriptorBufferInfo Delegate::buffer_of(size_t index, VkBuffer arena) const {
+VkDescriptorBufferInfo Delegate::buffer_of(size_t index, const Scratch& scratch) const {
   const Tensor& tensor = program_.tensors[index];
-  if (tensor.size_bytes == 0) return {arena, 0, kSizeAlign};  // a binding cannot be empty
-  if (tensor.memory == fb::Memory::arena) return {arena, tensor.offset, tensor.size_bytes};
-  return {buffers_[tensor.root]->handle, 0, tensor.size_bytes};
+  if (tensor.size_bytes == 0) return {scratch.arena->handle, 0, kSizeAlign};  // a binding cannot be empty
+  if (tensor.memory != fb::Memory::arena) return {buffers_[tensor.root]->handle, 0, tensor.size_bytes};
+  const Place& place = places_[tensor.root];
+  if (scratch.inputs == nullptr) return {scratch.arena->handle, tensor.offset, tensor.size_bytes};
+  return {(scratch.*place.buffer)->handle, place.offset, tensor.size_bytes};
 }
 
 std::vector<CallTime> Delegate::call_times() {

@@ -59,21 +59,28 @@ class Delegate {
     bool guessed = true;  // the slices were cut before a run told what it takes
     VkDescriptorPool descriptors = VK_NULL_HANDLE;
     VkQueryPool queries = VK_NULL_HANDLE;
-    std::shared_ptr<Buffer> arena;
-    std::shared_ptr<Buffer> staging;                   // null when the arena is read and written in place
-    std::shared_ptr<Buffer> turns, stuck;              // stuck: null when no dispatch takes turns
+    Scratch scratch;
+    std::shared_ptr<Buffer> turns;
+    uint64_t turn_bytes = 0;                           // of those that dispatches take
     std::vector<Pick> picks;                           // of the calls that run
     std::vector<std::shared_ptr<Pipeline>> pipelines;  // of the picks, null where a grid is empty
   };
   class Recorder;
+  // Where a tensor of the arena lies if the host does not use the arena in place.
+  struct Place {
+    std::shared_ptr<Buffer> Scratch::* buffer = &Scratch::arena;
+    uint64_t offset = 0;
+    uint64_t copy = UINT64_MAX;  // where among the outputs it is copied after a run
+  };
 
   Delegate() = default;
   Status open(const Library& library, std::vector<Upload>* constants, const void* program);
   void unalias();
   Status check_device();
+  void place_tensors();
   Status create_images();
   Status create_states(const void* program);
-  VkDescriptorBufferInfo buffer_of(size_t tensor, VkBuffer arena) const;
+  VkDescriptorBufferInfo buffer_of(size_t tensor, const Scratch& scratch) const;
   Status find_constants(const FindConstant& find, std::vector<Upload>* constants) const;
   Status load_constants(std::vector<Upload>* constants);
   Status bind_inputs(const zp_tensor* inputs, size_t n_inputs);
@@ -85,7 +92,7 @@ class Delegate {
   Status find_recording(bool profile, Recording** result);
   Status record(Recording* recording);
   Status run(Recording* recording);
-  uint8_t* host_bytes(const Recording& recording, size_t tensor) const;
+  uint8_t* host_bytes(const Scratch& scratch, size_t tensor, bool after) const;
   Status copy_in(const zp_tensor* inputs, const Recording& recording);
   Status copy_out(const Recording& recording);
   Status read_times(const Recording& recording);
@@ -99,15 +106,15 @@ class Delegate {
   std::vector<int64_t> facts_;  // in the library's order
   Context* context_ = nullptr;
   bool counted_ = false;  // among the context's programs
-  uint64_t staging_bytes_ = 0;
-  std::vector<uint64_t> staging_offsets_;           // per tensor, of those that the host reads or writes
+  ScratchBytes needs_;
+  std::vector<Place> places_;                       // per tensor
   std::vector<std::shared_ptr<Buffer>> buffers_;    // per tensor, of constants and of states that are no alias
   std::vector<std::unique_ptr<Image>> images_;      // per tensor, null unless an image
   std::vector<std::vector<Candidate>> candidates_;  // per call
   std::string choices_;                             // Context::read_choices()
   States states_;
   States kept_;  // the same, with what they held before a run as first contents: where a run may report an index
-  std::shared_ptr<Buffer> own_arena_;  // ZP_KEEP_ALL
+  Scratch own_;  // ZP_KEEP_ALL
 
   std::mutex mutex_;  // held by execute(); taken before Context::mutex. Guards what follows
   std::vector<int64_t> symbols_;

@@ -66,10 +66,10 @@ Image::~Image() {
 bool Context::find_memory_type(uint32_t allowed, MemoryUse use, uint32_t* type) const {
   constexpr VkMemoryPropertyFlags kHost = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
   constexpr VkMemoryPropertyFlags kDevice = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
-  VkMemoryPropertyFlags needed = use == MemoryUse::kHost ? kHost : 0;
+  VkMemoryPropertyFlags needed = use == MemoryUse::kDevice ? 0 : kHost;
   bool cached = use == MemoryUse::kHost || direct_;
-  VkMemoryPropertyFlags best = cached ? kHost | VK_MEMORY_PROPERTY_HOST_CACHED_BIT : 0;
-  best |= use == MemoryUse::kDevice ? kDevice : 0;
+  VkMemoryPropertyFlags best = needed | (cached ? kHost | VK_MEMORY_PROPERTY_HOST_CACHED_BIT : 0);
+  best |= use == MemoryUse::kHost ? 0 : kDevice;
   for (VkMemoryPropertyFlags wanted : {best, needed | (best & kDevice), needed})
     for (*type = 0; *type < memory_.memoryTypeCount; ++*type)
       if ((allowed >> *type & 1) != 0 && (memory_.memoryTypes[*type].propertyFlags & wanted) == wanted) return true;
@@ -104,7 +104,11 @@ Status Context::create_buffer(uint64_t size_bytes, MemoryUse use, std::shared_pt
   ZP_VK(vkCreateBuffer, device, &create, nullptr, &result->handle);
   VkMemoryRequirements needs{};
   vkGetBufferMemoryRequirements(device, result->handle, &needs);
-  ZP_TRY(allocate(needs, use, true, result.get()));
+  Status status = allocate(needs, use, true, result.get());
+  // Of some devices the host sees a small part alone.
+  bool again = use == MemoryUse::kInput && !status.ok() && result->memory == VK_NULL_HANDLE;
+  if (again) status = allocate(needs, MemoryUse::kHost, true, result.get());
+  ZP_TRY(std::move(status));
   ZP_VK(vkBindBufferMemory, device, result->handle, result->memory, 0);
   *buffer = std::move(result);
   return Status();

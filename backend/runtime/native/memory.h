@@ -60,6 +60,16 @@ void hash_all(std::vector<Upload>* uploads);
 // The XXH3-128 in canonical form: 32 lower-case hexadecimal digits.
 std::string content_key(std::string_view data);
 
-enum class MemoryUse { kDevice, kHost };
+// kInput: of the device, if the host can write there. kHost: where the host reads fast.
+enum class MemoryUse { kDevice, kInput, kHost };
+
+// What runs use and nobody keeps. inputs: what the host writes and kernels read. outputs: what the host reads. Both are
+// null where the host uses the arena in place.
+struct Scratch {
+  std::shared_ptr<Buffer> arena, inputs, outputs;
+};
+struct ScratchBytes {
+  uint64_t arena = 0, inputs = 0, outputs = 0;
+};
 
 }  // namespace zeropoint

@@ -47,10 +47,6 @@ class Delegate::Recorder {
     double most = most_work();
     ZP_TRY(next_slice());
     if (recording_.profile) ZP_TRY(create_queries());
-    clear_turns();
-    for (const Input& input : program_.inputs)
-      if (input.tensor >= 0) copy(static_cast<size_t>(input.tensor), true);
-    if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), true);
     if (!delegate_.states_.empty()) Context::barrier(commands_);
     for (const auto& state : delegate_.kept_) {
       VkBufferCopy all{0, 0, state->buffer->size_bytes};
@@ -69,10 +65,8 @@ class Delegate::Recorder {
       if (recording_.pipelines[i] != nullptr) ZP_TRY(call(recording_.picks[i], *recording_.pipelines[i]));
       timestamp(i + 1);
     }
-    read_turns();
     for (const Output& output : program_.outputs)
-      for (uint32_t tensor : output.tensors) copy(tensor, false);
-    if (program_.faults >= 0) copy(static_cast<size_t>(program_.faults), false);
+      for (uint32_t tensor : output.tensors) copy_out(tensor);
     Context::barrier(commands_, true);
     ZP_VK(vkEndCommandBuffer, commands_);
     return Status();
@@ -124,23 +118,12 @@ class Delegate::Recorder {
 
   Status create_turns() {
     auto n_turns = std::count_if(recording_.picks.begin(), recording_.picks.end(), has_turns);
-    if (n_turns > 0) ZP_TRY(context_.turns(static_cast<uint64_t>(n_turns) + 1, &recording_.turns, &recording_.stuck));
+    if (n_turns == 0) return Status();
     auto takes = [&](const Pick& pick) { return takes_turns(pick); };
-    if (std::none_of(recording_.picks.begin(), recording_.picks.end(), takes)) recording_.stuck.reset();
-    return Status();
-  }
-
-  void clear_turns() {
-    if (recording_.stuck == nullptr) return;
-    vkCmdFillBuffer(commands_, recording_.turns->handle, 0, VK_WHOLE_SIZE, 0);
-    is_cleared_ = true;
-  }
-
-  void read_turns() {
-    if (recording_.stuck == nullptr) return;
-    flush();
-    VkBufferCopy first{0, 0, sizeof(uint32_t)};
-    vkCmdCopyBuffer(commands_, recording_.turns->handle, recording_.stuck->handle, 1, &first);
+    uint64_t count = static_cast<uint64_t>(n_turns) + 1;
+    if (std::any_of(recording_.picks.begin(), recording_.picks.end(), takes))
+      recording_.turn_bytes = count * kTurnBytes;
+    return context_.turns(count, &recording_.turns);
   }
 
   Status create_descriptors() {
@@ -174,11 +157,10 @@ class Delegate::Recorder {
 
   void flush() {
     awaited_ = 0;
-    if (pending_.empty() && !is_cleared_) return;
+    if (pending_.empty()) return;
     Context::barrier(commands_);
     ++context_.counters.barriers_recorded;
     pending_.clear();
-    is_cleared_ = false;
   }
 
   // A turn comes after all turns since the last barrier, but for what is read ahead of it, or is not coherent.
@@ -192,17 +174,16 @@ class Delegate::Recorder {
     pending_.insert(pending_.end(), accesses.begin(), accesses.end());
   }
 
-  // Copies between the arena and the staging buffer, the actual bytes of one tensor.
-  void copy(size_t index, bool to_arena) {
+  // The actual bytes of one tensor, to where the host reads them, unless a kernel has written them there.
+  void copy_out(size_t index) {
     const Tensor& tensor = program_.tensors[index];
     uint64_t bytes = static_cast<uint64_t>(tensor.numel(recording_.symbols)) * bits_of(tensor.dtype) / 8;
-    if (bytes == 0 || recording_.staging == nullptr) return;
-    depend({{&tensor, to_arena, false, false}});
-    VkBufferCopy region{delegate_.staging_offsets_[index], tensor.offset, bytes};
-    if (!to_arena) std::swap(region.srcOffset, region.dstOffset);
-    VkBuffer source = to_arena ? recording_.staging->handle : recording_.arena->handle;
-    VkBuffer target = to_arena ? recording_.arena->handle : recording_.staging->handle;
-    vkCmdCopyBuffer(commands_, source, target, 1, &region);
+    uint64_t to = delegate_.places_[index].copy;
+    if (bytes == 0 || to == UINT64_MAX || recording_.scratch.outputs == nullptr) return;
+    depend({{&tensor, false, false, false}});
+    VkDescriptorBufferInfo source = delegate_.buffer_of(index, recording_.scratch);
+    VkBufferCopy region{source.offset, to, bytes};
+    vkCmdCopyBuffer(commands_, source.buffer, recording_.scratch.outputs->handle, 1, &region);
   }
 
   static bool reads_ahead(const Pick& pick, uint32_t slot) {
@@ -215,7 +196,6 @@ class Delegate::Recorder {
     std::vector<Access> accesses;
     bool in_turn = takes_turns(pick);
     n_turns_ += has_turns(pick);
-    if (in_turn && is_cleared_) flush();
     for (uint32_t slot = 0; slot < call.tensors.size(); ++slot) {
       auto tensor = static_cast<size_t>(call.tensors[slot]);
       if (call.tensors[slot] < 0 || program_.tensors[tensor].is_constant()) continue;
@@ -251,7 +231,7 @@ class Delegate::Recorder {
       const Image* image = delegate_.images_[index].get();
       VkDescriptorImageInfo texels{
           VK_NULL_HANDLE, image == nullptr ? VK_NULL_HANDLE : image->view, VK_IMAGE_LAYOUT_GENERAL};
-      VkDescriptorBufferInfo buffer = delegate_.buffer_of(index, recording_.arena->handle);
+      VkDescriptorBufferInfo buffer = delegate_.buffer_of(index, recording_.scratch);
       VkWriteDescriptorSet write{VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, nullptr, set, binding->binding(), 0, 1,
           descriptor_type(*pick.candidate.variant, *binding), &texels, &buffer, nullptr};
       vkUpdateDescriptorSets(context_.device, 1, &write, 0, nullptr);
@@ -275,7 +255,6 @@ class Delegate::Recorder {
   Recording& recording_;
   VkCommandBuffer commands_ = VK_NULL_HANDLE;  // the last slice
   std::vector<Access> pending_;                // since the last barrier
-  bool is_cleared_ = false;                    // the turns are, since the last barrier
   uint64_t n_turns_ = 0;                       // of dispatches so far that could take one
   uint32_t turn_ = 0;                          // of the last that did
   uint32_t awaited_ = 0;                       // its workgroups; 0: a barrier came since
@@ -318,9 +297,8 @@ Status Delegate::find_recording(bool profile, Recording** result) {
 
 Status Delegate::record(Recording* recording) {
   ZP_TRY(pick_calls(symbols_, &recording->picks));
-  recording->arena = own_arena_;
-  if (own_arena_ == nullptr) ZP_TRY(context_->arena(&recording->arena));
-  ZP_TRY(context_->staging(*recording->arena, &recording->staging));
+  recording->scratch = own_;
+  if (own_.arena == nullptr) ZP_TRY(context_->scratch(&recording->scratch));
   ZP_TRY(Recorder(*this, recording).run());
   ++context_->counters.recordings;
   context_->save_pipelines();

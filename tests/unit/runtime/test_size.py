@@ -8,7 +8,7 @@ from pathlib import Path
 REPO = Path(__file__).parents[3]
 NATIVE = REPO / "backend" / "runtime" / "native"
 SOURCES = sorted([*NATIVE.glob("*.cpp"), *NATIVE.glob("*.h")])
-MOST_LINES = 4020  # runner included; blank and comment lines are not counted
+MOST_LINES = 4050  # runner included; blank and comment lines are not counted
 
 
 def test_lines_of_code() -> None:
