@@ -310,8 +310,9 @@ def _tensors(arrays: Sequence[np.ndarray], dtypes: Sequence[str]) -> ctypes.Arra
 
 def _address(array: np.ndarray) -> int:
     """Its `ctypes.data`, which takes three times as long."""
-    if array.size and array.flags.writeable:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    view = array.data
+    if array.size and not view.readonly:  # flags.writeable is another matter: numpy has arrays that only warn
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
     return array.ctypes.data
 
 

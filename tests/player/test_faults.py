@@ -81,7 +81,8 @@ def test_every_call_fails_once(environment: dict[str, str], tmp_path: Path, vari
     own = {"ZEROPOINT_CACHE_DIR": str(tmp_path), **variables}
     found = json.loads(run(environment | own, "-m", "tests.player.faults"))
     assert found["wrong"] == []
-    assert [what.split()[0] for what in found["without"]] == ["vkAllocateMemory"] * (2 if variables else 0)
+    own = bool(variables) or devices()[0].type == "discrete"
+    assert [what.split()[0] for what in found["without"]] == ["vkAllocateMemory"] * (2 * own)
     assert len(found["calls"]) >= 27
     assert min(found["calls"].values()) > 0
     assert found["of_a_shape"]["vkQueueSubmit"] == (8 if variables else 2)  # lost, and out of memory

@@ -121,7 +121,8 @@ def test_dependent_calls_get_one_barrier_each_and_independent_ones_none() -> Non
     with LoadedProgram(b.build()[0]) as loaded:
         before = counters()
         outputs = loaded.execute([rows_of(4)])
-        assert counters()["barriers_recorded"] == before["barriers_recorded"]
+        copied = devices()[0].type == "discrete" or "ZEROPOINT_STAGING" in os.environ  # the zero points, of 8 bits
+        assert counters()["barriers_recorded"] - before["barriers_recorded"] == copied
     for scale in outputs[::2]:
         np.testing.assert_allclose(scale, qparams_of(rows_of(4))[0], rtol=1e-6)
 
@@ -211,7 +212,8 @@ def test_outputs_are_copied_where_a_kernel_does_not_write_them_to_the_host(
     negated = {"op": UnaryOp.NEG, "alpha": 0.0, "beta": 0.0}
     b.call("elementwise_unary", {"x": x, "y": y}, negated)
     b.output(b.alias(y, [m, 1]))
-    b.output(y, "f16")
+    for _ in range(2):
+        b.output(y, "f16")
     if given_back:
         b.output(x)
     if read_later:
@@ -224,7 +226,9 @@ def test_outputs_are_copied_where_a_kernel_does_not_write_them_to_the_host(
             before = counters()
             for many in (n, n // 2, n):
                 found = loaded.execute([given[:many]])
-                wanted = [-given[:many, None], -given[:many]] + [given[:many]] * (given_back or read_later)
+                wanted = [-given[:many, None], -given[:many], -given[:many]] + [given[:many]] * (
+                    given_back or read_later
+                )
                 assert [item.shape for item in found] == [item.shape for item in wanted]
                 assert all(np.array_equal(item, right) for item, right in zip(found, wanted, strict=True))
             own = devices()[0].type == "discrete" or "ZEROPOINT_STAGING" in os.environ
@@ -252,7 +256,8 @@ def test_output_shapes_follow_dimensions_and_integers() -> None:
             assert [item.shape for item in found] == [(columns,), (rows,)]
         frozen = np.arange(3, dtype=np.float32)
         frozen.flags.writeable = False
-        np.testing.assert_array_equal(loaded.execute([2, frozen])[0], frozen)
+        for given in (frozen, np.broadcast_arrays(frozen, frozen)[0], np.arange(6, dtype=np.float32)[::2]):
+            np.testing.assert_array_equal(loaded.execute([2, given])[0], given)
 
 
 def test_symbols_from_integers_and_multiples() -> None:

@@ -3,7 +3,8 @@
     python -m tests.player.turns CHAIN HOW      # CHAIN: a letter a call, below
     python -m tests.player.turns row_linear     # or rotary_attention: two calls of the kernel, of the package's library
 
-HOW: mute (no turn is given), profile, shared (with a shorter chain, before and after), or nothing.
+HOW: mute (no turn is given), mute later (after a chain whose turns are), profile, shared (with a shorter chain, before
+and after), or nothing.
 Prints a line of JSON: each run's output, barriers and dispatches recorded, and what the run was refused with.
 """
 
@@ -124,6 +125,11 @@ def run(program: Program, inputs: Sequence[np.ndarray], **given: Any) -> None:
     print(json.dumps({"outputs": outputs, "errors": said, **found}))
 
 
+def built(*, mute: bool) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return build_library(shaders(Path(folder) / "shaders", mute=mute), cache_dir=Path(folder) / "cache")
+
+
 def main(what: str, how: str = "") -> None:
     if what == "row_linear":
         block = Block(Chain(k=96, n=64, group_size=32), "norm", "gated")
@@ -133,11 +139,10 @@ def main(what: str, how: str = "") -> None:
     if what == "rotary_attention":
         run(*two_attentions())
         return
-    with tempfile.TemporaryDirectory() as folder:
-        library = build_library(shaders(Path(folder) / "shaders", mute=how == "mute"), cache_dir=Path(folder) / "cache")
+    library, first = (built(mute=mute) for mute in (how.startswith("mute"), how == "mute"))
     inputs = [np.arange(N, dtype=np.float32) / N, np.full(N, 0.5, np.float32)]
-    with LoadedProgram(chain("ss"), library=library) as shorter:  # so that the counts of turns grow, and are shared
-        if how == "shared":
+    with LoadedProgram(chain("ss"), library=first) as shorter:  # so that the counts of turns grow, and are shared
+        if how in ("shared", "mute later"):
             shorter.execute(inputs)
         run(chain(what), inputs, library=library, profile=how == "profile")
         if how == "shared":

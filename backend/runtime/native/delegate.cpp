@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kSliceMs = 50.0;
 constexpr uint64_t kSentBytes = 1 << 20;  // of an output that kernels write to the host's memory, at most
+constexpr uint64_t kSentBits = 32;        // of its elements: kernels may write smaller ones by atomics
 
 template <typename T> int64_t read_as(const zp_tensor& input, int64_t element) {
   T result{};
@@ -121,7 +122,7 @@ Status Delegate::open(const Library& library, std::vector<Upload>* constants, co
   ZP_TRY(create_images());
   ZP_TRY(create_states(program));
   place_tensors();
-  if ((flags_ & ZP_KEEP_ALL) != 0) ZP_TRY(context_->grow(needs_, &own_).in("arena"));
+  if ((flags_ & ZP_KEEP_ALL) != 0) ZP_TRY(context_->grow(needs_, &own_).in("memory of its own"));
   context_->add_program(own_.arena == nullptr ? needs_ : ScratchBytes());
   counted_ = true;
   return Status();
@@ -176,7 +177,8 @@ void Delegate::place_tensors() {
   for (const Output& output : program_.outputs)
     for (size_t tensor : output.tensors) {
       size_t root = program_.tensors[tensor].root;
-      bool is_sent = !is_read[root] && program_.tensors[root].size_bytes <= kSentBytes;
+      const Tensor& base = program_.tensors[root];
+      bool is_sent = !is_read[root] && base.size_bytes <= kSentBytes && bits_of(base.dtype) == kSentBits;
       if (places_[root].buffer == &Scratch::arena && is_sent)
         places_[root] = {&Scratch::outputs, reserve(root, &needs_.outputs)};
       else if (places_[root].buffer != &Scratch::outputs && places_[tensor].copy == UINT64_MAX)

@@ -106,7 +106,7 @@ Status Context::create_buffer(uint64_t size_bytes, MemoryUse use, std::shared_pt
   vkGetBufferMemoryRequirements(device, result->handle, &needs);
   Status status = allocate(needs, use, true, result.get());
   // Of some devices the host sees a small part alone.
-  bool again = use == MemoryUse::kInput && !status.ok() && result->memory == VK_NULL_HANDLE;
+  bool again = use == MemoryUse::kInput && !status.ok() && result->allocated_bytes == 0;
   if (again) status = allocate(needs, MemoryUse::kHost, true, result.get());
   ZP_TRY(std::move(status));
   ZP_VK(vkBindBufferMemory, device, result->handle, result->memory, 0);

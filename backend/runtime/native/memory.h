@@ -63,8 +63,8 @@ std::string content_key(std::string_view data);
 // kInput: of the device, if the host can write there. kHost: where the host reads fast.
 enum class MemoryUse { kDevice, kInput, kHost };
 
-// What runs use and nobody keeps. inputs: what the host writes and kernels read. outputs: what the host reads. Both are
-// null where the host uses the arena in place.
+// What runs use and nobody keeps. inputs: what the host writes before a run. outputs: what it reads after that. Both
+// are null where the host uses the arena in place.
 struct Scratch {
   std::shared_ptr<Buffer> arena, inputs, outputs;
 };

@@ -65,8 +65,10 @@ class Delegate::Recorder {
       if (recording_.pipelines[i] != nullptr) ZP_TRY(call(recording_.picks[i], *recording_.pipelines[i]));
       timestamp(i + 1);
     }
+    std::set<uint32_t> copied;
     for (const Output& output : program_.outputs)
-      for (uint32_t tensor : output.tensors) copy_out(tensor);
+      for (uint32_t tensor : output.tensors)
+        if (copied.insert(tensor).second) copy_out(tensor);
     Context::barrier(commands_, true);
     ZP_VK(vkEndCommandBuffer, commands_);
     return Status();
