@@ -5,6 +5,7 @@ Its first two layers; all thirty in test_greedy.py.
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 import zeropoint
 from tests.e2e import smollm2
+from tests.op.by_day import by_day
 from zeropoint.llm.files import tokenizer_path
 from zeropoint.llm.generation import TextProgram, Timing
 from zeropoint.runtime import player
@@ -83,10 +85,18 @@ def test_every_linear_runs_on_the_device_with_int8_zero_points(program: TextProg
     assert run.device
 
 
-@pytest.mark.parametrize("disabled", [pytest.param("", marks=pytest.mark.slow), "is_cpu"])
-def test_on_a_device_with_no_more_than_vulkan_1_1_demands(disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("disabled", "weight_scales"),
+    by_day(
+        itertools.product(("", "is_cpu"), (smollm2.SMALL.weight_scales, "f16")),
+        lambda disabled, weight_scales: disabled == "is_cpu" and weight_scales != "f16",
+    ),
+)
+def test_on_a_device_with_no_more_than_vulkan_1_1_demands(
+    disabled: str, weight_scales: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every call is right, with weight scales of 16 bits too; a prompt, and a token after it."""
-    path = smollm2.exported(replace(smollm2.SMALL, weight_scales="f16"), smollm2.FEW_LAYERS)
+    path = smollm2.exported(replace(smollm2.SMALL, weight_scales=weight_scales), smollm2.FEW_LAYERS)
     monkeypatch.setenv("ZEROPOINT_LIMITS", str(Path(__file__).parents[1] / "vulkan_1_1.limits"))
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
     for ids, start in (([[1, 4093, 198, 504, 7]], 0), ([[42]], 5)):
@@ -112,27 +122,30 @@ def test_long_prompt_takes_several_calls(program: TextProgram) -> None:
     torch.testing.assert_close(pieces, whole, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
 
 
-def test_decoding_records_once_and_allocates_nothing(program: TextProgram) -> None:
-    """256 tokens, and every one of them at another position."""
+@pytest.mark.parametrize("n_tokens", by_day([(64,), (256,)], lambda n_tokens: n_tokens == 64))
+def test_decoding_records_once_and_allocates_nothing(program: TextProgram, n_tokens: int) -> None:
+    """Every token is at another position."""
     token = int(program.prefill([1, 4093, 198, 504]).argmax())
     prefilled = player.counters()
     token = int(program.logits([token], 4).argmax())
     first = player.counters()
-    for position in range(5, 260):
+    for position in range(5, 4 + n_tokens):
         token = int(program.logits([token], position).argmax())
     last = player.counters()
-    assert last["executes"] - prefilled["executes"] == 256
+    assert last["executes"] - prefilled["executes"] == n_tokens
     assert last["recordings"] - prefilled["recordings"] <= 2
     assert last["device_allocations"] == first["device_allocations"]
 
 
-def test_prompts_of_twenty_lengths(program: TextProgram) -> None:
+@pytest.mark.parametrize("longest", by_day([(33,), (None,)], lambda longest: longest == 33))
+def test_prompts_of_twenty_lengths(program: TextProgram, longest: int | None) -> None:
     """Each equals the same tokens one by one, as far as rounding decides a code."""
     limit = program.metadata.max_prefill
+    longest = longest or limit
     tokens = [int(t) for t in torch.randint(3, 40_000, (limit,), generator=torch.Generator().manual_seed(2))]
-    one_by_one = [program.logits([token], position) for position, token in enumerate(tokens)]
+    one_by_one = [program.logits([token], position) for position, token in enumerate(tokens[:longest])]
     lengths = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 97, limit - 1, limit]
-    for length in lengths:
+    for length in (length for length in lengths if length <= longest):
         wanted = one_by_one[length - 1]
         found = program.prefill(tokens[:length])
         torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))

@@ -132,13 +132,14 @@ VARIANTS = [
     (dtype, cache, mask)
     for dtype, cache, mask in itertools.product((torch.float32, torch.float16), ("same", "i8"), ("u8", "add"))
 ]
+IN_PAIRS = [VARIANTS[index] for index in (0, 3, 5, 6)]  # of dtype, cache and mask any two in every combination
 
 
 @pytest.mark.parametrize(
     ("queries", "head_dim", "dtype", "cache", "mask"),
     by_day(
         (shape + variant for shape, variant in itertools.product([(1, 64), (9, 48), (9, 72), (9, 132)], VARIANTS)),
-        lambda queries, head_dim, *variant: head_dim <= 64 or variant in (VARIANTS[0], VARIANTS[-1]),
+        lambda queries, head_dim, *variant: variant in (IN_PAIRS if head_dim <= 64 else VARIANTS[::7]),
     ),
 )
 def test_every_variant(queries: int, head_dim: int, dtype: torch.dtype, cache: str, mask: str, tier: str) -> None:
@@ -147,7 +148,7 @@ def test_every_variant(queries: int, head_dim: int, dtype: torch.dtype, cache: s
     check(case, run_attention(case, inputs, tier), inputs)
 
 
-@pytest.mark.parametrize(("dtype", "cache", "mask"), VARIANTS)
+@pytest.mark.parametrize(("dtype", "cache", "mask"), by_day(VARIANTS, lambda *variant: variant in IN_PAIRS))
 def test_every_split_variant(dtype: torch.dtype, cache: str, mask: str, tier: str) -> None:
     case = Case(queries=2, keys=211, start=150, dtype=dtype, cache=cache, mask=mask)
     inputs = case.inputs()
@@ -184,7 +185,8 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("case", SHAPES, ids=str)
+# A software device compiles for each width: by day the algorithms of 80 and 96 have 72 and 128, that of 256 has 132.
+@pytest.mark.parametrize("case", by_day(zip(SHAPES), lambda case: case.head_dim not in (80, 96, 256)), ids=str)
 def test_shapes(case: Case, tier: str) -> None:
     inputs = case.inputs()
     check(case, run_attention(case, inputs, tier), inputs)
@@ -220,18 +222,19 @@ def test_rules(case: Case, tier: str) -> None:
     check(case, run_attention(case, inputs, tier), inputs)
 
 
-@pytest.mark.parametrize("nan_rows", [False, True])
-@pytest.mark.parametrize("queries", [2, 19])
-def test_rows_that_see_nothing(queries: int, nan_rows: bool, tier: str) -> None:
+@pytest.mark.parametrize(
+    ("queries", "nan_rows", "splits"),
+    by_day(itertools.product((2, 19), (False, True), (0, 2)), lambda queries, _, splits: queries == 2 or not splits),
+)
+def test_rows_that_see_nothing(queries: int, nan_rows: bool, splits: int, tier: str) -> None:
     """Zero, as scaled_dot_product_attention, or NaN, as softmax; their neighbours are untouched."""
     for mask in ("u8", "add"):
         case = Case(queries=queries, mask=mask, causal=False, nan_rows=nan_rows)
         inputs = case.inputs()
         inputs["mask"][:, :, 1] = 0 if mask == "u8" else -torch.inf
-        actual = run_attention(case, inputs, tier)
+        actual = run_split(case, inputs, splits, tier) if splits else run_attention(case, inputs, tier)
         check(case, actual, inputs)
         assert (torch.isnan(actual[:, :, 1]) if nan_rows else actual[:, :, 1] == 0).all()
-        check(case, run_split(case, inputs, 2, tier), inputs)
 
 
 @pytest.mark.parametrize("queries", [1, 19])
@@ -258,7 +261,7 @@ SPLITS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "splits"), SPLITS, ids=str)
+@pytest.mark.parametrize(("case", "splits"), by_day(SPLITS, lambda case, _: case.head_dim <= 128), ids=str)
 def test_splits(case: Case, splits: int, tier: str) -> None:
     inputs = case.inputs()
     check(case, run_split(case, inputs, splits, tier), inputs)

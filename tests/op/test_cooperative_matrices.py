@@ -10,6 +10,7 @@ from functools import cache
 import pytest
 import torch
 
+from tests.op.by_day import by_day
 from tests.op.calls import EMULATED_MATRICES, MATRICES, SHADERS, fitting_views, library_of, takes_matrices
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
@@ -190,7 +191,11 @@ def test_zero_points_outside_int8() -> None:
     assert worst_row_error(torch.from_numpy(found), exact, floor=1e-3) <= TOLERANCE["f32"]
 
 
-@pytest.mark.parametrize("wanted", [CASES[5], CASES[7], CASES[-2]], ids=str)
+@pytest.mark.parametrize(
+    "wanted",
+    by_day(zip((CASES[5], CASES[7], CASES[-2])), lambda wanted: wanted.algorithm == "coopmat_small"),
+    ids=str,
+)
 def test_a_residual(wanted: Case) -> None:
     """What is added to each output, rows and columns beyond a tile's edge among them."""
     chain = dataclasses.replace(wanted.chain, bias=False)

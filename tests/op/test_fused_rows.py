@@ -6,11 +6,9 @@ The one Program is lowered twice, without fusion and with all of it, and runs on
 from __future__ import annotations
 
 import itertools
-import shutil
+import re
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -18,12 +16,10 @@ import torch
 from tests.op import integers
 from tests.op.blocks import MAX_ROWS, Block
 from tests.op.by_day import by_day
-from tests.op.calls import SHADERS, device_facts, fitting_views, has_subgroups, is_software
+from tests.op.calls import SHADERS, device_facts, fitting_views, has_subgroups, is_software, library_of
 from tests.op.chain import Chain, expected, read_back
 from tests.op.rows import non_finite_rows, quantization_rows
 from zeropoint.kernels._generated.signatures import GateOp
-from zeropoint.kernels.build import build_library
-from zeropoint.kernels.cache import default_cache_dir
 from zeropoint.runtime.player import LoadedProgram, Pick
 from zeropoint.verification.verify import verify_program
 
@@ -98,18 +94,20 @@ def test_integers_of_every_zero_point(zp: str, storage: str, disabled: str, monk
 
 
 @pytest.mark.parametrize(
-    ("rows", "mapping", "rounding", "eps"),
+    ("rows", "prologue", "mapping", "rounding", "eps"),
     by_day(
-        ((rows, *form) for rows in (1, 5) for form in FORMULAS), lambda rows, mapping, *_: rows == 1 or mapping == 0
+        ((rows, prologue, *form) for rows in (1, 5) for prologue in ("norm", *OTHERS[:2]) for form in FORMULAS),
+        lambda rows, prologue, mapping, *_: (mapping == 3 or prologue == "norm") and (rows == 1 or mapping == 0),
     ),
 )
-def test_every_formula(rows: int, mapping: int, rounding: int, eps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_formula(
+    rows: int, prologue: str, mapping: int, rounding: int, eps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     chain = Chain(k=160, n=11, group_size=32, mapping=mapping, rounding=rounding, eps=eps)
     kernels = ["row_linear"] if rows == 1 else ["quantize_rows", "linear_dq8ca"]
-    for prologue in ("norm", *OTHERS[:2]):
-        block = Block(chain, prologue)
-        check(block, block.inputs(rows), kernels)
+    block = Block(chain, prologue)
+    check(block, block.inputs(rows), kernels)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +116,12 @@ def test_every_formula(rows: int, mapping: int, rounding: int, eps: float, monke
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("compute", ["f32", pytest.param("f16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("asymmetric", "bias"),
-    [(False, True), (True, False), *(pytest.param(x, x, marks=pytest.mark.slow) for x in (True, False))],
+    ("ending", "asymmetric", "bias"),
+    by_day(
+        itertools.product(("none", "residual", "gated"), (False, True), (False, True)),
+        lambda ending, asymmetric, bias: asymmetric != bias and asymmetric == (ending == "residual"),
+    ),
 )
-@pytest.mark.parametrize("ending", ["none", "residual", "gated"])
 def test_one_row(
     ending: str, asymmetric: bool, bias: bool, compute: str, bits: int, disabled: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,37 +136,43 @@ def test_one_row(
 
 
 @pytest.mark.parametrize(
-    ("bits", "compute", "disabled"),
+    ("bits", "compute", "disabled", "w_scale", "prologue"),
     by_day(
-        itertools.product((4, 8), ("f32", "f16"), ("", "is_cpu", "is_cpu,int8_dot")),
-        lambda *case: case == (4, "f32", "is_cpu"),
+        itertools.product(
+            (4, 8), ("f32", "f16"), ("", "is_cpu", "is_cpu,int8_dot"), ("f32", "f16"), ("plain", "norm", "gated")
+        ),
+        lambda *case: case in ((4, "f32", "is_cpu", "f32", "norm"), (4, "f32", "is_cpu", "f16", "gated")),
     ),
 )
-def test_a_residual_of_several_rows(bits: int, compute: str, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_residual_of_several_rows(
+    bits: int, compute: str, disabled: str, w_scale: str, prologue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is the linear's, whatever the rows, where the zero points are int8 and nothing else is added."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    for w_scale, prologue in itertools.product(("f32", "f16"), ("plain", "norm", "gated")):
-        chain = Chain(k=96, n=37, group_size=32, bits=bits, compute=compute, w_scale=w_scale, sums=False)
-        block = Block(chain, prologue, "residual")
-        for rows in (2, 9, 16):
-            check(block, block.inputs(rows), ["quantize_rows", "linear_dq8ca"])
+    chain = Chain(k=96, n=37, group_size=32, bits=bits, compute=compute, w_scale=w_scale, sums=False)
+    block = Block(chain, prologue, "residual")
+    for rows in (2, 9, 16):
+        check(block, block.inputs(rows), ["quantize_rows", "linear_dq8ca"])
 
 
 @pytest.mark.parametrize(
-    ("disabled", "k", "group_size", "bits"),
+    ("disabled", "ending", "compute", "k", "group_size", "bits"),
     by_day(
-        ((way, *form) for way in ("is_cpu", "is_cpu,int8_dot") for form in ((96, 32, 4), (48, 24, 8))),
-        lambda disabled, k, *_: (disabled == "is_cpu") == (k == 96),
+        (
+            (*case, *form)
+            for case in itertools.product(("is_cpu", "is_cpu,int8_dot"), ("residual", "gated"), ("f32", "f16"))
+            for form in ((96, 32, 4), (48, 24, 8))
+        ),
+        lambda *case: case[:4] in (("is_cpu", "gated", "f16", 96), ("is_cpu,int8_dot", "residual", "f32", 48)),
     ),
 )
 def test_one_row_with_float_zero_terms(
-    disabled: str, k: int, group_size: int, bits: int, monkeypatch: pytest.MonkeyPatch
+    disabled: str, ending: str, compute: str, k: int, group_size: int, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)
-    chain = Chain(k=k, n=32, group_size=group_size, bits=bits, terms=True)
-    for ending, compute in itertools.product(("residual", "gated"), ("f32", "f16")):
-        block = Block(replace(chain, compute=compute), "norm", ending)
-        check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
+    chain = Chain(k=k, n=32, group_size=group_size, bits=bits, compute=compute, terms=True)
+    block = Block(chain, "norm", ending)
+    check(block, block.inputs(1), ["row_linear"] * (2 if ending == "gated" else 1))
 
 
 SHAPES = [(8, 1, 8), (40, 5, 8), (24, 7, 24), (63, 31, 63), (576, 64, 32), (768, 65, 192), (512, 32, 256),
@@ -176,24 +182,25 @@ DAILY = [(8, 1, 8), (63, 31, 63), (576, 64, 32), (1009, 29, 1009), (2176, 12, 12
 
 
 @pytest.mark.parametrize(
-    ("bits", "k", "n", "group_size"),
+    ("prologue", "bits", "k", "n", "group_size"),
     by_day(
-        ((bits, *shape) for bits in (4, 8) for shape in SHAPES),
-        lambda bits, *shape: bits == 4 and shape in DAILY,
+        ((prologue, bits, *shape) for prologue in ("plain", "norm") for bits in (4, 8) for shape in SHAPES),
+        lambda prologue, bits, *shape: prologue == "norm" and bits == 4 and shape in DAILY,
     ),
 )
-def test_shapes(bits: int, k: int, n: int, group_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes(prologue: str, bits: int, k: int, n: int, group_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
-    for prologue in ("plain", "norm"):
-        block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, asymmetric=bits == 4), prologue, "residual")
-        check(block, block.inputs(1), ["row_linear"])
+    block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, asymmetric=bits == 4), prologue, "residual")
+    check(block, block.inputs(1), ["row_linear"])
 
 
 @pytest.mark.parametrize(
     ("prologue", "k", "compute", "gap"),
     by_day(
         itertools.product(("norm", "bare_norm", "gated"), (96, 48), ("f32", "f16"), (1, 2, 4)),
-        lambda prologue, k, compute, gap: k == 96 and (compute == "f16") == (prologue == "gated"),
+        lambda prologue, k, compute, gap: (
+            k == 96 and (compute == "f16") == (prologue == "gated") and (gap == 2) == (prologue == "bare_norm")
+        ),
     ),
 )
 def test_rows_that_start_anywhere(
@@ -214,26 +221,29 @@ def test_a_wide_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     check(block, block.inputs(1), ["row_linear"] * 2)
 
 
+FUSED = ("row_linear", "quantize_rows", "linear_dq8ca")
+PLAIN = ("elementwise_binary", "elementwise_unary", "rms_norm", "gated_activation")
+
+
+def narrowed(kernel: str) -> str:
+    """A manifest of the dtypes and storages of a plain Chain alone: every other variant would be built for nothing."""
+
+    def one(found: re.Match[str]) -> str:
+        kept = {"zp": "i8", "w": "i4", "w_zp": "i32"}.get(found["slot"], "f32")
+        return f'{found["before"]}["{kept}"]' if f'"{kept}"' in found["dtypes"] else found[0]
+
+    manifest = (SHADERS / f"{kernel}.toml").read_text()
+    manifest = re.sub(r"^(?P<before>(?P<slot>\w+) = { io = .*?dtype = )(?P<dtypes>\[.*?\])", one, manifest, flags=re.M)
+    return fitting_views(manifest.replace('storage = ["buffer", "image"]', 'storage = ["buffer"]'))
+
+
 @cache
 def library_of_shorter_rows() -> bytes:
     """With the wide form in 32 KB of shared memory, which is what software devices have."""
-    others = {
-        "quantize_rows",
-        "linear_dq8ca",
-        "elementwise_binary",
-        "rms_norm",
-        "gated_activation",
-        "elementwise_unary",
-    }
-    with TemporaryDirectory() as folder:
-        shaders = Path(folder) / "shaders"
-        unused = [path.name for path in SHADERS.glob("*.toml") if path.stem not in others]
-        shutil.copytree(SHADERS, shaders, ignore=lambda _, names: [name for name in names if name in unused])
-        manifest = (SHADERS / "row_linear.toml").read_text()
-        assert manifest.count("MAX_K = 16384") == 1
-        narrow = manifest.replace("MAX_K = 16384", "MAX_K = 8192").replace(', "f16"', "")
-        (shaders / "row_linear.toml").write_text(fitting_views(narrow))
-        return build_library(shaders, cache_dir=default_cache_dir(SHADERS))
+    manifests = {kernel: narrowed(kernel) for kernel in (*FUSED, *PLAIN)}
+    assert manifests["row_linear"].count("MAX_K = 16384") == 1
+    manifests["row_linear"] = manifests["row_linear"].replace("MAX_K = 16384", "MAX_K = 8192")
+    return library_of(manifests, {})
 
 
 def plain_row() -> str:
@@ -243,11 +253,7 @@ def plain_row() -> str:
 
 @pytest.mark.parametrize(
     ("n", "ending"),
-    [
-        (4128, "gated"),
-        pytest.param(4096, "residual", marks=pytest.mark.slow),
-        pytest.param(14400, "none", marks=pytest.mark.slow),
-    ],
+    by_day([(4128, "gated"), (4096, "residual"), (14400, "none")], lambda n, ending: ending == "residual"),
 )
 def test_a_long_row_of_many_outputs(n: int, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """More lanes quantize it, where a workgroup has them and its shared memory holds what they add up."""
@@ -262,10 +268,19 @@ def test_a_long_row_of_many_outputs(n: int, ending: str, monkeypatch: pytest.Mon
     assert_same(fused, run(block, "none", inputs)[0], picked)
 
 
-@pytest.mark.parametrize(("k", "n"), [(2048, 2048), (2080, 40), (8192, 24), (16384, 3)])
-@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("ending", ["none", "residual"])
-def test_a_long_row_of_few_outputs(k: int, n: int, bits: int, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ending", "bits", "k", "n"),
+    by_day(
+        (
+            (ending, bits, *shape)
+            for ending in ("none", "residual")
+            for bits in (4, 8)
+            for shape in ((2048, 2048), (2080, 40), (8192, 24), (16384, 3))
+        ),
+        lambda ending, bits, k, n: bits == 4 and (ending == "residual") == (k in (2048, 8192)),
+    ),
+)
+def test_a_long_row_of_few_outputs(ending: str, bits: int, k: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More lanes for each output, where a workgroup has them."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=k, n=n, group_size=32, bits=bits, sums=False), "norm", ending)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.op import integers
+from tests.op.by_day import by_day
 from tests.op.calls import device_facts, lanes_are_a_vector
 from tests.op.chain import Chain, build, expected, random_weights, read_back, weight_constants, worst_row_error
 from tests.op.rows import non_finite_rows, quantization_rows
@@ -146,10 +147,10 @@ def expected_codes(chain: Chain, x: torch.Tensor, slots: dict[str, torch.Tensor]
     return codes.clamp(-128, 127)
 
 
-def in_fast_half(index: int) -> bool:
-    """Every zero point, storage, dtype and tier; of weight bits, weight zero points and bias one pair in turn."""
-    chain = MATRIX[index]
-    return chain.bits == (4 if chain.bias else 8) and chain.asymmetric == (index % 8 < 4)
+def is_in_turn(chain: Chain) -> bool:
+    """Every zero point, storage and dtype with one of the eight of weight bits, weight zero points and bias in turn."""
+    (bits, dtypes), zeros = divmod(MATRIX.index(chain) // 4, 24), MATRIX.index(chain) % 4
+    return bits * 4 + zeros == dtypes % 8
 
 
 def rows_for(chain: Chain, *, largest: float) -> tuple[Chain, torch.Tensor]:
@@ -161,13 +162,7 @@ def rows_for(chain: Chain, *, largest: float) -> tuple[Chain, torch.Tensor]:
     return chain, x[x.abs().amax(-1) < largest]
 
 
-@pytest.mark.parametrize(
-    "chain",
-    [
-        pytest.param(chain, id=str(chain), marks=[] if in_fast_half(index) else [pytest.mark.slow])
-        for index, chain in enumerate(MATRIX)
-    ],
-)
+@pytest.mark.parametrize("chain", by_day(zip(MATRIX), is_in_turn), ids=str)
 @pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
 @pytest.mark.parametrize("rows_at_once", [(1, 3, 18), (33, 5)], ids=["gemv", "tiled"])
 def test_every_variant(
@@ -179,13 +174,12 @@ def test_every_variant(
 
 
 def is_quick(chain: Chain) -> bool:
-    """One zero point of each storage, and two shapes; lavapipe compiles a pipeline for each."""
-    return (chain.zp, chain.compute) in (("i8", "f32"), ("f32", "f16")) and chain.k in (96, 40, 768)
+    """Two zero points, 4-bit weights with them in buffers and 8-bit ones with them in images, and two shapes."""
+    is_one_of_two = (chain.zp, chain.compute) in (("i8", "f32"), ("f32", "f16")) and chain.k in (96, 40, 768)
+    return is_one_of_two and (chain.bits == 4) == (chain.storage == "buffer")
 
 
-@pytest.mark.parametrize(
-    "chain", [pytest.param(chain, id=str(chain), marks=[pytest.mark.slow] * (not is_quick(chain))) for chain in TERMS]
-)
+@pytest.mark.parametrize("chain", by_day(zip(TERMS), is_quick), ids=str)
 @pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
 def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights whose zero points are no integers."""
@@ -194,7 +188,7 @@ def test_float_zero_terms(chain: Chain, disabled: str, monkeypatch: pytest.Monke
     check(chain, x[:11], rows_at_once=(1, 9))
 
 
-@pytest.mark.parametrize("chain", WITHOUT_SUMS, ids=str)
+@pytest.mark.parametrize("chain", by_day(zip(WITHOUT_SUMS), lambda chain: chain.k in (96, 48)), ids=str)
 @pytest.mark.parametrize("disabled", TIERS, ids=["default", "dot", "nodot"])
 def test_sums_that_the_kernel_makes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one row, nine and a few."""
@@ -229,7 +223,9 @@ def test_sums_change_no_bit(bits: int, disabled: str, monkeypatch: pytest.Monkey
     assert found[:2] == found[2:]
 
 
-@pytest.mark.parametrize("chain", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "chain", by_day(zip(SHAPES), lambda chain: SHAPES.index(chain) % 2 == (chain.bits == 8)), ids=str
+)
 @pytest.mark.parametrize("disabled", TIERS[:2], ids=["default", "dot"])
 def test_shapes(chain: Chain, disabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", disabled)

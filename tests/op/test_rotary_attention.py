@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 
 import pytest
 import torch
 
+from tests.op.by_day import by_day
 from tests.op.calls import DEVICE_DTYPES, checked_call, expected_outputs, mutated_library, relative_rms, run_call
 from tests.op.rotary_attention_cases import ROTATION, Case, Tensors
 from zeropoint.errors import RuntimeFailure
@@ -74,26 +77,19 @@ def check(case: Case) -> Tensors:
     return actual
 
 
-@pytest.mark.parametrize("mask", ["u8", "add"])
+DTYPES = [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.float16, torch.float16)]
+
+
 @pytest.mark.parametrize(
-    ("dtype", "table"),
-    [(torch.float32, torch.float32), (torch.float16, torch.float32), (torch.float16, torch.float16)],
+    ("dtypes", "mask", "splits"),
+    by_day(
+        itertools.product(DTYPES, ("u8", "add"), (0, 2)),
+        lambda dtypes, mask, splits: (splits == 0) == (mask == ("u8" if dtypes == DTYPES[1] else "add")),
+    ),
 )
-def test_every_variant(mask: str, dtype: torch.dtype, table: torch.dtype) -> None:
-    for splits in (0, 2):
-        check(
-            Case(
-                heads=1,
-                head_dim=32,
-                mask=mask,
-                dtype=dtype,
-                table=table,
-                normed=True,
-                keys=231,
-                places=(197,),
-                splits=splits,
-            )
-        )
+def test_every_variant(dtypes: tuple[torch.dtype, torch.dtype], mask: str, splits: int) -> None:
+    case = Case(heads=1, head_dim=32, mask=mask, normed=True, keys=231, places=(197,), splits=splits)
+    check(dataclasses.replace(case, dtype=dtypes[0], table=dtypes[1]))
 
 
 # A software device takes seconds to compile for each group, width and dtype: of equal ones, the first costs.
