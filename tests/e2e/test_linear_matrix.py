@@ -99,8 +99,10 @@ def test_weights_of_quantized_decomposed(zero_point: torch.dtype | None, group_s
             ("model", "compute"),
             ("buffer", "image"),
         ),
-        lambda kinds, zero_point, compute_dtype, *_: (
-            len(kinds) == 1 and (compute_dtype == "model" or zero_point == torch.float32)
+        lambda kinds, zero_point, compute_dtype, float_zero_point, storage: (
+            len(kinds) == 1
+            and (compute_dtype == "model" or (zero_point == torch.float32 and storage == "buffer"))
+            and (float_zero_point == "model" or zero_point.is_floating_point)
         ),
     ),
 )

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from tests.e2e.architectures import ENCODER, MAX_CONTEXT
 from tests.e2e.test_checkpoints import LENGTH_OPTIONS, decoder, export, saved, words
+from tests.op.by_day import by_day
 from zeropoint.cli.main import main
 from zeropoint.errors import OptionError
 from zeropoint.llm import text_model
@@ -170,7 +171,10 @@ def test_as_many_logits_as_there_are_not(path: Path, count: int, text: str) -> N
     assert not path.with_name("none.pte").exists()
 
 
-@pytest.mark.parametrize("disabled", ["", "is_cpu"], ids=["cpu", "gpu"])
+# By day those for GPUs, which no other test of a model runs on a software device.
+@pytest.mark.parametrize(
+    "disabled", by_day([("",), ("is_cpu",)], lambda disabled: disabled == "is_cpu"), ids=["cpu", "gpu"]
+)
 def test_every_algorithm_first(path: Path, disabled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of choices may name any: what a call computes is right, or its guard leaves it to another."""
     monkeypatch.setenv("ZEROPOINT_CACHE_DIR", str(tmp_path))

@@ -19,10 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from tests.op.blocks import Block
-from tests.op.calls import DEVICE_DTYPES, SHADERS
-from tests.op.chain import Chain
-from tests.op.rotary_attention_cases import Case
 from tests.signatures import signature
 from tests.unit.kernels.tiny import write_tree
 from zeropoint.errors import RuntimeFailure
@@ -31,6 +27,7 @@ from zeropoint.program import Program
 from zeropoint.program.builder import ProgramBuilder
 from zeropoint.runtime.player import LoadedProgram, counters
 
+SHADERS = Path(__file__).parents[2] / "shaders"
 N = 20_000  # elements: many workgroups
 MANIFEST = """
 doc = "y = 2 * x + b"
@@ -94,6 +91,9 @@ def chain(letters: str) -> Program:
 
 def two_attentions() -> tuple[Program, list[np.ndarray]]:
     """The second one's queries are the first one's result; the caches are their own, what workgroups leave is not."""
+    from tests.op.calls import DEVICE_DTYPES  # with torch, which chains do without
+    from tests.op.rotary_attention_cases import Case
+
     case, b = Case(merged=False, y_layout=0, splits=2, places=(70,)), ProgramBuilder()
     inputs = case.inputs()
     caches = {f"{slot}{i}": inputs[slot] for i in range(2) for slot in ("k_cache", "v_cache")}
@@ -132,6 +132,9 @@ def built(*, mute: bool) -> bytes:
 
 def main(what: str, how: str = "") -> None:
     if what == "row_linear":
+        from tests.op.blocks import Block
+        from tests.op.chain import Chain
+
         block = Block(Chain(k=96, n=64, group_size=32), "norm", "gated")
         program, constants = block.build("all")
         run(program, [np.linspace(-1, 1, 96, dtype=np.float32)[None]], constants=constants)
