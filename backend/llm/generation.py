@@ -81,6 +81,12 @@ def linears_that_ran(program: Program, ran: Collection[int]) -> list[Call]:
     return [program.calls[index] for index in sorted(done) if program.calls[index].kernel.startswith("linear_")]
 
 
+def handles_of_linears(call: Call) -> tuple[int, ...]:
+    """What ExecuTorch knows a call's linears by, without the addition of a residual, which is the last."""
+    adds = any(arg.slot == "residual" for arg in call.args) and len(call.debug_handles) > 1
+    return call.debug_handles[:-1] if adds else call.debug_handles
+
+
 class TextProgram:
     """A loaded model with its KV cache. Not for several threads.
 
@@ -186,7 +192,7 @@ class TextProgram:
         count, found = 0, set[str]()
         for program, live in zip(self.programs(), self.live, strict=True):
             linears = linears_that_ran(program, {pick.call for pick in player.picks_of(live)})
-            count += len({handle for call in linears for handle in call.debug_handles})
+            count += len({handle for call in linears for handle in handles_of_linears(call)})
             dynamic = [call.tensor("zp") for call in linears if any(arg.slot == "zp" for arg in call.args)]
             found |= {program.tensors[tensor].dtype.value for tensor in dynamic}
         device = ", ".join(sorted({player.device_of(live) for live in self.live})) or "none"

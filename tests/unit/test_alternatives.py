@@ -9,8 +9,8 @@ import pytest
 from tests.op.blocks import Block
 from tests.op.chain import Chain
 from zeropoint.errors import ProgramError
-from zeropoint.llm.generation import linears_that_ran
-from zeropoint.program import Alternative, Program
+from zeropoint.llm.generation import handles_of_linears, linears_that_ran
+from zeropoint.program import Alternative, Arg, Call, Program
 from zeropoint.program.io import read_program, write_program
 
 CHAIN = Chain(k=64, n=64, group_size=32)
@@ -51,3 +51,19 @@ def test_invariants(alternatives: tuple[Alternative, ...], text: str) -> None:
 def test_a_fused_call_counts_as_the_linear_that_it_stands_for(ran: set[int], count: int) -> None:
     linears = linears_that_ran(program(), ran)
     assert [call.kernel for call in linears] == ["linear_dq8ca"] * count
+
+
+@pytest.mark.parametrize(
+    ("slots", "handles", "wanted"),
+    [
+        (("q", "y"), (3, 4), (3, 4)),  # two projections, merged
+        (("q", "y", "residual"), (3, 9), (3,)),
+        (("q", "y", "residual"), (3,), (3,)),  # one node of the model was both
+    ],
+)
+def test_the_addition_of_a_residual_is_no_linear(
+    slots: tuple[str, ...], handles: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    """A T5 of 30 linears had 38 on the device."""
+    call = Call("linear", "linear_dq8ca", tuple(Arg(slot, index) for index, slot in enumerate(slots)), (), handles)
+    assert handles_of_linears(call) == wanted
