@@ -254,9 +254,11 @@ def test_output_shapes_follow_dimensions_and_integers() -> None:
         for rows, columns in ((2, 3), (2, 3), (4, 3), (4, 5), (2, 3)):
             found = loaded.execute([rows, np.zeros(columns, np.float32)])
             assert [item.shape for item in found] == [(columns,), (rows,)]
-        frozen = np.arange(3, dtype=np.float32)
+        frozen, plain = np.arange(3, dtype=np.float32), np.arange(6, dtype=np.float32)
         frozen.flags.writeable = False
-        for given in (frozen, np.broadcast_arrays(frozen, frozen)[0], np.arange(6, dtype=np.float32)[::2]):
+        only_warns = np.broadcast_arrays(np.array(7, np.float32), plain[:1])[0]  # writeable, but its buffer is not
+        assert only_warns.data.readonly
+        for given in (frozen, only_warns, plain[::2]):
             np.testing.assert_array_equal(loaded.execute([2, given])[0], given)
 
 

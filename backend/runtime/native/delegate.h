@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <numeric>
 
 #include "picker.h"
 #include "zeropoint.h"
@@ -16,6 +17,11 @@ using FindConstant = std::function<Status(const std::string& key, std::string_vi
 
 // Called once per output, with dtype, rank, dims and size_bytes set; sets data. Execution then writes there.
 using PlaceOutput = std::function<Status(size_t index, zp_tensor* output)>;
+
+// Elements of a host's tensor.
+inline uint64_t product(const zp_tensor& tensor) {
+  return std::accumulate(tensor.dims, tensor.dims + tensor.rank, uint64_t{1}, std::multiplies<uint64_t>());
+}
 
 class Delegate {
  public:

@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <numeric>
 
 #include "convert.h"
 #include "delegate.h"
@@ -119,13 +118,12 @@ class Delegate::Recorder {
   }
 
   Status create_turns() {
-    auto n_turns = std::count_if(recording_.picks.begin(), recording_.picks.end(), has_turns);
+    auto n_turns = static_cast<uint64_t>(std::count_if(recording_.picks.begin(), recording_.picks.end(), has_turns));
     if (n_turns == 0) return Status();
     auto takes = [&](const Pick& pick) { return takes_turns(pick); };
-    uint64_t count = static_cast<uint64_t>(n_turns) + 1;
     if (std::any_of(recording_.picks.begin(), recording_.picks.end(), takes))
-      recording_.turn_bytes = count * kTurnBytes;
-    return context_.turns(count, &recording_.turns);
+      recording_.turn_bytes = (n_turns + 1) * kTurnBytes;
+    return context_.turns(n_turns + 1, &recording_.turns);
   }
 
   Status create_descriptors() {
