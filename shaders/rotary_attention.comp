@@ -288,17 +288,16 @@ uint split_row(uint i, uint r) {
   return ((head * gl_NumWorkGroups.x + i) * ROWS + r) * (QUADS + 1u);
 }
 
-// Whether this workgroup is the last of `count` to have left its sums.
+// Whether this workgroup is the last of `count` to have left its sums, which are `coherent`: as in lib/turns.glsl.
 bool is_last(uint count) {
-  memoryBarrierBuffer();
-  barrier();
+  order_workgroup();
   uint head = batch() * gl_NumWorkGroups.y + kv_head();
   if (gl_LocalInvocationIndex == 0u) {
-    before_us = atomicAdd(arrived[head], 1);
+    before_us = atomicAdd(
+        arrived[head], 1, gl_ScopeDevice, gl_StorageSemanticsBuffer, gl_SemanticsAcquireRelease);
     if (before_us == int(count) - 1) arrived[head] = 0;
   }
-  barrier();
-  memoryBarrierBuffer();
+  order_workgroup();
   return before_us == int(count) - 1;
 }
 
@@ -403,7 +402,8 @@ void attend_to_head() {
   KEY_QUAD own_value = v[v_first + batch() * v_batch + kv_head() * QUADS + min(gl_LocalInvocationIndex, QUADS - 1u)];
   uint first = span.x / TILE_N;
   uint end = max((span.y + TILE_N - 1u) / TILE_N, first + 1u);
-  uint count = min(end - first, gl_NumWorkGroups.x);
+  // Two tiles take one workgroup less time than two take to join theirs.
+  uint count = end - first <= 2u ? 1u : min(end - first, gl_NumWorkGroups.x);
   if (gl_WorkGroupID.x >= count) return;
   int wanted = token_place(batch(), 0u, keys);
   place = wanted >= 0 && uint(wanted) < keys ? uint(wanted) : kOutside;

@@ -23,7 +23,7 @@ from zeropoint.kernels._generated.signatures import GateOp
 from zeropoint.runtime.player import LoadedProgram, Pick
 from zeropoint.verification.verify import verify_program
 
-OTHER_ORDERS = ("wide", "deep")  # forms of row_linear that cut a row into 32 slices, where the plain linear has 16
+OTHER_ORDERS = ("wide", "deep", "broad")  # forms of row_linear in 64, 32 and 8 slices, where the plain linear has 16
 
 
 def run(
@@ -287,9 +287,33 @@ def test_a_long_row_of_few_outputs(ending: str, bits: int, k: int, n: int, monke
     inputs = block.inputs(1)
     check(block, inputs, ["row_linear"])
     _, picked = run(block, "all", inputs)
-    facts = device_facts()
-    deep = facts["max_workgroup_invocations"] >= 512
-    assert picked[0].algorithm == (plain_row() or ("deep" if deep else "row"))
+    assert picked[0].algorithm == (plain_row() or "deep")
+
+
+@pytest.mark.parametrize(
+    ("ending", "k", "n", "algorithm"),
+    by_day(
+        [
+            ("gated", 2048, 4128, "broad"),
+            ("none", 96, 4096, "broad"),  # fewer chunks than slices
+            ("none", 4096, 8500, "broad"),  # two tiles a workgroup, the last of which is cut
+            ("gated", 2080, 8448, "broad"),
+            ("none", 64, 32768, "broad"),
+            ("residual", 2048, 4100, "row"),  # no variants of it
+            ("none", 64, 33800, "row"),  # nine tiles a workgroup
+        ],
+        lambda ending, k, n, algorithm: k in (96, 64) or (ending == "gated" and k == 2048),
+    ),
+)
+def test_a_short_row_of_many_outputs(
+    ending: str, k: int, n: int, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
+    block = Block(Chain(k=k, n=n, group_size=32, sums=False), "norm", ending)
+    inputs = block.inputs(1)
+    check(block, inputs, ["row_linear"] * (2 if ending == "gated" else 1))
+    _, picked = run(block, "all", inputs)
+    assert picked[0].algorithm == (plain_row() or algorithm)
 
 
 @pytest.mark.parametrize("op", list(GateOp))

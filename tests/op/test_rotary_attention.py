@@ -14,6 +14,7 @@ from tests.op.calls import DEVICE_DTYPES, checked_call, expected_outputs, mutate
 from tests.op.rotary_attention_cases import ROTATION, Case, Tensors
 from zeropoint.errors import RuntimeFailure
 from zeropoint.program.builder import ProgramBuilder
+from zeropoint.references import OutputSpec
 from zeropoint.runtime.player import LoadedProgram
 
 KERNEL = "rotary_attention"
@@ -195,6 +196,16 @@ def test_same_bytes_every_time(splits: int) -> None:
     case = Case(keys=501, places=(480,), splits=splits)
     first, *others = (run_call(KERNEL, case.inputs(), case.outputs(), case.attrs())[0] for _ in range(4))
     assert all(torch.equal(first[slot], other[slot]) for other in others for slot in first)
+
+
+@pytest.mark.parametrize(("place", "are_joined"), [(127, False), (128, True)])
+def test_two_tiles_of_keys_stay_with_one_workgroup(place: int, are_joined: bool) -> None:
+    """Joining what two workgroups left takes longer than a second tile."""
+    case = Case(keys=600, places=(place,), splits=4)
+    inputs = case.inputs()
+    parts = {"split_sums": OutputSpec(tuple(inputs["split_sums"].shape), torch.float32)}
+    actual, _ = run_call(KERNEL, inputs, case.outputs() | parts, case.attrs())
+    assert bool(actual["split_sums"].isnan().all()) is not are_joined
 
 
 MUTATIONS = [
