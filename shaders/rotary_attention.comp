@@ -288,16 +288,17 @@ uint split_row(uint i, uint r) {
   return ((head * gl_NumWorkGroups.x + i) * ROWS + r) * (QUADS + 1u);
 }
 
-// Whether this workgroup is the last of `count` to have left its sums, which are `coherent`: as in lib/turns.glsl.
+// Whether this workgroup is the last of `count` to have left its sums.
 bool is_last(uint count) {
-  order_workgroup();
+  memoryBarrierBuffer();
+  barrier();
   uint head = batch() * gl_NumWorkGroups.y + kv_head();
   if (gl_LocalInvocationIndex == 0u) {
-    before_us = atomicAdd(
-        arrived[head], 1, gl_ScopeDevice, gl_StorageSemanticsBuffer, gl_SemanticsAcquireRelease);
+    before_us = atomicAdd(arrived[head], 1);
     if (before_us == int(count) - 1) arrived[head] = 0;
   }
-  order_workgroup();
+  barrier();
+  memoryBarrierBuffer();
   return before_us == int(count) - 1;
 }
 

@@ -18,6 +18,10 @@ layout(constant_id = 13) const uint SUBGROUP = 32;
 #include "reduce.glsl"
 #include "rms.glsl"
 
+#if defined(W_I8) && defined(BATCH_I8)
+#undef BATCH
+#define BATCH BATCH_I8
+#endif
 layout(local_size_x = TILE_N, local_size_y = SPLIT_K) in;
 
 layout(constant_id = 0) const uint PROLOGUE = 0;
@@ -126,7 +130,8 @@ uint column_of(uint tile) {
 
 // Asks for the i-th chunk of a tile, into place i % BATCH.
 void load_chunk(uint tile, uint i, uint place) {
-  if (tile >= TILES || i >= kSliceChunks) return;
+  bool is_idle = kSteps % SPLIT_K != 0u && chunk_index(i) >= kChunks;  // of slices that have fewer
+  if (any(bvec3(tile >= TILES, i >= kSliceChunks, is_idle))) return;
   uint width = outputs * kColumns;
   uint at = min(chunk_index(i), kChunks - 1u);
   uint s = min(at / kStepChunks, STEPS - 1u);

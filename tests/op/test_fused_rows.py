@@ -23,7 +23,7 @@ from zeropoint.kernels._generated.signatures import GateOp
 from zeropoint.runtime.player import LoadedProgram, Pick
 from zeropoint.verification.verify import verify_program
 
-OTHER_ORDERS = ("wide", "deep", "broad")  # forms of row_linear in 64, 32 and 8 slices, where the plain linear has 16
+OTHER_ORDERS = ("wide", "deep", "broad")  # forms of row_linear in 64, 32 or 8 slices; the linear has 16
 
 
 def run(
@@ -225,10 +225,12 @@ FUSED = ("row_linear", "quantize_rows", "linear_dq8ca")
 PLAIN = ("elementwise_binary", "elementwise_unary", "rms_norm", "gated_activation")
 
 
-def narrowed(kernel: str) -> str:
+def narrowed(kernel: str, bits: int) -> str:
     """A manifest of the dtypes and storages of a plain Chain alone: every other variant would be built for nothing."""
 
     def one(found: re.Match[str]) -> str:
+        if found["slot"] == "w" and bits != 4:  # some algorithms have int4 weights alone
+            return found[0]
         kept = {"zp": "i8", "w": "i4", "w_zp": "i32"}.get(found["slot"], "f32")
         return f'{found["before"]}["{kept}"]' if f'"{kept}"' in found["dtypes"] else found[0]
 
@@ -238,9 +240,9 @@ def narrowed(kernel: str) -> str:
 
 
 @cache
-def library_of_shorter_rows() -> bytes:
+def library_of_shorter_rows(bits: int) -> bytes:
     """With the wide form in 32 KB of shared memory, which is what software devices have."""
-    manifests = {kernel: narrowed(kernel) for kernel in (*FUSED, *PLAIN)}
+    manifests = {kernel: narrowed(kernel, bits) for kernel in (*FUSED, *PLAIN)}
     assert manifests["row_linear"].count("MAX_K = 16384") == 1
     manifests["row_linear"] = manifests["row_linear"].replace("MAX_K = 16384", "MAX_K = 8192")
     return library_of(manifests, {})
@@ -252,16 +254,27 @@ def plain_row() -> str:
 
 
 @pytest.mark.parametrize(
-    ("n", "ending"),
-    by_day([(4128, "gated"), (4096, "residual"), (14400, "none")], lambda n, ending: ending == "residual"),
+    ("k", "n", "group_size", "bits", "ending"),
+    by_day(
+        [
+            (4128, 4128, 32, 4, "gated"),
+            (4128, 4096, 32, 4, "residual"),
+            (4128, 14400, 32, 4, "none"),
+            (4224, 4096, 128, 4, "none"),  # half of the slices have nothing
+            (4128, 4128, 32, 8, "gated"),
+        ],
+        lambda k, n, group_size, bits, ending: group_size == 128 or ending == "residual",
+    ),
 )
-def test_a_long_row_of_many_outputs(n: int, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_row_of_many_outputs(
+    k: int, n: int, group_size: int, bits: int, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More lanes quantize it, where a workgroup has them and its shared memory holds what they add up."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
-    block = Block(Chain(k=4128, n=n, group_size=32, sums=False), "norm", ending)
+    block = Block(Chain(k=k, n=n, group_size=group_size, bits=bits, sums=False), "norm", ending)
     inputs = block.inputs(1)
     check(block, inputs, ["row_linear"] * (2 if ending == "gated" else 1))
-    fused, picked = run(block, "all", inputs, library_of_shorter_rows())
+    fused, picked = run(block, "all", inputs, library_of_shorter_rows(bits))
     facts = device_facts()
     wide = facts["subgroup_size"] <= 32 and facts["max_workgroup_invocations"] >= 1024
     assert picked[0].algorithm == (plain_row() or ("wide" if wide else "row"))
@@ -281,13 +294,15 @@ def test_a_long_row_of_many_outputs(n: int, ending: str, monkeypatch: pytest.Mon
     ),
 )
 def test_a_long_row_of_few_outputs(ending: str, bits: int, k: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More lanes for each output, where a workgroup has them."""
+    """More lanes for each output."""
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
     block = Block(Chain(k=k, n=n, group_size=32, bits=bits, sums=False), "norm", ending)
     inputs = block.inputs(1)
     check(block, inputs, ["row_linear"])
     _, picked = run(block, "all", inputs)
-    assert picked[0].algorithm == (plain_row() or "deep")
+    fits = device_facts()["shared_memory_bytes"] >= 40 << 10 and device_facts()["max_workgroup_invocations"] >= 1024
+    long = "wide" if fits and device_facts()["subgroup_size"] <= 32 else "row"
+    assert picked[0].algorithm == (plain_row() or ("deep" if k <= 8192 else long))
 
 
 @pytest.mark.parametrize(
@@ -296,11 +311,12 @@ def test_a_long_row_of_few_outputs(ending: str, bits: int, k: int, n: int, monke
         [
             ("gated", 2048, 4128, "broad"),
             ("none", 96, 4096, "broad"),  # fewer chunks than slices
-            ("none", 4096, 8500, "broad"),  # two tiles a workgroup, the last of which is cut
+            ("none", 4064, 8500, "broad"),  # two tiles a workgroup, the last of which is cut
             ("gated", 2080, 8448, "broad"),
             ("none", 64, 32768, "broad"),
             ("residual", 2048, 4100, "row"),  # no variants of it
             ("none", 64, 33800, "row"),  # nine tiles a workgroup
+            ("none", 32, 541000, "row"),  # as many as there are, and more workgroups
         ],
         lambda ending, k, n, algorithm: k in (96, 64) or (ending == "gated" and k == 2048),
     ),
@@ -309,7 +325,8 @@ def test_a_short_row_of_many_outputs(
     ending: str, k: int, n: int, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZEROPOINT_DISABLE", "is_cpu")
-    block = Block(Chain(k=k, n=n, group_size=32, sums=False), "norm", ending)
+    scales = "f16" if ending == "gated" else "f32"
+    block = Block(Chain(k=k, n=n, group_size=32, w_scale=scales, sums=False), "norm", ending)
     inputs = block.inputs(1)
     check(block, inputs, ["row_linear"] * (2 if ending == "gated" else 1))
     _, picked = run(block, "all", inputs)

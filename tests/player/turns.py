@@ -94,7 +94,7 @@ def two_attentions() -> tuple[Program, list[np.ndarray]]:
     from tests.op.calls import DEVICE_DTYPES  # with torch, which chains do without
     from tests.op.rotary_attention_cases import Case
 
-    case, b = Case(merged=False, y_layout=0, splits=2, places=(70,)), ProgramBuilder()
+    case, b = Case(merged=False, y_layout=0, splits=2, keys=200, places=(150,)), ProgramBuilder()
     inputs = case.inputs()
     caches = {f"{slot}{i}": inputs[slot] for i in range(2) for slot in ("k_cache", "v_cache")}
     given = {slot: value for slot, value in inputs.items() if slot not in ("k_cache", "v_cache")} | caches
